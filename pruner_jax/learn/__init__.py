@@ -1,0 +1,1 @@
+"""Weighted rollouts to new parameters: packing, log-probs, loss, optimiser, step."""

@@ -1,0 +1,1 @@
+"""The algebra: statistics, kernels, gates, advantages, selection, schedules."""

@@ -1,0 +1,1 @@
+"""The model: pure functions over a tree of arrays; Hugging Face folders in and out."""

@@ -1,0 +1,1 @@
+"""Prompts to rollouts: pick a token, prefill, fork, decode, refill."""

@@ -1,0 +1,1 @@
+"""What lasts: run state, rollouts, reference statistics."""

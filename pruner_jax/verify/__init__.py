@@ -1,0 +1,1 @@
+"""Rollout text to verdict: answers, the worker pool, programs."""
