@@ -1,0 +1,142 @@
+"""What a run writes down as it goes: metrics.jsonl and the Parquet files of its rollouts.
+
+Both only grow, and both can be cut back to what a checkpoint knew, so that a run that is killed and
+continued leaves the same records as one that never stopped.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import pathlib
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+
+from pruner_jax.types import Graded, Verdict, Weighted
+
+
+class Metrics:
+    """Append-only JSON lines. ``count`` is how many lines there are."""
+
+    def __init__(self, path: pathlib.Path):
+        self.path = path
+        self.count = len(path.read_text().splitlines()) if path.exists() else 0
+
+    def append(self, record: Mapping[str, Any]) -> None:
+        """Write one record. NaN and infinity become null: JSON has neither."""
+        line = json.dumps({key: _plain(value) for key, value in record.items()}, allow_nan=False)
+        with open(self.path, "a") as file:
+            file.write(line + "\n")
+        self.count += 1
+
+    def cut(self, count: int) -> None:
+        """Keep the first ``count`` lines; a line left half-written goes with the rest."""
+        lines = self.path.read_text().splitlines(keepends=True) if self.path.exists() else []
+        if len(lines) < count:
+            raise ValueError(
+                f"{self.path} has {len(lines)} lines, but its checkpoint was saved after {count}; "
+                "the file was changed from outside: restore it, or start again with another --out"
+            )
+        if len(lines) > count:
+            temporary = self.path.with_suffix(".tmp")
+            temporary.write_text("".join(lines[:count]))
+            os.replace(temporary, self.path)
+        self.count = count
+
+    def read(self) -> list[dict[str, Any]]:
+        """All records, oldest first."""
+        if not self.path.exists():
+            return []
+        return [json.loads(line) for line in self.path.read_text().splitlines()]
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _plain(part) for key, part in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(part) for part in value]
+    if hasattr(value, "item") and getattr(value, "ndim", 0) == 0:
+        value = value.item()
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
+
+
+def write_rollouts(
+    path: pathlib.Path, graded: Graded, *, round: int, step: int, weighted: Weighted | None = None
+) -> None:
+    """Write graded rollouts to one Parquet file, a row each, whole or not at all.
+
+    ``weight`` is the mean weight over a row's trained tokens, null where there is none.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    rollouts = graded.rollouts
+    prompts = rollouts.prompts
+    groups, lengths = rollouts.group_B.tolist(), rollouts.length_B.tolist()
+    problems = [prompts.problems[g] for g in groups]
+
+    def ragged(array_BT: np.ndarray) -> list[np.ndarray]:
+        return [row[:n] for row, n in zip(array_BT, lengths)]
+
+    columns = {
+        "step": pa.array([step] * len(graded), pa.int32()),
+        "round": pa.array([round] * len(graded), pa.int32()),
+        "purpose": pa.array([str(prompts.purpose)] * len(graded), pa.string()),
+        "problem_id": pa.array([p.id for p in problems], pa.string()),
+        "difficulty": pa.array([p.difficulty for p in problems], pa.float64()),
+        "question": pa.array([p.question for p in problems], pa.string()),
+        "gold": pa.array([p.answer for p in problems], pa.string()),
+        "prompt": pa.array([prompts.text[g] for g in groups], pa.string()),
+        "sample": pa.array(rollouts.sample_B, pa.int32()),
+        "visit": pa.array([int(prompts.visit_P[g]) for g in groups], pa.int32()),
+        "text": pa.array(rollouts.text, pa.string()),
+        "tokens": pa.array(ragged(rollouts.tokens_BT), pa.list_(pa.int32())),
+        "logp": pa.array(ragged(rollouts.logp_BT), pa.list_(pa.float32())),
+        "origin": pa.array(ragged(rollouts.origin_BT), pa.list_(pa.uint8())),
+        "length": pa.array(rollouts.length_B, pa.int32()),
+        "thinking": pa.array(rollouts.thinking_B, pa.int32()),
+        "finished": pa.array(rollouts.finished_B, pa.bool_()),
+        "verdict": pa.array([Verdict(v).name.lower() for v in graded.verdict_B], pa.string()),
+        "score": pa.array(graded.score_B, pa.float32()),
+        "extracted": pa.array(graded.extracted, pa.string()),
+        "weight": pa.array(_row_weights(weighted, len(graded)), pa.float32()),
+        "limit": pa.array([rollouts.limit] * len(graded), pa.int32()),
+    }
+    temporary = path.with_name(f".{path.name}.tmp")
+    try:
+        pq.write_table(pa.table(columns), temporary, compression="zstd")
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def _row_weights(weighted: Weighted | None, rows: int) -> list[float | None]:
+    if weighted is None:
+        return [None] * rows
+    from pruner_jax import masked
+
+    train_BT = weighted.train_BT & weighted.keep_B[:, None]
+    weight_BT = np.broadcast_to(weighted.weight_BT, train_BT.shape)
+    means = masked.mean(weight_BT, train_BT, 1, empty=0.0)
+    return [float(m) if t else None for m, t in zip(means, train_BT.any(1))]
+
+
+def read_rollouts(path: pathlib.Path, columns: Iterable[str] | None = None) -> dict[str, list[Any]]:
+    """Columns of one Parquet file of rollouts, as lists."""
+    import pyarrow.parquet as pq
+
+    return pq.read_table(path, columns=list(columns) if columns else None).to_pydict()
+
+
+def keep_only(folder: pathlib.Path, names: Iterable[str]) -> None:
+    """Remove the Parquet files that a checkpoint does not know, half-written ones included."""
+    known = set(names)
+    for path in folder.iterdir():
+        if path.name not in known and path.suffix in (".parquet", ".tmp"):
+            path.unlink()
