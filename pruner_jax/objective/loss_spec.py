@@ -1,8 +1,8 @@
 """How the learner uses weighted rows: the loss slot of a method.
 
-Holds what a *method* decides about the loss (kind, ratio, clipping, aggregation, KL, entropy, number of
-updates). Leaves out what the machine decides (packing, precision: ``learn.options.LearnOptions``) and the
-optimiser (``learn.options.OptimizerOptions``). ``learn.loss`` has the formulas.
+Holds what a *method* decides about the loss: kind, ratio, clipping, aggregation, KL, entropy and the
+number of updates. Leaves out what the machine decides (packing, precision: ``LearnOptions``) and the
+optimiser (``OptimizerOptions``), both in ``learn.options``. ``learn.loss`` has the formulas.
 """
 
 from __future__ import annotations
@@ -16,16 +16,16 @@ AGGREGATIONS = ("token", "sequence", "constant")
 
 @dataclasses.dataclass(frozen=True)
 class LossSpec:
-    """The loss axes of a method. The defaults are GRPO as ThinkPrune runs it, without KL and entropy."""
+    """The loss axes of a method. The defaults: one clipped update over the mean of all tokens."""
 
     kind: str = "pg"
-    """What the weights of the rows mean: ``pg`` advantages of a clipped policy gradient, ``ce`` example
-    weights of a cross-entropy, ``pairs`` preferred (+) and rejected (-) rows of DPO."""
+    """What the weights of the rows mean: ``pg`` advantages of a clipped policy gradient, ``ce``
+    example weights of a cross-entropy, ``pairs`` preferred (+) and rejected (-) rows of DPO."""
 
     ratio: str = "token"
-    """Importance ratio of ``pg``: ``token`` exp(log-ratio) of each token; ``sequence`` exp(mean log-ratio)
-    of the row (GSPO; O1-Pruner's released code); ``sequence_sum`` exp(summed log-ratio) of the row
-    (O1-Pruner's paper)."""
+    """Importance ratio of ``pg``: ``token`` exp(log-ratio) of each token; ``sequence`` exp(mean
+    log-ratio) of the row (GSPO; O1-Pruner's released code); ``sequence_sum`` exp(summed log-ratio)
+    of the row (O1-Pruner's paper)."""
 
     clip_low: float | None = 0.2
     """The ratio is clipped from below at ``1 - clip_low``. null: not clipped."""
@@ -34,19 +34,20 @@ class LossSpec:
     """The ratio is clipped from above at ``1 + clip_high``. null: not clipped."""
 
     clip_dual: float | None = None
-    """Dual clip: with a negative advantage the loss of a token is at most ``clip_dual * |advantage|``.
-    Above 1; null: off."""
+    """Dual clip: where the advantage is negative the loss of a token is at most ``clip_dual`` times
+    its absolute value. Above 1; null: off."""
 
     aggregation: str = "token"
-    """``token`` mean over all trained tokens of the update; ``sequence`` mean over rows of the mean over
-    their tokens (GRPO); ``constant`` sum over tokens divided by rows * ``constant`` (Dr. GRPO). For ``pairs``:
-    ``token`` compares summed log-probabilities (DPO), ``sequence`` their means."""
+    """``token`` mean over all trained tokens of the update; ``sequence`` mean over rows of the mean
+    over their tokens (GRPO); ``constant`` sum over tokens divided by rows * ``constant`` (Dr. GRPO).
+    For ``pairs``: ``token`` compares summed log-probabilities (DPO), ``sequence`` their means."""
 
     constant: int | None = None
     """Tokens that ``aggregation: constant`` divides by. null: the token limit of the rollouts."""
 
     kl: float = 0.0
-    """Weight of the KL divergence to the reference policy (k3 estimator, added to the loss). 0: no reference."""
+    """Weight of the KL divergence to the reference policy (k3 estimator, added to the loss).
+    0: no reference is kept."""
 
     entropy: float = 0.0
     """Weight of the entropy bonus (subtracted from the loss)."""
@@ -55,7 +56,8 @@ class LossSpec:
     """DPO's beta, the strength of the reference in ``pairs``."""
 
     temperature: float | None = None
-    """The logits are divided by it. null: the temperature of the rollouts for ``pg``, 1 for ``ce`` and ``pairs``."""
+    """The logits are divided by it. null: the temperature of the rollouts for ``pg``, 1 for ``ce``
+    and ``pairs``."""
 
     epochs: int = 1
     """Passes over the collected rows."""
@@ -64,7 +66,8 @@ class LossSpec:
     """Optimiser updates per pass, on equal shares of the rows."""
 
     update_rows: int | None = None
-    """Rows per optimiser update, in place of ``minibatches`` (offline data). null: use ``minibatches``."""
+    """Rows per optimiser update, in place of ``minibatches`` (offline data). null: ``minibatches``
+    decides."""
 
     def __post_init__(self) -> None:
         _one_of("kind", self.kind, KINDS)
@@ -76,18 +79,13 @@ class LossSpec:
             raise ValueError(f"loss.clip_high is {self.clip_high}; allowed: above 0, or null")
         if self.clip_dual is not None and not self.clip_dual > 1:
             raise ValueError(f"loss.clip_dual is {self.clip_dual}; allowed: above 1, or null")
-        if self.constant is not None and self.aggregation != "constant":
-            raise ValueError(
-                f"loss.constant is {self.constant} but loss.aggregation is {self.aggregation!r}; "
-                "set loss.aggregation to 'constant' or leave loss.constant out"
-            )
         for name in (
             "constant",
             "temperature",
             "pair_beta",
-            "update_rows",
             "epochs",
             "minibatches",
+            "update_rows",
         ):
             value = getattr(self, name)
             if value is not None and not value > 0:
@@ -96,18 +94,28 @@ class LossSpec:
             value = getattr(self, name)
             if not 0 <= value < float("inf"):
                 raise ValueError(f"loss.{name} is {value}; allowed: 0 (off) or above")
-            if value and self.kind != "pg":
+        self._check_together()
+
+    def _check_together(self) -> None:
+        for name in ("kl", "entropy"):
+            if getattr(self, name) and self.kind != "pg":
                 raise ValueError(
-                    f"loss.{name} is {value} but loss.kind is {self.kind!r}; only 'pg' has that term"
+                    f"loss.{name} is {getattr(self, name)} but loss.kind is {self.kind!r}; "
+                    f"only 'pg' has that term: set loss.{name} to 0"
                 )
+        if self.constant is not None and self.aggregation != "constant":
+            raise ValueError(
+                f"loss.constant is {self.constant} but loss.aggregation is {self.aggregation!r}; "
+                "set loss.aggregation to 'constant' or leave loss.constant out"
+            )
         if self.kind == "pairs" and self.aggregation == "constant":
             raise ValueError(
-                "loss.aggregation is 'constant'; 'pairs' allows 'token' and 'sequence'"
+                "loss.aggregation is 'constant' but loss.kind is 'pairs'; allowed: token, sequence"
             )
         if self.update_rows is not None and self.minibatches != 1:
             raise ValueError(
-                f"loss.update_rows is {self.update_rows} and loss.minibatches is {self.minibatches}; "
-                "set one of them"
+                f"loss.update_rows is {self.update_rows} and loss.minibatches is "
+                f"{self.minibatches}; set one of them"
             )
 
     @property
