@@ -1,8 +1,8 @@
 """How the learner uses weighted rows: the loss slot of a method.
 
-Holds what a *method* decides about the loss: kind, ratio, clipping, aggregation, KL, entropy and the
-number of updates. Leaves out what the machine decides (packing, precision: ``LearnOptions``) and the
-optimiser (``OptimizerOptions``), both in ``learn.options``. ``learn.loss`` has the formulas.
+Holds what a *method* decides about the loss: kind, ratio, clipping, aggregation, KL, entropy and
+the number of updates. Leaves out what the machine decides (packing, precision) and the optimiser,
+which are in ``learn.options``. ``learn.loss`` has the formulas.
 """
 
 from __future__ import annotations
@@ -39,8 +39,9 @@ class LossSpec:
 
     aggregation: str = "token"
     """``token`` mean over all trained tokens of the update; ``sequence`` mean over rows of the mean
-    over their tokens (GRPO); ``constant`` sum over tokens divided by rows * ``constant`` (Dr. GRPO).
-    For ``pairs``: ``token`` compares summed log-probabilities (DPO), ``sequence`` their means."""
+    over their tokens (GRPO); ``constant`` sum over tokens divided by rows * ``constant`` (Dr.
+    GRPO). For ``pairs``: ``token`` compares summed log-probabilities (DPO), ``sequence`` their
+    means."""
 
     constant: int | None = None
     """Tokens that ``aggregation: constant`` divides by. null: the token limit of the rollouts."""

@@ -1,0 +1,138 @@
+"""Options of learning that are the machine's or the optimiser's (no JAX here).
+
+``MeshOptions`` says how devices are arranged, ``OptimizerOptions`` how gradients become steps,
+``LearnOptions`` how rows are packed and in which precision they are computed; none of its fields
+changes the gradient beyond rounding. What a method decides is ``objective.loss_spec.LossSpec``.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+SCHEDULES = ("constant", "cosine", "linear")
+REMATS = ("auto", "none", "dots", "full")
+DTYPES = ("auto", "float32", "bfloat16")
+
+
+@dataclasses.dataclass(frozen=True)
+class MeshOptions:
+    """How the devices are arranged. One of the sizes may be -1: whatever is left."""
+
+    data: int = -1
+    """Replicas of the parameters; each takes its share of the rows."""
+
+    fsdp: int = 1
+    """Devices over which parameters and optimiser state are cut; each has its share of the rows."""
+
+    tensor: int = 1
+    """Devices over which heads, MLP and vocabulary are cut; they share their rows."""
+
+    def __post_init__(self) -> None:
+        sizes = dataclasses.asdict(self)
+        for name, size in sizes.items():
+            if size != -1 and size < 1:
+                raise ValueError(f"mesh.{name} is {size}; allowed: 1 or more, or -1 for the rest")
+        if sum(size == -1 for size in sizes.values()) > 1:
+            raise ValueError(f"mesh is {sizes}; only one of its sizes may be -1")
+
+
+@dataclasses.dataclass(frozen=True)
+class OptimizerOptions:
+    """AdamW with float32 master weights."""
+
+    learning_rate: float = 1e-6
+    """Peak learning rate."""
+
+    schedule: str = "constant"
+    """``constant``, or after the warm-up to 0 at the last step along a ``cosine`` or a ``linear``
+    line."""
+
+    warmup_steps: int = 0
+    """Updates over which the learning rate rises linearly from 0."""
+
+    warmup_fraction: float = 0.0
+    """The same as a share of all updates; one of the two at most."""
+
+    beta1: float = 0.9
+    """Decay of the mean of the gradient."""
+
+    beta2: float = 0.999
+    """Decay of the mean of its square."""
+
+    eps: float = 1e-8
+    """Added to the root of the mean square."""
+
+    weight_decay: float = 0.0
+    """Decoupled weight decay of the matrices; norms and biases are left alone."""
+
+    grad_clip: float | None = 1.0
+    """The gradient is scaled down to this global norm. null: never."""
+
+    def __post_init__(self) -> None:
+        if self.schedule not in SCHEDULES:
+            raise ValueError(
+                f"optimizer.schedule is {self.schedule!r}; allowed: {', '.join(SCHEDULES)}"
+            )
+        for name in ("learning_rate", "eps"):
+            if not 0 < getattr(self, name) < float("inf"):
+                raise ValueError(f"optimizer.{name} is {getattr(self, name)}; allowed: above 0")
+        for name in ("beta1", "beta2", "warmup_fraction"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(
+                    f"optimizer.{name} is {getattr(self, name)}; allowed: from 0, below 1"
+                )
+        for name in ("warmup_steps", "weight_decay"):
+            if not 0 <= getattr(self, name) < float("inf"):
+                raise ValueError(f"optimizer.{name} is {getattr(self, name)}; allowed: 0 or above")
+        if self.grad_clip is not None and not self.grad_clip > 0:
+            raise ValueError(f"optimizer.grad_clip is {self.grad_clip}; allowed: above 0, or null")
+        if self.warmup_steps and self.warmup_fraction:
+            raise ValueError(
+                f"optimizer.warmup_steps is {self.warmup_steps} and optimizer.warmup_fraction is "
+                f"{self.warmup_fraction}; set one of them"
+            )
+
+
+@dataclasses.dataclass(frozen=True)
+class LearnOptions:
+    """Packing, memory and precision of the learner."""
+
+    row_tokens: int | None = None
+    """Tokens of a packed row. null: on a CPU just above the longest row of the batch, elsewhere at
+    least 2048. A longer row is an error, never cut."""
+
+    micro_tokens: int | None = None
+    """Tokens a device works on at once; more are accumulated over micro-batches. null: 4096 on a
+    CPU, 16384 elsewhere."""
+
+    logp_chunk: int = 4096
+    """Tokens whose logits a device holds at once; times the vocabulary times 4 bytes of memory."""
+
+    remat: str = "auto"
+    """What the backward pass computes again instead of keeping: ``none``, all but the products with
+    weights (``dots``), or a whole layer (``full``). ``auto``: none on a CPU, full elsewhere."""
+
+    dtype: str = "auto"
+    """Precision of the forward and backward pass; master weights, gradients and loss are float32.
+    ``auto``: float32 on a CPU, bfloat16 elsewhere."""
+
+    def __post_init__(self) -> None:
+        for name in ("row_tokens", "micro_tokens", "logp_chunk"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"learn.{name} is {value}; allowed: 1 or more")
+        for name, allowed in (("remat", REMATS), ("dtype", DTYPES)):
+            if getattr(self, name) not in allowed:
+                raise ValueError(
+                    f"learn.{name} is {getattr(self, name)!r}; allowed: {', '.join(allowed)}"
+                )
+
+    def resolve(self, backend: str) -> LearnOptions:
+        """The same with the automatic choices made for that JAX backend, ``row_tokens`` apart."""
+        cpu = backend == "cpu"
+        return dataclasses.replace(
+            self,
+            micro_tokens=self.micro_tokens or (4096 if cpu else 16384),
+            remat=("none" if cpu else "full") if self.remat == "auto" else self.remat,
+            dtype=("float32" if cpu else "bfloat16") if self.dtype == "auto" else self.dtype,
+        )
