@@ -1,8 +1,9 @@
-"""Text and tokens: prompts are rendered and encoded here, responses decoded and split at the thought.
+"""Text and tokens: prompts are rendered and encoded here, responses decoded and cut at the thought.
 
-Takes a Hugging Face tokenizer folder and `Problem`s, gives `Prompts`. One rendering serves sampling,
-training and evaluation. Token in, token out: a response is only ever decoded, never encoded again, so its
-length is a count of generated ids. Left out: the model, and what an answer is (see `verify`).
+Takes a Hugging Face tokenizer folder and `Problem`s, gives `Prompts`. One rendering serves
+sampling, training and evaluation. Token in, token out: a response is only ever decoded, never
+encoded again, so its length is a count of generated ids. Left out: the model, and what an answer is
+(see `verify`).
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ class TextOptions:
     """How a problem becomes a prompt, and which tags enclose the thought."""
 
     system: str | None = None
-    """System message. Replaces the one of a source that brings its own; None leaves that as it is."""
+    """System message. Replaces that of a source that brings its own; None leaves it as it is."""
 
     instruction: str = ""
     """Appended to the question, after one space unless it begins with white space of its own, e.g.
@@ -37,11 +38,11 @@ class TextOptions:
     message and is rendered anew for every limit. Empty: the model is not told."""
 
     template: str = "auto"
-    """"chat": the tokenizer's chat template; "plain": `plain` below, even if there is a chat template
-    (base models often carry one that they were never trained on); "auto": chat where there is one."""
+    """chat: the tokenizer's chat template. plain: the setting below, even where there is a chat
+    template (base models often carry one that they were never trained on). auto: chat if any."""
 
     plain: str = "{question}"
-    """Template of a plain prompt, with "{question}" and, if there is a system message, "{system}"."""
+    """Plain prompt, with "{question}" in it and, if there is a system message, "{system}"."""
 
     chat_template_kwargs: dict[str, Any] = dataclasses.field(default_factory=dict)
     """Variables for the chat template, e.g. {"enable_thinking": true}."""
@@ -68,20 +69,21 @@ class TextOptions:
             )
 
 
-# -- the tokenizer ---------------------------------------------------------------------------------------
+# -- the tokenizer ---------------------------------------------------------------------------------
 
 
 def load_tokenizer(folder: str | Path) -> PreTrainedTokenizerFast:
     """The tokenizer of a model folder, from its ``tokenizer.json`` exactly as it stands.
 
-    Never through the class that ``tokenizer_config.json`` names: many published folders (R1-Distill-Qwen
-    among them) name one whose constructor would build another tokenizer than the stored one.
+    Never through the class that ``tokenizer_config.json`` names: some published folders
+    (R1-Distill-Qwen among them) name one whose constructor would build another tokenizer than the
+    stored one.
     """
     folder = Path(folder)
     if not (folder / "tokenizer.json").is_file():
         raise ValueError(
-            f"{folder} has no tokenizer.json; only fast tokenizers are read. Save the folder's tokenizer "
-            "with transformers' AutoTokenizer.from_pretrained(...).save_pretrained(...) first"
+            f"{folder} has no tokenizer.json; only fast tokenizers are read. Save the folder's "
+            "tokenizer with AutoTokenizer.from_pretrained(...).save_pretrained(...) first"
         )
     from transformers import PreTrainedTokenizerFast
 
@@ -91,8 +93,9 @@ def load_tokenizer(folder: str | Path) -> PreTrainedTokenizerFast:
 def encode(tokenizer: PreTrainedTokenizerFast, text: str, *, specials: bool = False) -> np.ndarray:
     """Token ids of a text, int32 [T].
 
-    Without ``specials`` nothing is added, which is right for chat templates: they write their BOS as text.
-    With it the tokenizer adds what it puts before a plain text (its BOS, once), but never a final EOS.
+    Without ``specials`` nothing is added, which is right for chat templates: they write their BOS
+    as text. With it the tokenizer adds what it puts before a plain text (its BOS, once), but never
+    a final EOS.
     """
     bos, eos = tokenizer.bos_token, tokenizer.eos_token
     specials = specials and not (bos and text.startswith(bos))
@@ -111,16 +114,19 @@ def decode(tokenizer: PreTrainedTokenizerFast, tokens: Sequence[int] | np.ndarra
 def end_token_ids(
     tokenizer: PreTrainedTokenizerFast, generation_config: Mapping[str, Any] | None
 ) -> tuple[int, ...]:
-    """Every id that ends a response, sorted: those of the generation config, the tokenizer's EOS, and the
-    token with which the chat template closes an assistant turn."""
+    """Every id that ends a response, sorted.
+
+    Those of the generation config, the tokenizer's EOS, and the token with which the chat template
+    closes an assistant turn.
+    """
     configured = (generation_config or {}).get("eos_token_id")
     ids = set(configured) if isinstance(configured, (list, tuple)) else {configured}
     ids |= {tokenizer.eos_token_id, _end_of_turn(tokenizer)}
     ids = {int(i) for i in ids if i is not None}
     if not ids:
         raise ValueError(
-            "no end token: the generation config has no eos_token_id, the tokenizer no eos_token and no "
-            "chat template that closes a turn. Set eos_token in tokenizer_config.json"
+            "no end token: the generation config has no eos_token_id, the tokenizer no eos_token "
+            "and no chat template that closes a turn. Set eos_token in tokenizer_config.json"
         )
     return tuple(sorted(ids))
 
@@ -136,14 +142,15 @@ def _end_of_turn(tokenizer: PreTrainedTokenizerFast) -> int | None:
     return int(ids[0]) if len(ids) and int(ids[0]) in tokenizer.added_tokens_decoder else None
 
 
-# -- prompts ---------------------------------------------------------------------------------------------
+# -- prompts ---------------------------------------------------------------------------------------
 
 
 def uses_chat(tokenizer: PreTrainedTokenizerFast, options: TextOptions) -> bool:
     """Whether prompts go through the tokenizer's chat template."""
     if options.template == "chat" and not tokenizer.chat_template:
         raise ValueError(
-            'text.template is "chat" but the tokenizer has no chat template; use "plain" and set text.plain'
+            "text.template is 'chat' but the tokenizer has no chat template; "
+            "use 'plain' and set text.plain"
         )
     return options.template != "plain" and bool(tokenizer.chat_template)
 
@@ -151,15 +158,15 @@ def uses_chat(tokenizer: PreTrainedTokenizerFast, options: TextOptions) -> bool:
 def render(
     tokenizer: PreTrainedTokenizerFast, problem: Problem, options: TextOptions, limit: int
 ) -> str:
-    """The prompt as text, up to where the model takes over. ``limit``: most tokens of the response."""
+    """The prompt as text, up to where the model takes over. ``limit``: most response tokens."""
     messages = _messages(problem, options, limit)
     if not uses_chat(tokenizer, options):
         return _render_plain(problem, messages, options)
-    unknown = [k for k in options.chat_template_kwargs if k not in tokenizer.get_chat_template()]
+    known = set(re.findall(r"\w+", tokenizer.get_chat_template()))
+    unknown = set(options.chat_template_kwargs) - known
     if unknown:
-        raise ValueError(
-            f"text.chat_template_kwargs: the chat template does not use {', '.join(unknown)}"
-        )
+        names = ", ".join(sorted(unknown))
+        raise ValueError(f"text.chat_template_kwargs: the chat template does not use {names}")
     from jinja2 import TemplateError
 
     try:
@@ -169,18 +176,19 @@ def render(
     except TemplateError as error:
         raise ValueError(
             f"problem {problem.id!r}: the chat template refuses the roles "
-            f"{[m['role'] for m in messages]} ({error}); if it knows no system message, leave text.system "
-            "and text.limit_sentence empty and use text.instruction"
+            f"{[m['role'] for m in messages]} ({error}); if it knows no system message, leave "
+            "text.system and text.limit_sentence empty and use text.instruction"
         ) from error
 
 
 def _messages(problem: Problem, options: TextOptions, limit: int) -> list[dict[str, str]]:
-    """The chat: an optional system message, the source's own turns or the question, the instruction."""
+    """The chat: a system message if any, the source's turns or the question, the instruction."""
     given = problem.messages or ({"role": "user", "content": problem.question},)
     turns = [{"role": m["role"], "content": m["content"]} for m in given]
     if turns[-1]["role"] != "user":
         raise ValueError(
-            f"problem {problem.id!r}: its last message must be the user's, found {turns[-1]['role']!r}"
+            f"problem {problem.id!r}: its last message must be the user's, "
+            f"found {turns[-1]['role']!r}"
         )
     system = turns.pop(0)["content"] if turns[0]["role"] == "system" else ""
     if options.system is not None:
@@ -203,8 +211,8 @@ def _render_plain(
     system = messages[0]["content"] if messages[0]["role"] == "system" else ""
     if len(messages) > (2 if system else 1):
         raise ValueError(
-            f"problem {problem.id!r} is a chat of {len(messages)} messages, which a plain prompt cannot "
-            "hold; it needs a tokenizer with a chat template"
+            f"problem {problem.id!r} is a chat of {len(messages)} messages, which a plain prompt "
+            "cannot hold; it needs a tokenizer with a chat template"
         )
     if system and "{system}" not in options.plain:
         raise ValueError(
@@ -227,8 +235,9 @@ def make_prompts(
 ) -> Prompts:
     """Render and encode P problems.
 
-    ``limit`` is the token limit of the round (it may stand in the prompt); ``visit_P`` counts earlier
-    visits to each problem. A prompt of more than ``max_prompt_tokens`` ids is an error, never cut.
+    ``limit`` is the token limit of the round (it may stand in the prompt); ``visit_P`` counts
+    earlier visits to each problem. A prompt of more than ``max_prompt_tokens`` ids is an error,
+    never cut.
     """
     plain = not uses_chat(tokenizer, options)
     text = tuple(render(tokenizer, problem, options, limit) for problem in problems)
@@ -239,13 +248,13 @@ def make_prompts(
         if max_prompt_tokens is not None and len(ids) > max_prompt_tokens:
             raise ValueError(
                 f"the prompt of problem {problem.id!r} has {len(ids)} tokens, allowed are "
-                f"max_prompt_tokens={max_prompt_tokens}; raise that, or drop the problem from its source"
+                f"max_prompt_tokens={max_prompt_tokens}; raise that, or drop the problem"
             )
     visits = np.broadcast_to(np.asarray(visit_P, np.int32), (len(text),)).copy()
     return Prompts(tuple(problems), text, tokens, Purpose(purpose), visits)
 
 
-# -- thought and answer ----------------------------------------------------------------------------------
+# -- thought and answer ----------------------------------------------------------------------------
 
 
 def opens_thought(prompt_text: str, options: TextOptions) -> bool:
@@ -262,8 +271,8 @@ def tag_spellings(tokenizer: PreTrainedTokenizerFast, tag: str) -> tuple[tuple[i
     """Per place of the tag's token sequence, the ids that may stand there: what to look for.
 
     A tag that is one token has one spelling. Where it takes several, its edges merge with their
-    neighbours (".</", "think", ">\\n\\n" in Qwen2.5), so any token that ends (first place) or begins (last
-    place) with the right characters counts.
+    neighbours (".</", "think", ">\\n\\n" in Qwen2.5), so any token that ends (first place) or
+    begins (last place) with the right characters counts.
     """
     ids = tag_ids(tokenizer, tag)
     if len(ids) == 1:
@@ -284,10 +293,11 @@ def thinking_lengths(
 ) -> np.ndarray:
     """How many ids of each response belong to its thought, int32 [B].
 
-    Up to and including the first closing tag; the whole length where a thought never closes; 0 where none
-    was ever opened. ``opened`` (bool or [B]): the prompt opened it, so it runs from token 0. ``close_ids``
-    and ``open_ids``: `tag_ids`, or better `tag_spellings` (each place an id or several). A closing tag
-    proves a thought, whoever opened it; without ``open_ids`` it is the only proof besides ``opened``.
+    Up to and including the first closing tag; the whole length where a thought never closes; 0
+    where none was ever opened. ``opened`` (bool or [B]): the prompt opened it, so it runs from
+    token 0. ``close_ids`` and ``open_ids``: `tag_ids`, or better `tag_spellings` (each place an id
+    or several). A closing tag proves a thought, whoever opened it; without ``open_ids`` it is the
+    only proof besides ``opened``.
     """
     length_B = np.asarray(length_B, np.int32)
     close_B = _first_match(tokens_BT, length_B, close_ids)
@@ -301,7 +311,7 @@ def thinking_lengths(
 def _first_match(
     tokens_BT: np.ndarray, length_B: np.ndarray, sequence: Sequence[int | Sequence[int]]
 ) -> np.ndarray:
-    """Index just past the first occurrence of the sequence inside each row, -1 where there is none."""
+    """Index just past the first occurrence of the sequence inside each row, or -1."""
     tokens_BT = np.asarray(tokens_BT)
     n, (rows, width) = len(sequence), tokens_BT.shape
     if n == 0:
@@ -316,7 +326,7 @@ def _first_match(
 
 
 def split_thought(text: str, options: TextOptions, opened: bool) -> tuple[str, str]:
-    """(thought, answer) of a response's text, tags left out; the same rule as `thinking_lengths`."""
+    """(thought, answer) of a response's text, tags left out; the rule of `thinking_lengths`."""
     thought, close, answer = text.partition(options.think_close)
     if not close and not opened and options.think_open not in text:
         return "", text
