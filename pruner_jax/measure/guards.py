@@ -1,0 +1,191 @@
+"""Is the run still doing what it is for? Numbers per step, and checks on their history.
+
+``diagnose`` turns one step's graded rows into the metrics the guards need (keys under ``prune/``).
+Each guard is a pure function of the history (the records of metrics.jsonl, oldest first; ``kind``
+is "step" or "evaluate") and the options, and gives None or an ``Alarm`` with the numbers that rang
+it. What is done about an alarm (stop, roll back, warn) is the run's business.
+
+A guard compares the mean of the last window of steps with the mean of the run's first window, so
+it is silent until two windows have passed. A metric that a run does not record keeps its guard
+silent.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from pruner_jax import masked
+from pruner_jax.measure.options import GuardOptions
+from pruner_jax.types import Graded
+
+History = Sequence[Mapping[str, Any]]
+
+EMPTY_THOUGHT = 4  # tokens: an opening tag, a closing tag and a line break on either side
+
+
+@dataclasses.dataclass(frozen=True)
+class Alarm:
+    """A guard that fired, the sentence to print, and the numbers in it."""
+
+    guard: str
+    reason: str
+    values: Mapping[str, float]
+
+
+def repeated_ngrams(tokens_BT: np.ndarray, length_B: np.ndarray, n: int = 8) -> np.ndarray:
+    """Share of each row's n-grams that occurred earlier in the same row, float64 [B].
+
+    1 - distinct / all; 0 for rows shorter than n. N-grams are compared by a 64-bit polynomial hash.
+    """
+    tokens_BT = np.asarray(tokens_BT)
+    places = tokens_BT.shape[1] - n + 1
+    if places < 1:
+        return np.zeros(len(tokens_BT))
+    hash_BT = np.zeros((len(tokens_BT), places), np.uint64)
+    for offset in range(n):
+        token_BT = tokens_BT[:, offset : offset + places].astype(np.uint64)
+        hash_BT = hash_BT * np.uint64(0x9E3779B97F4A7C15) + token_BT + np.uint64(1)
+    count_B = np.maximum(np.asarray(length_B) - n + 1, 0)
+    real_BT = np.arange(places) < count_B[:, None]
+    # Places past the end get the row's first hash: they add no distinct value.
+    ordered_BT = np.sort(np.where(real_BT, hash_BT, hash_BT[:, :1]), axis=1)
+    distinct_B = 1 + (ordered_BT[:, 1:] != ordered_BT[:, :-1]).sum(axis=1)
+    return masked.ratio((count_B - distinct_B).astype(np.float64), count_B, 0.0)
+
+
+def diagnose(graded: Graded) -> dict[str, float]:
+    """The guards' metrics of one step's rows.
+
+    Thought and answer are averaged over finished rows: an unfinished row is all thought, so a
+    change in truncation alone would look like a change in the split.
+    """
+    rollouts = graded.rollouts
+    finished_B = rollouts.finished_B
+    repeated_B = repeated_ngrams(rollouts.tokens_BT, rollouts.length_B)
+    everything_B = np.ones(len(rollouts), bool)
+
+    def mean(x_B: np.ndarray, mask_B: np.ndarray) -> float:
+        return float(masked.mean(x_B.astype(np.float64), mask_B, empty=0.0))
+
+    return {
+        "prune/thinking_tokens": mean(rollouts.thinking_B, finished_B),
+        "prune/answer_tokens": mean(rollouts.answer_B, finished_B),
+        "prune/empty_thinking": mean(rollouts.thinking_B <= EMPTY_THOUGHT, finished_B),
+        "prune/repetition": mean(repeated_B, everything_B),
+    }
+
+
+def watch(history: History, options: GuardOptions) -> list[Alarm]:
+    """Every guard that fires on this history, the gravest first."""
+    guards = (not_finite, accuracy_collapse, entropy_collapse, repetition, moved_reasoning)
+    alarms = [guard(history, options) for guard in (*guards, empty_thinking)]
+    return [alarm for alarm in alarms if alarm is not None]
+
+
+def not_finite(history: History, options: GuardOptions) -> Alarm | None:
+    """A NaN or an infinity in the latest record."""
+    if not options.not_finite or not history:
+        return None
+    bad = {
+        name: value
+        for name, value in history[-1].items()
+        if isinstance(value, float) and not math.isfinite(value)
+    }
+    if not bad:
+        return None
+    names = ", ".join(sorted(bad))
+    return Alarm("not_finite", f"not finite at step {history[-1].get('step')}: {names}", bad)
+
+
+def accuracy_collapse(history: History, options: GuardOptions) -> Alarm | None:
+    """Monitor accuracy far below the start model's (the first evaluation of the run)."""
+    seen = [record["accuracy"] for record in history if record.get("kind") == "evaluate"]
+    if options.accuracy is None or len(seen) < 2 or seen[0] - seen[-1] <= options.accuracy:
+        return None
+    return Alarm(
+        "accuracy",
+        f"monitor accuracy fell from {seen[0]:.3f} to {seen[-1]:.3f}, by more than "
+        f"{options.accuracy:g} (guards.accuracy)",
+        {"start": seen[0], "now": seen[-1]},
+    )
+
+
+def entropy_collapse(history: History, options: GuardOptions) -> Alarm | None:
+    """The policy hardly samples any more: entropy a small share of what it was."""
+    first, last = _windows(history, "entropy", options.window)
+    if options.entropy is None or first is None or last >= options.entropy * first:
+        return None
+    return Alarm(
+        "entropy",
+        f"entropy fell from {first:.4g} to {last:.4g}, below {options.entropy:g} of its start "
+        "(guards.entropy)",
+        {"start": first, "now": last},
+    )
+
+
+def repetition(history: History, options: GuardOptions) -> Alarm | None:
+    """Responses repeat themselves far more than at the start."""
+    first, last = _windows(history, "prune/repetition", options.window)
+    if options.repetition is None or first is None or last - first <= options.repetition:
+        return None
+    return Alarm(
+        "repetition",
+        f"the share of repeated n-grams rose from {first:.3f} to {last:.3f}, by more than "
+        f"{options.repetition:g} (guards.repetition)",
+        {"start": first, "now": last},
+    )
+
+
+def moved_reasoning(history: History, options: GuardOptions) -> Alarm | None:
+    """The thought got shorter because its content went behind the end of thought."""
+    answer_0, answer = _windows(history, "prune/answer_tokens", options.window)
+    thought_0, thought = _windows(history, "prune/thinking_tokens", options.window)
+    if options.answer_growth is None or answer_0 is None or thought_0 is None:
+        return None
+    grown = answer >= options.answer_growth * max(answer_0, 1.0)
+    if not grown or thought >= thought_0:
+        return None
+    return Alarm(
+        "moved_reasoning",
+        f"answers grew from {answer_0:.1f} to {answer:.1f} tokens while thoughts shrank from "
+        f"{thought_0:.1f} to {thought:.1f}: the reasoning moved behind the end of thought "
+        "(guards.answer_growth)",
+        {
+            "answer_start": answer_0,
+            "answer": answer,
+            "thought_start": thought_0,
+            "thought": thought,
+        },
+    )
+
+
+def empty_thinking(history: History, options: GuardOptions) -> Alarm | None:
+    """Most thoughts are empty, and they were not at the start."""
+    first, last = _windows(history, "prune/empty_thinking", options.window)
+    most = options.empty_thinking
+    if most is None or first is None or first > most or last <= most:
+        return None
+    return Alarm(
+        "empty_thinking",
+        f"{last:.0%} of the thoughts are empty (at the start {first:.0%}), more than {most:.0%} "
+        "(guards.empty_thinking)",
+        {"start": first, "now": last},
+    )
+
+
+def _windows(history: History, name: str, window: int) -> tuple[float, float] | tuple[None, None]:
+    """Mean of the metric over the first and over the last window of steps; None while they
+    overlap."""
+    values = [
+        record[name]
+        for record in history
+        if record.get("kind") == "step" and record.get(name) is not None
+    ]
+    if len(values) < 2 * window:
+        return None, None
+    return float(np.mean(values[:window])), float(np.mean(values[-window:]))

@@ -1,0 +1,127 @@
+"""The settings of measuring: an evaluation, the checkpoint rule, the next limit, the guards."""
+
+from __future__ import annotations
+
+import dataclasses
+
+
+def _require(holds: bool, field: str, value: object, allowed: str) -> None:
+    if not holds:
+        raise ValueError(f"{field} is {value!r}; allowed: {allowed}")
+
+
+@dataclasses.dataclass(frozen=True)
+class EvaluateOptions:
+    """How a model is sampled when it is measured (monitor and test each have their own)."""
+
+    problems: int | None = None
+    """How many problems of the set, from its start; all of them when empty."""
+    samples: int = 4
+    """Samples per problem. Two are the least from which an interval of the model's own noise
+    follows."""
+    temperature: float = 0.6
+    """Sampling temperature; 0 is greedy decoding, with samples 1."""
+    top_p: float = 0.95
+    """Nucleus: the share of probability that is kept; 1 keeps all."""
+    top_k: int = 0
+    """How many of the likeliest tokens are kept; 0 keeps all."""
+    limit: int | None = None
+    """The most tokens of a response. Base and pruned model get the same; the first round's limit
+    when empty."""
+    confidence: float = 0.95
+    """Confidence of every interval that is printed."""
+    resamples: int = 10_000
+    """Resamples of the bootstrap over problems."""
+
+    def __post_init__(self) -> None:
+        """Ranges, and greedy decoding with one sample."""
+        _require(self.problems is None or self.problems >= 1, "problems", self.problems, ">= 1")
+        _require(self.samples >= 1, "samples", self.samples, ">= 1")
+        _require(self.temperature >= 0, "temperature", self.temperature, ">= 0")
+        _require(0 < self.top_p <= 1, "top_p", self.top_p, "0 < top_p <= 1")
+        _require(self.top_k >= 0, "top_k", self.top_k, ">= 0")
+        _require(self.limit is None or self.limit >= 1, "limit", self.limit, ">= 1")
+        _require(0.5 < self.confidence < 1, "confidence", self.confidence, "0.5 < confidence < 1")
+        _require(self.resamples >= 100, "resamples", self.resamples, ">= 100")
+        if self.temperature == 0 and self.samples > 1:
+            raise ValueError(
+                f"samples is {self.samples} at temperature 0, where all samples of a problem are "
+                "equal; set samples to 1 or raise temperature"
+            )
+
+
+@dataclasses.dataclass(frozen=True)
+class PickOptions:
+    """Which checkpoint of a round goes on: the shortest within the allowed band of the start
+    model."""
+
+    tolerance: float = 0.03
+    """Accuracy that may be lost against the start model on the monitor set (0.03 = three points).
+    """
+    confidence: float = 0.95
+    """One-sided confidence that no more than the tolerance was lost."""
+    resamples: int = 10_000
+    """Resamples of the paired bootstrap over problems."""
+
+    def __post_init__(self) -> None:
+        """Ranges."""
+        _require(0 < self.tolerance < 1, "tolerance", self.tolerance, "0 < tolerance < 1")
+        _require(0.5 < self.confidence < 1, "confidence", self.confidence, "0.5 < confidence < 1")
+        _require(self.resamples >= 100, "resamples", self.resamples, ">= 100")
+
+
+@dataclasses.dataclass(frozen=True)
+class AutoOptions:
+    """How the next token limit follows from the lengths of correct answers."""
+
+    quantile: float = 0.7
+    """Share of the correct answers on the monitor set that fit into the next limit."""
+    coverage: float = 0.9
+    """Share of the solvable monitor problems that keep at least one correct answer within it."""
+    floor: int = 1
+    """No limit below this many tokens."""
+    shrink: float = 0.97
+    """Stop when the next limit would be more than this share of the current one."""
+
+    def __post_init__(self) -> None:
+        """Ranges."""
+        _require(0 < self.quantile <= 1, "quantile", self.quantile, "0 < quantile <= 1")
+        _require(0 <= self.coverage <= 1, "coverage", self.coverage, "0 <= coverage <= 1")
+        _require(self.floor >= 1, "floor", self.floor, ">= 1")
+        _require(0 < self.shrink < 1, "shrink", self.shrink, "0 < shrink < 1")
+
+
+@dataclasses.dataclass(frozen=True)
+class GuardOptions:
+    """When a run is no longer doing what it is for. An empty threshold switches that guard off."""
+
+    action: str = "rollback"
+    """What a firing guard does: "stop" the run, "rollback" to the round's start and end the round,
+    or "warn"."""
+    window: int = 5
+    """Steps that are averaged; the run's first window is what the last one is compared with."""
+    empty_thinking: float | None = 0.5
+    """Share of responses with an empty thought, above which the guard fires if the run began below
+    it."""
+    answer_growth: float | None = 2.0
+    """Growth of the answer after the thought, while the thought shrinks, at which the guard fires.
+    """
+    repetition: float | None = 0.25
+    """Rise of the share of repeated n-grams since the start at which the guard fires."""
+    entropy: float | None = 0.02
+    """Share of the starting entropy below which the guard fires."""
+    accuracy: float | None = 0.15
+    """Fall of the monitor accuracy below the start model's at which the guard fires."""
+    not_finite: bool = True
+    """Fire on any metric that is NaN or infinite."""
+
+    def __post_init__(self) -> None:
+        """Ranges."""
+        actions = ("stop", "rollback", "warn")
+        _require(self.action in actions, "action", self.action, ", ".join(actions))
+        _require(self.window >= 1, "window", self.window, ">= 1")
+        for name in ("empty_thinking", "repetition", "entropy", "accuracy"):
+            value = getattr(self, name)
+            _require(value is None or 0 < value < 1, name, value, "between 0 and 1, or empty")
+        growth = self.answer_growth
+        _require(growth is None or growth > 1, "answer_growth", growth, "> 1, or empty")

@@ -1,0 +1,169 @@
+"""Which checkpoint a round hands on, and how far the limit can be tightened next.
+
+The rule, which the ThinkPrune authors applied by hand (arXiv 2504.01296: validation accuracy stays
+flat while the length keeps falling, so a late, short checkpoint is taken): *the shortest whose
+accuracy lies within the allowed band of the start model*. "Within" is non-inferiority: with the
+chosen confidence no more than the tolerance was lost, paired by problem. The band belongs to the
+model the run started from, not to the round's start, so small losses cannot add up over rounds.
+Everything here sees the monitor set only.
+
+Among many candidates the luckiest passes more easily than one alone would; the reported numbers are
+therefore taken afterwards, on the test set.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from pruner_jax import masked
+from pruner_jax.measure.options import AutoOptions, PickOptions
+from pruner_jax.measure.outcomes import Outcomes
+from pruner_jax.measure.paired import accuracy_lower_bound, smallest_detectable_change
+from pruner_jax.measure.stats import accuracy, mean_tokens
+
+
+@dataclasses.dataclass(frozen=True)
+class Candidate:
+    """A checkpoint and what it did on the monitor set."""
+
+    step: int
+    outcomes: Outcomes
+
+
+@dataclasses.dataclass(frozen=True)
+class Judgement:
+    """What the rule says of one candidate."""
+
+    step: int
+    accuracy: float
+    mean_tokens: float
+    accuracy_change: float  # against the start model, in accuracy
+    lower_bound: float  # one-sided, of that change
+    within: bool
+    reason: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Pick:
+    """The step the next round starts from, and why; ``kept`` when it is the round's own start."""
+
+    step: int
+    kept: bool
+    reason: str
+    judgements: tuple[Judgement, ...]
+
+    def lines(self) -> list[str]:
+        """One line per candidate, then the decision; to be printed."""
+        return [j.reason for j in self.judgements] + [self.reason]
+
+
+@dataclasses.dataclass(frozen=True)
+class NextLimit:
+    """The limit of the next round, or None when tightening ends here; and why."""
+
+    limit: int | None
+    reason: str
+
+
+def check_tolerance(base: Outcomes, options: PickOptions) -> float:
+    """The smallest detectable change on this monitor set; refuses a tolerance below it.
+
+    Called once, with the start model's monitor evaluation, before anything is trained.
+    """
+    least = smallest_detectable_change(base, options.confidence)
+    if options.tolerance < least:
+        samples = int(base.samples_P.min())
+        more = math.ceil(samples * (least / options.tolerance) ** 2)
+        raise ValueError(
+            f"pick.tolerance is {options.tolerance:g}, but {len(base)} monitor problems with "
+            f"{samples} samples can tell a loss from noise only from {least:.4f} on "
+            f"(confidence {options.confidence:g}). Set pick.tolerance to at least that, or sample "
+            f"the monitor set about {more} times a problem, or give it more problems"
+        )
+    return least
+
+
+def judge(base: Outcomes, candidate: Candidate, options: PickOptions) -> Judgement:
+    """Is this checkpoint within the band of the start model?"""
+    result = candidate.outcomes
+    bound = accuracy_lower_bound(
+        base, result, confidence=options.confidence, resamples=options.resamples
+    )
+    value, tokens = accuracy(result), mean_tokens(result)
+    change = value - accuracy(base)
+    within = bound >= -options.tolerance
+    verdict = "within" if within else "outside"
+    reason = (
+        f"step {candidate.step}: accuracy {value:.4f} ({_points(change)}, "
+        f"at {options.confidence:.0%} confidence not below {_points(bound)}), {tokens:.1f} tokens: {verdict} the band of "
+        f"{_points(-options.tolerance)}"
+    )
+    return Judgement(candidate.step, value, tokens, change, bound, within, reason)
+
+
+def pick(
+    base: Outcomes, start: Candidate, candidates: Sequence[Candidate], options: PickOptions
+) -> Pick:
+    """The checkpoint the next round starts from.
+
+    ``base`` is the model the run began with, ``start`` the one the round began with. The start
+    stays when no candidate is within the band, and when none of those within is shorter than the
+    start. Equal lengths go to the more accurate, then to the earlier.
+    """
+    judgements = tuple(judge(base, candidate, options) for candidate in candidates)
+    before = mean_tokens(start.outcomes)
+    within = [j for j in judgements if j.within]
+    shorter = [j for j in within if j.mean_tokens < before]
+    if not shorter:
+        why = (
+            f"none of those within the band is shorter than its {before:.1f} tokens"
+            if within
+            else f"no candidate out of {len(judgements)} is within the band"
+        )
+        return Pick(
+            start.step, True, f"the round's start (step {start.step}) stays: {why}", judgements
+        )
+    best = min(shorter, key=lambda j: (j.mean_tokens, -j.accuracy, j.step))
+    reason = (
+        f"step {best.step} is picked: the shortest of {len(within)} within the band, "
+        f"{before:.1f} -> {best.mean_tokens:.1f} tokens, {_points(best.accuracy_change)}"
+    )
+    return Pick(best.step, False, reason, judgements)
+
+
+def next_limit(outcomes: Outcomes, current: int, options: AutoOptions) -> NextLimit:
+    """The next round's token limit from the correct answers of the model that was picked.
+
+    Two needs, the larger decides. *Pressure*: the ``quantile`` of all correct lengths fits, so
+    that share of what the model can do is still rewarded at first (a limit below nearly all of
+    them gives groups without a single success and no gradient: about half the prompts in DLER,
+    arXiv 2510.15110, at first). *Coverage*: of the problems it solves at all, the ``coverage``
+    share keeps at least one correct sample within the limit (LASER-D, arXiv 2505.15612, sets its
+    lengths by the same wish: at least one expected correct answer retained). Limits never grow,
+    never pass below ``floor``, and the run stops when tightening by less than ``1 - shrink`` is
+    all that is left. ThinkPrune's 4000, 3000, 2000 were chosen by hand.
+    """
+    solved_PG = outcomes.correct_PG & outcomes.mask_PG
+    if not solved_PG.any():
+        return NextLimit(None, "no correct answer on the monitor set to take a limit from")
+    lengths_PG = outcomes.length_PG.astype(np.float64)
+    pressure = float(masked.quantile(lengths_PG, solved_PG, options.quantile, empty=np.nan))
+    shortest_P = masked.min(lengths_PG, solved_PG, 1, empty=np.nan)
+    solvable_P = solved_PG.any(axis=1)
+    coverage = float(masked.quantile(shortest_P, solvable_P, options.coverage, empty=np.nan))
+    limit = min(max(math.ceil(pressure), math.ceil(coverage), options.floor), current)
+    basis = (
+        f"{options.quantile:.0%} of the correct answers fit into {math.ceil(pressure)} tokens, "
+        f"{options.coverage:.0%} of the solvable problems into {math.ceil(coverage)}"
+    )
+    if limit > options.shrink * current:
+        return NextLimit(None, f"{basis}: no room below the current limit of {current}")
+    return NextLimit(limit, f"{basis}: limit {current} -> {limit}")
+
+
+def _points(change: float) -> str:
+    return f"{100 * change:+.1f} points"

@@ -1,0 +1,145 @@
+"""Numbers about one model on one problem set: accuracy, lengths, truncation, pass@k.
+
+Takes ``Outcomes``, gives floats. Accuracies and mean lengths are *macro* means: the mean of a
+problem's samples first, then the mean over problems, so that every problem counts the same when
+groups are ragged. Medians and percentiles are over all samples. Two models are compared in
+``paired``.
+
+With truncation the mean length is a restricted mean, E[min(L, cap)] with the cap named; truncated
+samples are never dropped.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from pruner_jax import masked
+from pruner_jax.measure.bootstrap import Estimate, interval, normal_quantile, resampled_means
+from pruner_jax.measure.outcomes import Outcomes, at_limit
+
+
+def per_problem(x_PG: np.ndarray, outcomes: Outcomes) -> np.ndarray:
+    """Mean over the samples of each problem, float64 [P]."""
+    return masked.mean(np.asarray(x_PG, np.float64), outcomes.mask_PG, 1, empty=np.nan)
+
+
+def macro(x_PG: np.ndarray, outcomes: Outcomes) -> float:
+    """Mean over problems of the mean over samples."""
+    return float(per_problem(x_PG, outcomes).mean())
+
+
+def accuracy(outcomes: Outcomes) -> float:
+    """avg@n: the expected share of problems that one sample solves."""
+    return macro(outcomes.correct_PG, outcomes)
+
+
+def sampling_error(outcomes: Outcomes) -> float:
+    """Standard error of the accuracy on *these* problems: sampling noise alone.
+
+    SE = sqrt(sum_j p_j (1 - p_j) / (n_j - 1)) / P, the unbiased form of the binomial variance of
+    each mean. NaN when a problem has one sample, which says nothing about its own noise.
+    """
+    p_P = per_problem(outcomes.correct_PG, outcomes)
+    variance_P = masked.ratio(p_P * (1.0 - p_P), outcomes.samples_P - 1.0, np.nan)
+    return float(np.sqrt(variance_P.sum()) / len(outcomes))
+
+
+def accuracy_on_these(outcomes: Outcomes, confidence: float = 0.95) -> Estimate:
+    """Accuracy with the interval for these very problems, asked again (normal approximation)."""
+    value, error = accuracy(outcomes), sampling_error(outcomes)
+    reach = normal_quantile((1.0 + confidence) / 2.0) * error
+    low, high = np.clip([value - reach, value + reach], 0.0, 1.0)
+    return Estimate(value, float(low), float(high))
+
+
+def accuracy_in_general(
+    outcomes: Outcomes, confidence: float = 0.95, resamples: int = 10_000, seed: int = 0
+) -> Estimate:
+    """Accuracy with the interval for other problems of the same kind (cluster bootstrap)."""
+    p_P1 = per_problem(outcomes.correct_PG, outcomes)[:, None]
+    low, high = interval(resampled_means(p_P1, resamples, seed)[:, 0], confidence)
+    return Estimate(float(p_P1.mean()), float(low), float(high))
+
+
+def mean_tokens(outcomes: Outcomes) -> float:
+    """Generated tokens, thought and answer together; the restricted mean at the limit."""
+    return macro(outcomes.length_PG, outcomes)
+
+
+def restricted_mean(outcomes: Outcomes, cap: int) -> float:
+    """E[min(L, cap)]. Two models with different limits are comparable at a common cap only."""
+    return mean_tokens(at_limit(outcomes, cap))
+
+
+def truncated(outcomes: Outcomes) -> float:
+    """Share of samples without an end token within the limit."""
+    return macro(~outcomes.finished_PG, outcomes)
+
+
+def mean_tokens_where(outcomes: Outcomes, where_PG: np.ndarray) -> float:
+    """Mean length of the chosen samples, over samples (not macro); NaN when there are none."""
+    return float(
+        masked.mean(
+            outcomes.length_PG.astype(np.float64), outcomes.mask_PG & where_PG, empty=np.nan
+        )
+    )
+
+
+def percentile(outcomes: Outcomes, q: float) -> float:
+    """The q-th quantile (0..1) of the length over all samples, truncated ones at the limit."""
+    return float(
+        masked.quantile(outcomes.length_PG.astype(np.float64), outcomes.mask_PG, q, empty=np.nan)
+    )
+
+
+def pass_at_k(outcomes: Outcomes, k: int) -> float:
+    """Chance that one of k samples is correct: mean of 1 - C(n - c, k) / C(n, k).
+
+    The unbiased estimator of Chen et al. 2021 (arXiv 2107.03374, eq. 1), as the product over
+    j < k of (n - c - j) / (n - j).
+    """
+    n_P = outcomes.samples_P
+    if not 1 <= k <= n_P.min():
+        raise ValueError(
+            f"pass@{k} needs at least {k} samples of every problem; the fewest are {n_P.min()}. "
+            "Lower k or raise the evaluation's samples"
+        )
+    correct_P = masked.sum(outcomes.correct_PG, outcomes.mask_PG, 1)
+    j_k = np.arange(k)
+    left_Pk = np.maximum(n_P[:, None] - correct_P[:, None] - j_k, 0)
+    missed_P = np.prod(left_Pk / (n_P[:, None] - j_k), axis=1)
+    return float(1.0 - missed_P.mean())
+
+
+def describe(
+    outcomes: Outcomes, confidence: float = 0.95, resamples: int = 10_000, seed: int = 0
+) -> dict[str, Any]:
+    """Everything that is reported of one model, by name (the ``base`` and ``final`` of a summary).
+
+    NaN where the data cannot say (mean length of wrong samples when there are none). pass@k is
+    given for powers of two up to half the samples, where the estimator's variance is still small.
+    """
+    fixed = accuracy_on_these(outcomes, confidence)
+    general = accuracy_in_general(outcomes, confidence, resamples, seed)
+    fewest, most = int(outcomes.samples_P.min()), int(outcomes.samples_P.max())
+    ks = [2**i for i in range(1, fewest.bit_length()) if 2**i <= fewest // 2]
+    return {
+        "accuracy": fixed.value,
+        "accuracy_on_these": {"low": fixed.low, "high": fixed.high},
+        "accuracy_in_general": {"low": general.low, "high": general.high},
+        "pass_at_k": {str(k): pass_at_k(outcomes, k) for k in ks},
+        "mean_tokens": mean_tokens(outcomes),
+        "mean_thinking_tokens": macro(outcomes.thinking_PG, outcomes),
+        "mean_answer_tokens": macro(outcomes.answer_PG, outcomes),
+        "median_tokens": percentile(outcomes, 0.5),
+        "p10_tokens": percentile(outcomes, 0.1),
+        "p90_tokens": percentile(outcomes, 0.9),
+        "mean_tokens_correct": mean_tokens_where(outcomes, outcomes.correct_PG),
+        "mean_tokens_wrong": mean_tokens_where(outcomes, ~outcomes.correct_PG),
+        "truncated": truncated(outcomes),
+        "n_problems": len(outcomes),
+        "samples_per_problem": most if fewest == most else float(outcomes.samples_P.mean()),
+        "limit": outcomes.limit,
+    }
