@@ -1,0 +1,155 @@
+"""The forward pass: tokens to hidden states to logits, for the learner and the sampler alike.
+
+Takes a parameter tree (``weights.py``), its static ModelConfig, tokens and positions; computes in
+the dtype of the parameters, with norms, rotations and softmax in float32. Stacked layers run as a
+scan with rematerialisation by name; a list of layers runs as a Python loop, and that is the form
+that takes a cache. Leaves out dropout and every loss.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from pruner_jax.mesh import constrain_rows
+from pruner_jax.policy import rope
+from pruner_jax.policy.attention import attend
+from pruner_jax.policy.cache import Cache, write
+from pruner_jax.policy.config import ModelConfig
+
+# What the backward pass finds saved of each layer: everything, the outputs of the weight products,
+# or only the layer's input.
+_REMAT = {
+    "none": None,
+    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+    "full": jax.checkpoint_policies.nothing_saveable,
+}
+
+
+def forward(
+    params: dict[str, Any],
+    config: ModelConfig,
+    tokens_BT: jax.Array,
+    positions_BT: jax.Array,
+    *,
+    segments_BT: jax.Array | None = None,
+    cache: Cache | None = None,
+    remat: str | None = None,
+) -> tuple[jax.Array, Cache | None]:
+    """Hidden states [B, T, D] after the final norm, and the cache with T more tokens in it.
+
+    ``segments_BT`` packs several sequences into a row: attention stays inside equal, non-zero ids,
+    and is causal by position. With a cache, token t of every row goes to slot ``cache.slot + t``:
+    T = 1 is a decode step, more is a prefill of right-aligned rows (slots before ``start_B`` are
+    padding).
+    """
+    stacked = isinstance(params["layers"], dict)
+    if cache is not None and (stacked or segments_BT is not None):
+        raise ValueError(
+            "forward: a cache needs params['layers'] as a list (call unstack first) and no "
+            "segments_BT"
+        )
+    if (remat or "none") not in _REMAT:
+        raise ValueError(f"forward: remat = {remat!r}; allowed: {', '.join(_REMAT)}")
+    x = constrain_rows(jnp.take(params["embed"], tokens_BT, axis=0))
+    look = _look(positions_BT, segments_BT, cache)
+    block = functools.partial(_block, config, rope.rotation(config, positions_BT), look)
+    if _REMAT[remat or "none"] is not None:
+        block = jax.checkpoint(block, policy=_REMAT[remat or "none"])
+    if stacked:
+        x = _scan(block, x, params["layers"], config)
+    else:
+        old = [None] * config.layers if cache is None else cache.layers
+        windows = config.sliding_window or (None,) * config.layers
+        new = []
+        for layer, window, keys_values in zip(params["layers"], windows, old, strict=True):
+            x, keys_values = block(x, layer, window, keys_values)
+            new.append(keys_values)
+        if cache is not None:
+            cache = cache.replace(layers=new, slot=cache.slot + tokens_BT.shape[1])
+    return rms_norm(x, params["final_norm"], config.norm_eps), cache
+
+
+def unembed(params: dict[str, Any], config: ModelConfig, hidden: jax.Array) -> jax.Array:
+    """Logits of hidden states [..., D], float32 [..., V]."""
+    table = params["embed"] if config.tied else params["unembed"]
+    return jnp.einsum("...d,vd->...v", hidden, table, preferred_element_type=jnp.float32)
+
+
+def rms_norm(x: jax.Array, scale: jax.Array, eps: float) -> jax.Array:
+    """x / sqrt(mean(x^2) + eps) * scale over the last axis; statistics in float32."""
+    wide = x.astype(jnp.float32)
+    mean_square = jnp.mean(jnp.square(wide), axis=-1, keepdims=True)
+    return (wide * jax.lax.rsqrt(mean_square + eps)).astype(x.dtype) * scale
+
+
+def _scan(block: Callable, x: jax.Array, layers: dict[str, jax.Array], config: ModelConfig):
+    """The stacked layers, one after the other; windows that differ travel with their layer."""
+    windows = set(config.sliding_window) or {None}
+    if len(windows) == 1:
+        (window,) = windows
+        return jax.lax.scan(lambda x, layer: block(x, layer, window, None), x, layers)[0]
+    everything = np.iinfo(np.int32).max
+    each = np.array([everything if w is None else w for w in config.sliding_window], np.int32)
+    return jax.lax.scan(lambda x, one: block(x, *one, None), x, (layers, each))[0]
+
+
+def _look(positions_BT: jax.Array, segments_BT: jax.Array | None, cache: Cache | None) -> Callable:
+    """How queries of these rows attend: ``look(q, k, v, window, old) -> (mixed, kept)``."""
+    if cache is None:
+
+        def look(q, k, v, window, old):
+            k, v = jnp.swapaxes(k, 1, 2), jnp.swapaxes(v, 1, 2)
+            place = {"q_position_BT": positions_BT, "k_position_BS": positions_BT}
+            if segments_BT is not None:
+                place |= {"q_segment_BT": segments_BT, "k_segment_BS": segments_BT}
+            return attend(q, k, v, window=window, **place), None
+
+        return look
+    start = cache.start_B[:, None]
+    q_position = cache.slot + jnp.arange(positions_BT.shape[1], dtype=jnp.int32) - start
+    k_position = jnp.arange(cache.slots, dtype=jnp.int32) - start
+
+    def look(q, k, v, window, old):
+        # Write first, then read only what was written: reading the old value as well would copy it.
+        k, v = write(old[0], k, cache.slot), write(old[1], v, cache.slot)
+        place = {"q_position_BT": q_position, "k_position_BS": k_position}
+        return attend(q, k, v, window=window, **place), (k, v)
+
+    return look
+
+
+def _block(config, rotation, look, x, layer, window, old):
+    """One layer: x + attention, then + MLP, and the keys and values it leaves behind."""
+    with jax.named_scope("attention"):
+        normed = rms_norm(x, layer["attn_norm"], config.norm_eps)
+        q, k, v = (_project(layer, name, normed) for name in "qkv")
+        if config.qk_norm:
+            q = rms_norm(q, layer["q_norm"], config.norm_eps)
+            k = rms_norm(k, layer["k_norm"], config.norm_eps)
+        q, k = rope.rotate(q, *rotation), rope.rotate(k, *rotation)
+        mixed, kept = look(q, k, v, window, old)
+        x = x + _bias(layer, "o", jnp.einsum("btnh,dnh->btd", mixed, layer["o"]))
+    with jax.named_scope("mlp"):
+        normed = rms_norm(x, layer["mlp_norm"], config.norm_eps)
+        gate, up = _dense(layer, "gate", normed), _dense(layer, "up", normed)
+        x = x + _dense(layer, "down", jax.nn.silu(gate) * up)
+    return constrain_rows(x), kept
+
+
+def _project(layer: dict[str, jax.Array], name: str, x: jax.Array) -> jax.Array:
+    """[B, T, D] to heads [B, T, N, H]."""
+    return _bias(layer, name, jnp.einsum("btd,nhd->btnh", x, layer[name]))
+
+
+def _dense(layer: dict[str, jax.Array], name: str, x: jax.Array) -> jax.Array:
+    return _bias(layer, name, jnp.einsum("btd,fd->btf", x, layer[name]))
+
+
+def _bias(layer: dict[str, jax.Array], name: str, x: jax.Array) -> jax.Array:
+    return x + layer[f"{name}_bias"] if f"{name}_bias" in layer else x
