@@ -15,6 +15,8 @@ from pruner_jax.measure.bootstrap import interval, resampled_means
 from pruner_jax.measure.outcomes import Outcomes
 from pruner_jax.measure.stats import macro, per_problem
 
+_ROUNDING = 1e-9  # sums of 1 / (P n) are not exact; far below the weight of one sample
+
 
 @dataclasses.dataclass(frozen=True)
 class Curve:
@@ -88,6 +90,5 @@ def budget_to_reach(outcomes: Outcomes, accuracy: float) -> int | None:
     lengths = outcomes.length_PG[solved]
     order = np.argsort(lengths, kind="stable")
     reached = np.cumsum(weight_PG[solved][order])
-    # Sums of 1/(P n) are not exact: half the smallest weight decides nothing but rounding.
-    enough = np.flatnonzero(reached >= accuracy - 0.5 * float(weight_PG.min()))
+    enough = np.flatnonzero(reached >= accuracy - _ROUNDING)
     return int(lengths[order][enough[0]]) if len(enough) else None

@@ -179,8 +179,7 @@ def empty_thinking(history: History, options: GuardOptions) -> Alarm | None:
 
 
 def _windows(history: History, name: str, window: int) -> tuple[float, float] | tuple[None, None]:
-    """Mean of the metric over the first and over the last window of steps; None while they
-    overlap."""
+    """Mean over the first and over the last window of steps; None while they overlap."""
     values = [
         record[name]
         for record in history

@@ -17,8 +17,7 @@ class EvaluateOptions:
     problems: int | None = None
     """How many problems of the set, from its start; all of them when empty."""
     samples: int = 4
-    """Samples per problem. Two are the least from which an interval of the model's own noise
-    follows."""
+    """Samples per problem; from two on the model's own noise can be told."""
     temperature: float = 0.6
     """Sampling temperature; 0 is greedy decoding, with samples 1."""
     top_p: float = 0.95
@@ -26,8 +25,7 @@ class EvaluateOptions:
     top_k: int = 0
     """How many of the likeliest tokens are kept; 0 keeps all."""
     limit: int | None = None
-    """The most tokens of a response. Base and pruned model get the same; the first round's limit
-    when empty."""
+    """The most tokens of a response, for base and pruned model alike; empty: the first round's."""
     confidence: float = 0.95
     """Confidence of every interval that is printed."""
     resamples: int = 10_000
@@ -52,12 +50,10 @@ class EvaluateOptions:
 
 @dataclasses.dataclass(frozen=True)
 class PickOptions:
-    """Which checkpoint of a round goes on: the shortest within the allowed band of the start
-    model."""
+    """The checkpoint that goes on: the shortest within the allowed band of the start model."""
 
     tolerance: float = 0.03
-    """Accuracy that may be lost against the start model on the monitor set (0.03 = three points).
-    """
+    """Accuracy that may be lost on the monitor set (0.03 = three points)."""
     confidence: float = 0.95
     """One-sided confidence that no more than the tolerance was lost."""
     resamples: int = 10_000
@@ -96,22 +92,19 @@ class GuardOptions:
     """When a run is no longer doing what it is for. An empty threshold switches that guard off."""
 
     action: str = "rollback"
-    """What a firing guard does: "stop" the run, "rollback" to the round's start and end the round,
-    or "warn"."""
+    """What an alarm does: "stop" the run, "rollback" to the round's start and end it, or "warn"."""
     window: int = 5
     """Steps that are averaged; the run's first window is what the last one is compared with."""
     empty_thinking: float | None = 0.5
-    """Share of responses with an empty thought, above which the guard fires if the run began below
-    it."""
+    """Fires when more than this share of the thoughts is empty and the run began below it."""
     answer_growth: float | None = 2.0
-    """Growth of the answer after the thought, while the thought shrinks, at which the guard fires.
-    """
+    """Fires when the answers grew by this factor while the thoughts shrank."""
     repetition: float | None = 0.25
-    """Rise of the share of repeated n-grams since the start at which the guard fires."""
+    """Fires when the share of repeated n-grams rose by more than this since the start."""
     entropy: float | None = 0.02
-    """Share of the starting entropy below which the guard fires."""
+    """Fires when the entropy is below this share of what it was at the start."""
     accuracy: float | None = 0.15
-    """Fall of the monitor accuracy below the start model's at which the guard fires."""
+    """Fires when the monitor accuracy fell by more than this below the start model's."""
     not_finite: bool = True
     """Fire on any metric that is NaN or infinite."""
 

@@ -78,7 +78,7 @@ def from_rows(
     ``problem_ids[b]`` names the problem that row b answers.
     """
     place: dict[str, int] = {}
-    index_B = np.array([place.setdefault(name, len(place)) for name in problem_ids], np.int64)
+    index_B = np.array([place.setdefault(str(name), len(place)) for name in problem_ids], np.int64)
     first_P = np.unique(index_B, return_index=True)[1]
     order = np.argsort(index_B, kind="stable")
     samples_P = np.bincount(index_B, minlength=len(place))

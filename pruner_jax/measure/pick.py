@@ -98,9 +98,9 @@ def judge(base: Outcomes, candidate: Candidate, options: PickOptions) -> Judgeme
     within = bound >= -options.tolerance
     verdict = "within" if within else "outside"
     reason = (
-        f"step {candidate.step}: accuracy {value:.4f} ({_points(change)}, "
-        f"at {options.confidence:.0%} confidence not below {_points(bound)}), {tokens:.1f} tokens: {verdict} the band of "
-        f"{_points(-options.tolerance)}"
+        f"step {candidate.step}: accuracy {value:.4f} ({_points(change)}, not below "
+        f"{_points(bound)} at {options.confidence:.0%} confidence), {tokens:.1f} tokens: "
+        f"{verdict} the band of {_points(-options.tolerance)}"
     )
     return Judgement(candidate.step, value, tokens, change, bound, within, reason)
 
