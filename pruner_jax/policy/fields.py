@@ -176,8 +176,8 @@ class Fields:
         types = self.take("layer_types", [kind])
         if set(types) != {kind}:
             raise ValueError(
-                f"config.json: layer_types = {types!r}; allowed with this sliding_window: only "
-                f"{kind!r}"
+                f"config.json: layer_types = {types!r}; allowed with this sliding_window: "
+                f"only {kind!r}"
             )
 
     def finish(self) -> None:

@@ -1,0 +1,204 @@
+"""Hugging Face folders, written: weights, config.json, generation config, tokenizer files.
+
+A hidden folder beside the target is filled and then renamed, so a folder is whole or not there.
+What is written loads in ``transformers`` 4 and 5 and in servers that read its format.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import json
+import math
+import os
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from pruner_jax.policy.config import ModelConfig, families
+from pruner_jax.policy.hf import (
+    CONFIG,
+    DTYPES,
+    GENERATION,
+    INDEX,
+    SINGLE,
+    TOKENIZER_FILES,
+    read_json,
+)
+from pruner_jax.policy.tensorfile import write_tensors
+from pruner_jax.policy.weights import Tree, abstract, tensors
+
+SHARD_BYTES = 5_000_000_000
+
+
+def write_folder(
+    folder: str | os.PathLike[str],
+    config: ModelConfig,
+    params: Tree,
+    *,
+    source: Path | None = None,
+    tokenizer: Any = None,
+    generation: dict[str, Any] | None = None,
+    dtype: str | None = None,
+    shard_bytes: int = SHARD_BYTES,
+) -> Path:
+    """Writes the folder, whole or not at all, and gives its path.
+
+    Tokenizer files come from the folder ``source`` byte by byte, or from ``tokenizer`` if that is
+    None. ``dtype`` None keeps that of the parameters. Weights of more than ``shard_bytes`` are
+    split. A folder that is there already is replaced if it holds nothing but such a model.
+    """
+    target = Path(folder).expanduser().absolute()
+    _check(target, config, params, dtype)
+    kind = jnp.dtype(dtype or params["embed"].dtype)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
+    try:
+        partial.mkdir()
+        _write_small(partial, _hf_config(config, kind), source, tokenizer, generation)
+        _write_weights(partial, config, params, kind, shard_bytes)
+        _swap(partial, target)
+    except OSError as error:
+        raise OSError(
+            f"{target}: not written and nothing left behind: {error.strerror or error} "
+            f"({shutil.disk_usage(target.parent).free / 1e9:.2f} GB are free there)"
+        ) from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return target
+
+
+def _check(target: Path, config: ModelConfig, params: Tree, dtype: str | None) -> None:
+    """Whatever can be refused before anything is written."""
+    names = [kind.name for kind in DTYPES.values()]
+    if dtype is not None and dtype not in names:
+        raise ValueError(f"dtype = {dtype!r}; allowed: {', '.join(names)}, or None to keep it")
+    if not config.hf_json:
+        raise ValueError("this ModelConfig was made by hand; make it with from_hf to write it")
+    expected = jax.tree.map(lambda leaf: leaf.shape, abstract(config, jnp.float32))
+    found = jax.tree.map(lambda leaf: leaf.shape, params)
+    if found != expected:
+        raise ValueError(
+            "the parameters do not have the shapes of their config with layers stacked (an "
+            "unstacked tree is for decoding only)"
+        )
+    if target.exists() and not target.is_dir():
+        raise ValueError(f"{target} is a file; allowed: a new folder, or one that holds a model")
+    ours = {CONFIG, GENERATION, INDEX, *TOKENIZER_FILES}
+    for entry in sorted(target.iterdir()) if target.exists() else ():
+        if entry.name not in ours and not re.fullmatch(r"model[\w-]*\.safetensors", entry.name):
+            raise ValueError(
+                f"{target} holds {entry.name}, which is no part of a model folder and would be "
+                "lost; choose another folder or move it away"
+            )
+
+
+def _write_small(
+    partial: Path,
+    raw: dict[str, Any],
+    source: Path | None,
+    tokenizer: Any,
+    generation: dict[str, Any] | None,
+) -> None:
+    """Everything but the weights."""
+    (partial / CONFIG).write_text(json.dumps(raw, indent=2) + "\n", encoding="utf-8")
+    if source is None and tokenizer is not None:
+        tokenizer.save_pretrained(partial)
+    for name in TOKENIZER_FILES if source is not None else ():
+        if (source / name).is_dir():
+            shutil.copytree(source / name, partial / name)
+        elif (source / name).exists():
+            shutil.copyfile(source / name, partial / name)
+    if generation is None:
+        return
+    before = source / GENERATION if source is not None else partial / GENERATION
+    if before.exists() and read_json(before) == generation:
+        shutil.copyfile(before, partial / GENERATION)
+    else:
+        text = json.dumps(generation, indent=2) + "\n"
+        (partial / GENERATION).write_text(text, encoding="utf-8")
+
+
+def _hf_config(config: ModelConfig, kind: np.dtype) -> dict[str, Any]:
+    """The dictionary as it was read, with the dtype of what is written.
+
+    ``transformers`` 4 knows neither ``dtype`` nor ``rope_parameters``, and would take its default
+    rope without a word; so the old spellings are added where they are missing.
+    """
+    raw = config.hf
+    raw.setdefault("architectures", [families()[config.model_type].ARCHITECTURE])
+    raw["torch_dtype"] = kind.name
+    if "dtype" in raw:
+        raw["dtype"] = kind.name
+    new = raw.get("rope_parameters")
+    if new:
+        raw.setdefault("rope_theta", config.rope.theta)
+        if config.rope.kind != "default":
+            old = {name: value for name, value in new.items() if name != "rope_theta"}
+            raw.setdefault("rope_scaling", old)
+    return raw
+
+
+@dataclasses.dataclass(frozen=True)
+class _Shard:
+    """The tensors of one file: name -> (shape, dtype)."""
+
+    tensors: dict[str, tuple[tuple[int, ...], np.dtype]] = dataclasses.field(default_factory=dict)
+
+    @property
+    def bytes(self) -> int:
+        return sum(math.prod(shape) * dtype.itemsize for shape, dtype in self.tensors.values())
+
+
+def _write_weights(
+    partial: Path, config: ModelConfig, params: Tree, kind: np.dtype, shard_bytes: int
+) -> None:
+    """The safetensors, weight by weight, so that only one weight need lie on the host."""
+
+    @functools.lru_cache(maxsize=1)
+    def host(path: tuple[str, ...]) -> np.ndarray:
+        return np.asarray(functools.reduce(lambda tree, key: tree[key], path, params))
+
+    shards, places = [_Shard()], {}
+    for name, path, layer, weight in tensors(config):
+        size = math.prod(weight.hf_shape) * kind.itemsize
+        if shards[-1].tensors and shards[-1].bytes + size > shard_bytes:
+            shards.append(_Shard())
+        shards[-1].tensors[name] = (weight.hf_shape, kind)
+        places[name] = path, layer
+
+    def numbers(name: str) -> np.ndarray:
+        path, layer = places[name]
+        return host(path) if layer is None else host(path)[layer]
+
+    total, needed = len(shards), sum(shard.bytes for shard in shards)
+    if needed > shutil.disk_usage(partial).free:
+        raise OSError(f"the weights need {needed / 1e9:.2f} GB")
+    weight_map = {}
+    for number, shard in enumerate(shards, start=1):
+        file = SINGLE if total == 1 else f"model-{number:05d}-of-{total:05d}.safetensors"
+        write_tensors(partial / file, shard.tensors, numbers)
+        weight_map |= dict.fromkeys(shard.tensors, file)
+    if total > 1:
+        index = {"metadata": {"total_size": needed}, "weight_map": weight_map}
+        (partial / INDEX).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
+
+
+def _swap(partial: Path, target: Path) -> None:
+    """Puts the finished folder in the place of whatever was there."""
+    if not target.exists():
+        partial.rename(target)
+        return
+    old = target.with_name(f".{target.name}.{os.getpid()}.old")
+    target.rename(old)
+    try:
+        partial.rename(target)
+    except OSError:
+        old.rename(target)
+        raise
+    shutil.rmtree(old)

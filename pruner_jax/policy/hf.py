@@ -1,0 +1,160 @@
+"""Hugging Face folders, read: configuration and weights (``export.py`` writes them).
+
+The safetensors are memory-mapped and copied one weight at a time into the stacked layout, so the
+model is in memory once. A local folder never touches the network. Leaves out quantised and pickled
+weights.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from pruner_jax.policy.config import ModelConfig, from_hf
+from pruner_jax.policy.tensorfile import DTYPES, read_tensors
+from pruner_jax.policy.weights import Tree, tensors
+
+SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
+CONFIG, GENERATION = "config.json", "generation_config.json"
+# What belongs to the tokenizer; an export copies it byte by byte.
+TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "tokenizer.model",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "vocab.txt",
+    "merges.txt",
+    "chat_template.jinja",
+    "chat_template.json",
+    "additional_chat_templates",
+)
+_DTYPE_NAMES = {dtype.name: dtype for dtype in DTYPES.values()}
+
+
+def find_folder(name: str | os.PathLike[str]) -> Path:
+    """The local folder of that name, or of that hub id (``owner/name``), fetched if need be."""
+    folder = Path(name).expanduser()
+    if folder.is_dir():
+        return folder
+    if folder.exists():
+        raise ValueError(
+            f"{folder} is a file; allowed: a folder in Hugging Face format, or a hub id"
+        )
+    if not re.fullmatch(r"[A-Za-z0-9][\w.-]*/[\w.-]+", str(name)):
+        raise ValueError(f"{folder}: no such folder, and no hub id of the form owner/name either")
+    from huggingface_hub import snapshot_download
+
+    wanted = ["*.json", "model*.safetensors", *TOKENIZER_FILES, "additional_chat_templates/*"]
+    try:
+        return Path(snapshot_download(str(name), allow_patterns=wanted))
+    except Exception as error:
+        raise ValueError(
+            f"{name}: no such folder here, and the hub did not give it: {error}"
+        ) from error
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object from a file; the error names the file."""
+    if not path.is_file():
+        raise ValueError(f"{path}: missing; a Hugging Face folder needs it")
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path}: not JSON ({error})") from None
+    if not isinstance(value, dict):
+        raise ValueError(f"{path}: found {type(value).__name__}; allowed: a JSON object")
+    return value
+
+
+def read_config(folder: Path) -> ModelConfig:
+    """The description in the folder's ``config.json``."""
+    try:
+        return from_hf(read_json(folder / CONFIG))
+    except ValueError as error:
+        raise ValueError(f"{folder}: {error}") from None
+
+
+def read_weights(
+    folder: Path, config: ModelConfig, dtype: str = "float32", shardings: Tree | None = None
+) -> Tree:
+    """The parameters, layers stacked, in ``dtype`` ("auto": as they lie in the folder).
+
+    ``shardings`` (see ``weight_shardings``) places them; otherwise they go to the default device.
+    """
+    if dtype not in ("auto", *_DTYPE_NAMES):
+        raise ValueError(f"dtype = {dtype!r}; allowed: auto, {', '.join(_DTYPE_NAMES)}")
+    found = _open_weights(folder, config)
+    if dtype == "auto":
+        wide = functools.reduce(jnp.promote_types, {view.dtype for view in found.values()})
+    else:
+        wide = _DTYPE_NAMES[dtype]
+    tree: Tree = {"layers": {}}
+    for hf_name, path, layer, weight in tensors(config):
+        if not layer:
+            host = np.empty(weight.shape, wide)
+        part = host if layer is None else host[layer]
+        part[...] = found.pop(hf_name).reshape(part.shape)
+        if layer in (None, config.layers - 1):
+            place = tree["layers"] if layer is not None else tree
+            target = shardings and functools.reduce(lambda t, key: t[key], path, shardings)
+            place[path[-1]] = jax.device_put(host, target)
+    return tree
+
+
+def _open_weights(folder: Path, config: ModelConfig) -> dict[str, np.ndarray]:
+    """Views of exactly the tensors that the config asks for."""
+    found: dict[str, np.ndarray] = {}
+    for path in _weight_files(folder):
+        found |= read_tensors(path)
+    expected = {hf_name: weight.hf_shape for hf_name, _, _, weight in tensors(config)}
+    # Old Llama folders carry the rotary frequencies, which follow from the config.
+    found = {name: view for name, view in found.items() if not name.endswith("rotary_emb.inv_freq")}
+    if config.tied and "lm_head.weight" in found and expected.keys() <= found.keys():
+        head, embed = found.pop("lm_head.weight"), found["model.embed_tokens.weight"]
+        if head.shape != embed.shape or not np.array_equal(head.view("u1"), embed.view("u1")):
+            raise ValueError(
+                f"{folder}: lm_head.weight differs from model.embed_tokens.weight, but config.json "
+                "says tie_word_embeddings = true"
+            )
+    for what, names in (
+        ("missing", expected.keys() - found.keys()),
+        ("unexpected", found.keys() - expected.keys()),
+    ):
+        if names:
+            few = ", ".join(sorted(names)[:3])
+            raise ValueError(
+                f"{folder}: {len(names)} {what} tensor(s) for the {config.model_type} of its "
+                f"config.json: {few}{', ...' if len(names) > 3 else ''}"
+            )
+    for name, shape in expected.items():
+        if found[name].shape != shape:
+            raise ValueError(
+                f"{folder}: tensor {name} has shape {found[name].shape}, but config.json asks for "
+                f"{shape}"
+            )
+    return found
+
+
+def _weight_files(folder: Path) -> list[Path]:
+    if (folder / INDEX).is_file():
+        names = sorted(set(read_json(folder / INDEX).get("weight_map", {}).values()))
+        for name in names:
+            if not (folder / name).is_file():
+                raise ValueError(f"{folder / name}: missing; {INDEX} lists it")
+        return [folder / name for name in names]
+    if not (folder / SINGLE).is_file():
+        raise ValueError(
+            f"{folder}: no weights; allowed: {SINGLE}, or {INDEX} with the files it lists "
+            "(pickled .bin weights are not read)"
+        )
+    return [folder / SINGLE]
