@@ -48,7 +48,8 @@ class LossSpec:
 
     kl: float = 0.0
     """Weight of the KL divergence to the reference policy (k3 estimator, added to the loss).
-    0: no reference is kept."""
+    0: no reference is kept. Below 0 divergence is rewarded, as a known bug of early trainers had it
+    (`thinkprune` has it as a switch)."""
 
     entropy: float = 0.0
     """Weight of the entropy bonus (subtracted from the loss)."""
@@ -91,10 +92,10 @@ class LossSpec:
             value = getattr(self, name)
             if value is not None and not value > 0:
                 raise ValueError(f"loss.{name} is {value}; allowed: above 0")
-        for name in ("kl", "entropy"):
-            value = getattr(self, name)
-            if not 0 <= value < float("inf"):
-                raise ValueError(f"loss.{name} is {value}; allowed: 0 (off) or above")
+        if not 0 <= self.entropy < float("inf"):
+            raise ValueError(f"loss.entropy is {self.entropy}; allowed: 0 (off) or above")
+        if not abs(self.kl) < float("inf"):
+            raise ValueError(f"loss.kl is {self.kl}; allowed: a finite number, 0 for none")
         self._check_together()
 
     def _check_together(self) -> None:
@@ -122,7 +123,7 @@ class LossSpec:
     @property
     def needs_reference(self) -> bool:
         """The rows must carry log-probabilities under a reference policy."""
-        return self.kind == "pairs" or self.kl > 0
+        return self.kind == "pairs" or self.kl != 0
 
     def temperature_of(self, sampling_temperature: float) -> float:
         """What the learner divides the logits by, for rows sampled at that temperature."""

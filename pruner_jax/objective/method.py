@@ -1,0 +1,223 @@
+"""A method is a value: a tuple of phases, each built from the slots of this room.
+
+A `Phase` says, in the order in which it happens, what is collected, what the rows are told, how
+they are shaped, what they are worth, which of them count, and how the learner uses them. `needs`
+reads off the slots what the run must offer; `check` compares before anything starts.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Collection, Mapping
+from typing import Any, Literal
+
+from pruner_jax.objective import slots
+from pruner_jax.objective.advantage import Advantage, Clip, Guard, Uniform, Whiten
+from pruner_jax.objective.condition import Condition
+from pruner_jax.objective.credit import Broadcast, Credit
+from pruner_jax.objective.length import Length
+from pruner_jax.objective.loss_spec import LossSpec
+from pruner_jax.objective.merge import Merge
+from pruner_jax.objective.selection import Select
+from pruner_jax.objective.shape import Finish, Shape
+from pruner_jax.objective.task import Outcome, Task
+
+Adjust = Clip | Whiten | Guard | Select
+Trained = Literal["prompt", "sampled", "forced", "edited"]
+When = Literal["never", "round", "iteration"]
+
+OFFERS: Mapping[str, str] = {
+    "group": "collect.samples of 2 or more",
+    "history": "the method state, which every run has",
+    "reference": "an earlier phase with collect.reference: true",
+    "monitor": "a set of monitor problems",
+    "answers": "problems with gold answers, scored by the learner",
+    "expander": "a second model as the expander",
+    "teacher": "a second model as the teacher",
+}
+"""What a method may need, and what gives it."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Collect:
+    """Which rollouts a phase works on."""
+
+    samples: int
+    """Rollouts of each problem."""
+
+    policy: Literal["current", "start", "teacher"] = "current"
+    """Who writes them: the policy in training, the start model of the run, or a second model."""
+
+    every: Literal["once", "iteration", "step"] = "step"
+    """How often. Between collections the phase goes on with the rows it has."""
+
+    steps: int = 1
+    """Steps in an iteration."""
+
+    problems: int | None = None
+    """Problems of a collection. null: as the run says (once: the whole training set)."""
+
+    keep: bool = False
+    """Whether the rows that count are stored and trained on again with all later ones."""
+
+    reference: bool = False
+    """Whether they become the reference table, by problem."""
+
+    temperature: float | None = None
+    """null: as the run says. Like the next two a matter of the method only for collected data."""
+
+    top_p: float | None = None
+    top_k: int | None = None
+
+    def __post_init__(self) -> None:
+        slots.check_choices(self)
+        if self.samples < 1 or self.steps < 1:
+            raise ValueError(
+                f"collect.samples is {self.samples}, collect.steps {self.steps}; allowed: 1 or more"
+            )
+        truncated = self.top_p not in (None, 1.0) or self.top_k not in (None, 0)
+        if truncated and self.policy == "current" and self.every == "step":
+            raise ValueError(
+                f"collect.top_p is {self.top_p} and collect.top_k {self.top_k}, but the rows are "
+                "on-policy, whose log-probabilities must be those of the whole distribution; set "
+                "both to null, or collect.every to iteration or once"
+            )
+
+    def due(self, step: int) -> bool:
+        """Whether the phase collects at this step of the run."""
+        if self.every == "once":
+            return step == 0
+        return step % (1 if self.every == "step" else self.steps) == 0
+
+
+@dataclasses.dataclass(frozen=True)
+class Reset:
+    """What starts anew, and when: never, with every round, or with every iteration (whenever the
+    phase collects)."""
+
+    parameters: When = "never"
+    """Back to the start model of the run."""
+
+    optimiser: When = "never"
+    """To its initial state."""
+
+    reference: When = "never"
+    """The reference policy becomes the current one. never: it is the start model of the run."""
+
+    def __post_init__(self) -> None:
+        slots.check_choices(self)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Phase:
+    """One kind of collection and what is done with it."""
+
+    name: str
+    collect: Collect
+    """What is collected."""
+
+    condition: Condition = Condition()
+    """What the rows are told or made to begin with."""
+
+    shape: tuple[Shape, ...] = ()
+    """How they are cut, edited or joined by others, before the statistics."""
+
+    task: Task = Outcome()
+    """What they are worth apart from their length."""
+
+    length: tuple[Length, ...] = ()
+    """What length adds to it."""
+
+    select: tuple[Select, ...] = ()
+    """Which rows count, for the statistics of the advantage and after."""
+
+    advantage: Advantage = Uniform()
+    """How both channels become one number per row."""
+
+    adjust: tuple[Adjust, ...] = ()
+    """Steps on the advantage, and selection that leaves its statistics alone."""
+
+    credit: Credit = Broadcast()
+    """How the number is spread over the tokens of the row."""
+
+    finish: tuple[Finish, ...] = ()
+    """How the weighted rows are edited before they are trained on."""
+
+    train: tuple[Trained, ...] = ("sampled",)
+    """Tokens that enter the loss, by origin. A token that stands for a decision of the policy but
+    was forced (AdaptThink's first one) needs "forced"."""
+
+    loss: LossSpec | None
+    """How the learner uses the rows. null: it does not; the phase only collects."""
+
+    reset: Reset = Reset()
+    """What starts anew."""
+
+    def __post_init__(self) -> None:
+        if "group" in needs(self) and self.collect.samples < 2:
+            where = ", ".join(needs(self)["group"])
+            raise ValueError(
+                f"phase {self.name!r}: collect.samples is {self.collect.samples}, but {where} "
+                "compares the samples of a problem; allowed: 2 or more"
+            )
+        if self.loss is not None and self.loss.kind == "pg" and isinstance(self.advantage, Uniform):
+            raise ValueError(
+                f"phase {self.name!r}: loss.kind is 'pg' but advantage is 'uniform'; choose an "
+                "advantage (fused, decoupled), or loss.kind ce"
+            )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Method:
+    """A published method, or one's own."""
+
+    name: str
+    phases: tuple[Phase, ...]
+    merge: Merge | None = None
+    """What is done with the parameters in the end. null: they are exported as they are."""
+
+    wants: Mapping[str, Mapping[str, Any]] = dataclasses.field(default_factory=dict)
+    """Settings of other rooms (room -> field -> value) under which the method is the published one.
+    The run shows where its configuration differs."""
+
+    def __post_init__(self) -> None:
+        names = [phase.name for phase in self.phases]
+        if not names or len(set(names)) < len(names):
+            raise ValueError(f"method {self.name!r}: phases are {names}; allowed: different names")
+        have_table = False
+        for phase in self.phases:
+            have_table |= phase.collect.reference
+            if "reference" in needs(phase) and not have_table:
+                raise ValueError(
+                    f"method {self.name!r}, phase {phase.name!r}: {needs(phase)['reference'][0]} "
+                    f"needs a reference table; give it {OFFERS['reference']}"
+                )
+
+
+def needs(phase: Phase) -> dict[str, list[str]]:
+    """What a phase needs of the run, and which of its slots need it."""
+    found: dict[str, list[str]] = {}
+    for path, slot in slots.walk(phase):
+        for need in getattr(slot, "needs", ()):
+            found.setdefault(need, []).append(path)
+    if phase.collect.policy == "teacher":
+        found.setdefault("teacher", []).append("collect.policy")
+    return found
+
+
+def check(method: Method, offers: Collection[str]) -> None:
+    """Refuse a method that needs what the run does not offer.
+
+    ``offers``: which of monitor, answers, expander, teacher the run has. Groups, history and the
+    reference table come with the method itself.
+
+    Raises:
+      ValueError: naming the phase, the slot, what it needs and what would give it.
+    """
+    for phase in method.phases:
+        for need, paths in needs(phase).items():
+            if need not in {*offers, "group", "history", "reference"}:
+                raise ValueError(
+                    f"method {method.name!r}, phase {phase.name!r}: {', '.join(paths)} needs "
+                    f"{need!r}, which this run lacks; give it {OFFERS[need]}"
+                )

@@ -1,0 +1,238 @@
+"""Shaping: steps ``Graded -> Graded`` that cut, add or rewrite rows.
+
+In the slot ``shape`` they run before any statistic of the objective (each takes statistics of its
+own over the rows it gets, so a method can cut at the mean of its group and then compare the cut
+rows). In ``finish`` they run on the weighted rows and must keep their number.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+
+import numpy as np
+
+from pruner_jax.objective.context import Scene
+from pruner_jax.objective.statistics import Limit, Provider, evaluate
+from pruner_jax.types import Graded, Origin, Rollouts, Verdict, take_rows
+
+
+@dataclasses.dataclass(frozen=True)
+class Cut:
+    """Rows longer than floor(sum of ``at``) end there, unfinished and so never correct.
+
+    Exact without sampling or verifying again: correct at n = correct and length <= n. ThinkPrune's
+    cap is ``at = (Limit(),)``; DOT cuts outliers of solved groups at the mean plus three standard
+    deviations, with slack 32 and solve_rate (1, 1).
+    """
+
+    at: tuple[Provider, ...] = (Limit(),)
+    """The cut is at the sum of these."""
+
+    slack: int = 1
+    """Only rows that exceed the cut by at least so many tokens."""
+
+    solve_rate: tuple[float, float] = (0.0, 1.0)
+    """Only in groups whose share of correct rows lies in this interval, ends included."""
+
+    def __call__(self, graded: Graded, scene: Scene) -> Graded:
+        limit_PG = np.floor(sum(evaluate(provider, scene) for provider in self.at))
+        length_PG = scene.groups.measure("length")
+        rate_P = scene.groups.solve_rate_P
+        here_P = (rate_P >= self.solve_rate[0]) & (rate_P <= self.solve_rate[1])
+        over_PG = here_P[:, None] & (length_PG - limit_PG >= max(self.slack, 1))
+        limit_B = scene.groups.flat(np.where(over_PG, np.maximum(limit_PG, 0), length_PG))
+        return cut(graded, limit_B.astype(np.int32), scene.context.decode)
+
+
+def cut(graded: Graded, limit_B: np.ndarray, decode: Callable[[np.ndarray], str]) -> Graded:
+    """Every row as it would have been under the limit ``limit_B`` (int [B])."""
+    rollouts = graded.rollouts
+    short_B = rollouts.length_B > limit_B
+    if not short_B.any():
+        return graded
+    length_B = np.minimum(rollouts.length_B, limit_B).astype(np.int32)
+    beyond_BT = np.arange(rollouts.tokens_BT.shape[1]) >= length_B[:, None]
+    text = tuple(
+        decode(rollouts.tokens_BT[b, : length_B[b]]) if short_B[b] else rollouts.text[b]
+        for b in range(len(rollouts))
+    )
+    return dataclasses.replace(
+        graded,
+        rollouts=dataclasses.replace(
+            rollouts,
+            origin_BT=np.where(beyond_BT, np.uint8(Origin.PAD), rollouts.origin_BT),
+            length_B=length_B,
+            thinking_B=np.minimum(rollouts.thinking_B, length_B),
+            finished_B=rollouts.finished_B & ~short_B,
+            text=text,
+        ),
+        verdict_B=np.where(short_B, np.int8(Verdict.UNFINISHED), graded.verdict_B),
+        score_B=np.where(short_B, np.float32(0), graded.score_B),
+        extracted=tuple(None if s else e for s, e in zip(short_B, graded.extracted)),
+        detail=graded.detail and tuple("" if s else d for s, d in zip(short_B, graded.detail)),
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class AddEmpty:
+    """One row without a token for every prompt: the empty thought of RaM. It has no answer (verdict
+    unparsed), sample -1 and a mode of its own."""
+
+    mode: int = -1
+
+    def __call__(self, graded: Graded, scene: Scene) -> Graded:
+        old = graded.rollouts
+        present = np.unique(old.group_B)
+        n, width = len(present), old.tokens_BT.shape[1]
+        zeros, nones = np.zeros(n, np.int32), np.full(n, -1, np.int32)
+        rows = Rollouts(
+            prompts=old.prompts,
+            group_B=present.astype(np.int32),
+            sample_B=nones,
+            tokens_BT=np.zeros((n, width), np.int32),
+            logp_BT=np.full((n, width), np.nan, np.float32),
+            origin_BT=np.zeros((n, width), np.uint8),
+            length_B=zeros,
+            thinking_B=zeros,
+            finished_B=np.ones(n, bool),
+            text=("",) * n,
+            temperature=old.temperature,
+            limit=old.limit,
+            mode_B=np.full(n, self.mode, np.int32),
+            budget_B=nones,
+            parent_B=nones,
+        )
+        verdict_B = np.full(n, Verdict.UNPARSED, np.int8)
+        return append(graded, Graded(rows, verdict_B, np.zeros(n, np.float32), (None,) * n))
+
+
+@dataclasses.dataclass(frozen=True)
+class Refine:
+    """PaD's self-refinement: every wrong row of a group that also has a correct one adds a row, the
+    shortest correct one once more, trained under a prompt that shows the wrong attempt.
+
+    ``template`` may use {question}, {attempt}, {verdict} and {detail} (the error's message). The new
+    row's parent is the wrong one.
+    """
+
+    template: str
+
+    def __call__(self, graded: Graded, scene: Scene) -> Graded:
+        old, groups = graded.rollouts, scene.groups
+        length_PG = groups.measure("length")
+        sources, parents = [], []
+        for row_G, correct_G, wrong_G, length_G in zip(
+            groups.row_PG, groups.subset("correct"), groups.subset("wrong"), length_PG
+        ):
+            if correct_G.any():
+                best = row_G[np.argmin(np.where(correct_G, length_G, np.inf))]
+                sources += [best] * int(wrong_G.sum())
+                parents += row_G[wrong_G].tolist()
+        if not sources:
+            return graded
+        added = take_rows(graded, np.array(sources))
+        prompts = []
+        for parent in parents:
+            problem = old.prompts.problems[old.group_B[parent]]
+            text = self.template.format(
+                question=problem.question,
+                attempt=old.text[parent],
+                verdict=Verdict(int(graded.verdict_B[parent])).name.lower(),
+                detail=graded.detail[parent] if graded.detail else "",
+            )
+            prompts.append(scene.context.prompt(problem, text))
+        rollouts = dataclasses.replace(
+            added.rollouts,
+            logp_BT=np.full_like(added.rollouts.logp_BT, np.nan),
+            parent_B=np.array(parents, np.int32),
+            train_tokens=tuple(prompts),
+        )
+        return append(graded, dataclasses.replace(added, rollouts=rollouts))
+
+
+@dataclasses.dataclass(frozen=True)
+class GoldAnswer:
+    """What follows the thought is replaced by the gold answer and the end token (RaM trains on the
+    thought with the gold answer, whatever the model had answered)."""
+
+    template: str = "{answer}"
+    """What is written after the thought."""
+
+    empty: str | None = None
+    """What is written where there is no thought. null: the same."""
+
+    def __call__(self, graded: Graded, scene: Scene) -> Graded:
+        old, context = graded.rollouts, scene.context
+        end = [] if context.end_token is None else [context.end_token]
+        answers = []
+        for group, thinking in zip(old.group_B, old.thinking_B):
+            template = self.template if thinking or self.empty is None else self.empty
+            written = template.format(answer=old.prompts.problems[group].answer)
+            answers.append(np.concatenate([context.encode(written), end]).astype(np.int32))
+        length_B = old.thinking_B + np.array([len(a) for a in answers], np.int32)
+        width = max(old.tokens_BT.shape[1], int(length_B.max(initial=0)))
+        tokens_BT, origin_BT = _widen(old.tokens_BT, width, 0), _widen(old.origin_BT, width, 0)
+        logp_BT = _widen(old.logp_BT, width, np.nan)
+        for b, (start, answer) in enumerate(zip(old.thinking_B, answers)):
+            origin_BT[b, start:] = Origin.PAD
+            logp_BT[b, start:] = np.nan
+            tokens_BT[b, start : length_B[b]] = answer
+            origin_BT[b, start : length_B[b]] = Origin.EDITED
+        rows = range(len(old))
+        rollouts = dataclasses.replace(
+            old,
+            tokens_BT=tokens_BT,
+            logp_BT=logp_BT,
+            origin_BT=origin_BT,
+            length_B=length_B,
+            finished_B=np.full(len(old), bool(end)),
+            text=tuple(context.decode(tokens_BT[b, : length_B[b] - len(end)]) for b in rows),
+        )
+        return dataclasses.replace(graded, rollouts=rollouts)
+
+
+Shape = Cut | AddEmpty | Refine
+Finish = GoldAnswer | Cut
+
+
+def append(graded: Graded, more: Graded) -> Graded:
+    """Both, grouped by prompt again, the added rows last in their group. Parents are renumbered."""
+    first, second = graded.rollouts, more.rollouts
+    if second.prompts is not first.prompts:
+        raise ValueError("rows can only be appended to rows of the same prompts")
+    width = max(first.tokens_BT.shape[1], second.tokens_BT.shape[1])
+    fields = {}
+    for field in dataclasses.fields(Rollouts):
+        a, b = getattr(first, field.name), getattr(second, field.name)
+        if field.name.endswith("_BT"):
+            fill = np.nan if field.name == "logp_BT" else 0
+            fields[field.name] = np.concatenate([_widen(a, width, fill), _widen(b, width, fill)])
+        elif field.name.endswith("_B"):
+            fields[field.name] = np.concatenate([a, b])
+        elif field.name == "text":
+            fields[field.name] = a + b
+
+    def either(a: tuple | None, b: tuple | None, fill: str | None) -> tuple | None:
+        if a is None and b is None:
+            return None
+        return (a or (fill,) * len(first)) + (b or (fill,) * len(second))
+
+    fields["train_tokens"] = either(first.train_tokens, second.train_tokens, None)
+    joined = Graded(
+        rollouts=dataclasses.replace(first, **fields),
+        verdict_B=np.concatenate([graded.verdict_B, more.verdict_B]),
+        score_B=np.concatenate([graded.score_B, more.score_B]),
+        extracted=graded.extracted + more.extracted,
+        detail=either(graded.detail, more.detail, ""),
+    )
+    order_B = np.argsort(joined.rollouts.group_B, kind="stable")
+    place_B = np.argsort(order_B)
+    parent_B = joined.rollouts.parent_B
+    moved_B = np.where(parent_B >= 0, place_B[parent_B], -1).astype(np.int32)
+    rollouts = dataclasses.replace(joined.rollouts, parent_B=moved_B)
+    return take_rows(dataclasses.replace(joined, rollouts=rollouts), order_B)
+
+
+def _widen(x_BT: np.ndarray, width: int, fill: float) -> np.ndarray:
+    return np.pad(x_BT, [(0, 0), (0, width - x_BT.shape[1])], constant_values=fill)

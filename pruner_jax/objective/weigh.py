@@ -1,0 +1,88 @@
+"""One phase applied to graded rows: Graded -> Weighted, with new state and metrics.
+
+To be read top to bottom; it is the order in which the slots of a `Phase` stand. Pure: the same
+phase, rows, state and context give the same result on every host.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from pruner_jax.objective import schedules, statistics
+from pruner_jax.objective.context import Context, Scene
+from pruner_jax.objective.length import length_channel
+from pruner_jax.objective.method import Phase
+from pruner_jax.objective.metrics import measure
+from pruner_jax.types import Graded, Origin, Weighted
+
+
+def weigh(
+    phase: Phase, graded: Graded, state: Mapping[str, Any], context: Context
+) -> tuple[Weighted, dict[str, Any], dict[str, float]]:
+    """What each row of a collection is worth to the learner.
+
+    Args:
+      phase: a phase with a loss.
+      graded: its rows; shape steps may add to them, so the result can have more.
+      state: the method state, ``{}`` at the start of a run (see `memory` and `schedules`).
+      context: what the phase may know of the run and ask of it.
+
+    Returns:
+      The weighted rows, the state after them, and metrics (`metrics.measure`).
+
+    Raises:
+      ValueError: the phase has no loss, or a weight is not finite.
+    """
+    if phase.loss is None:
+        raise ValueError(f"phase {phase.name!r} has loss null: it collects rows, none are weighed")
+    today = schedules.at(phase, context, state)
+    collected = graded
+    for shape in today.shape:
+        graded = shape(graded, Scene.of(graded, context, state))
+
+    scene = Scene.of(graded, context, state)
+    scene = scene.replace(task_PG=today.task(scene))
+    scene = scene.replace(length_PG=length_channel(today.length, scene))
+    for select in today.select:
+        scene = select(scene)
+    scene = today.advantage(scene, today.task)
+    for adjust in today.adjust:
+        scene = adjust(scene)
+
+    weighted = _weighted(today, scene)
+    metrics = measure(today, scene, collected)
+    state = statistics.after(state, phase, scene.groups)
+    state = schedules.steer(phase, state, {**context.metrics, **metrics})
+    return weighted, state, metrics
+
+
+def _weighted(phase: Phase, scene: Scene) -> Weighted:
+    """The rows as the learner gets them: edited, weighted token by token, and marked."""
+    graded, groups = scene.graded, scene.groups
+    advantage_B = groups.flat(np.where(scene.keep_PG, scene.advantage_PG, 0.0))
+    if not np.isfinite(advantage_B).all():
+        rows = np.flatnonzero(~np.isfinite(advantage_B))
+        raise ValueError(
+            f"phase {phase.name!r}: the weights of rows {rows[:5].tolist()} are not finite; bound "
+            "the length kernel, or give its statistics a value for empty subsets"
+        )
+    for finish in phase.finish:
+        graded = finish(graded, scene.replace(graded=graded))
+    if len(graded) != len(scene.graded):
+        raise ValueError(
+            f"phase {phase.name!r}: a finish step made {len(graded)} rows of {len(scene.graded)}; "
+            "steps that add or drop rows belong into shape"
+        )
+    trained = [Origin[name.upper()] for name in phase.train]
+    weight_BT = phase.credit(advantage_B.astype(np.float32), scene.replace(graded=graded))
+    return Weighted(
+        graded=graded,
+        weight_BT=weight_BT,
+        train_BT=np.isin(graded.rollouts.origin_BT, trained),
+        keep_B=groups.flat(scene.keep_PG),
+        loss=phase.loss.kind,
+        pair_B=None if scene.pair_PG is None else groups.flat(scene.pair_PG).astype(np.int32),
+    )
