@@ -1,1 +1,5 @@
-"""One file = one source of questions with their gold answers; the file's name is the source's name."""
+"""Questions with their gold answers: one file = one source, and the file's name is its name.
+
+Beside the sources stand `options` (what a configuration says), `source` (finding a source, its
+three sets), `rows` (a table's row becomes a problem) and `order` (which problems come next).
+"""
