@@ -1,0 +1,251 @@
+"""The edge where learning is compiled: one optimiser update, and the scores of given rows.
+
+``make_update`` gives ``update(state, batch) -> (state, metrics)``: micro-batches one after the
+other, gradients summed in float32, one division, one optimiser step. State is donated; parameters
+and optimiser lie on the mesh as ``LEARN_RULES`` say, packed rows are spread over its data and fsdp
+axes. ``score`` gives log-probabilities under any parameters. Leaves out packing and the order of
+updates.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import struct
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from pruner_jax import masked
+from pruner_jax.learn import pack
+from pruner_jax.learn.logprob import logp_of
+from pruner_jax.learn.loss import Sums, loss_of
+from pruner_jax.learn.optimizer import Optimizer
+from pruner_jax.learn.options import LearnOptions
+from pruner_jax.learn.rows import Rows
+from pruner_jax.mesh import LEARN_RULES, ROWS
+from pruner_jax.objective.loss_spec import LossSpec
+from pruner_jax.policy import weights
+from pruner_jax.policy.config import ModelConfig
+from pruner_jax.policy.forward import forward
+
+Params = dict[str, Any]
+Update = Callable[["LearnState", pack.Batch], tuple["LearnState", dict[str, jax.Array]]]
+
+
+@struct.dataclass
+class LearnState:
+    """What an update changes."""
+
+    params: Params  # float32, stacked layers
+    opt_state: optax.OptState
+    step: jax.Array  # int32 scalar, updates since the optimiser was made
+
+
+def init_state(params: Params, config: ModelConfig, optimizer: Optimizer, mesh: Mesh) -> LearnState:
+    """A fresh state from parameters, which are copied: the state's own will be donated."""
+    to = state_shardings(config, optimizer, mesh)
+    params = jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), params)
+    params = jax.device_put(params, to.params, may_alias=False)
+    opt_state = jax.jit(optimizer.transform.init, out_shardings=to.opt_state)(params)
+    return LearnState(params, opt_state, jax.device_put(jnp.int32(0), to.step))
+
+
+def state_shardings(config: ModelConfig, optimizer: Optimizer, mesh: Mesh) -> LearnState:
+    """Where a LearnState lies; moments lie like their weights, counters on every device."""
+    params = weights.weight_shardings(config, mesh, LEARN_RULES)
+    everywhere = NamedSharding(mesh, PartitionSpec())
+    shape = jax.eval_shape(optimizer.transform.init, weights.abstract(config, jnp.float32))
+    opt_state = optax.tree_utils.tree_map_params(
+        optimizer.transform,
+        lambda _, sharding: sharding,
+        shape,
+        params,
+        transform_non_params=lambda _: everywhere,
+    )
+    return LearnState(params, opt_state, everywhere)
+
+
+def batch_shardings(mesh: Mesh) -> pack.Batch:
+    """Where a Batch lies: packed rows (the axis after M) are spread, the rest is everywhere."""
+    everywhere = NamedSharding(mesh, PartitionSpec())
+    spread = NamedSharding(mesh, PartitionSpec(None, ROWS))
+    names = pack.Micro.__dataclass_fields__
+    micro = pack.Micro(**{n: everywhere if n.endswith("_U") else spread for n in names})
+    return pack.Batch(micro, everywhere, everywhere, everywhere)
+
+
+def row_shards(mesh: Mesh) -> int:
+    """Over how many devices packed rows are spread."""
+    return int(np.prod([mesh.shape[axis] for axis in ROWS]))
+
+
+def to_devices(batch: pack.Batch, mesh: Mesh) -> pack.Batch:
+    """A numpy batch on the mesh. Every process holds the whole of it and gives its own part."""
+    return jax.tree.map(
+        lambda x, to: jax.make_array_from_callback(np.shape(x), to, lambda at: np.asarray(x)[at]),
+        batch,
+        batch_shardings(mesh),
+    )
+
+
+def make_update(
+    config: ModelConfig, spec: LossSpec, options: LearnOptions, optimizer: Optimizer, mesh: Mesh
+) -> Update:
+    """The compiled update of one batch; its state argument is donated.
+
+    Metrics (float32 scalars): ``loss``, ``grad_norm`` (before clipping), ``lr``, ``num_tokens``
+    (trained ones that went forward) and what the loss reports.
+    """
+    options = options.resolve(jax.default_backend())
+    ready, restack, pin = _layout(config, options, mesh)
+    losses = loss_of(spec.kind)
+
+    def loss(params: Params, micro: pack.Micro, temperature: jax.Array) -> tuple[jax.Array, Sums]:
+        logp_RN, entropy_RN = _logp(
+            params, config, options, mesh, micro, temperature, bool(spec.entropy)
+        )
+        sums = losses(spec, logp_RN, entropy_RN, micro)
+        return sums.loss, sums
+
+    def update(state: LearnState, batch: pack.Batch) -> tuple[LearnState, dict[str, jax.Array]]:
+        with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
+            params = ready(state.params)
+
+            def add(i: jax.Array, carry: tuple[Params, Sums]) -> tuple[Params, Sums]:
+                micro = jax.tree.map(lambda x: x[i], batch.micro)
+                grads, sums = jax.grad(loss, has_aux=True)(params, micro, batch.temperature)
+                grads = jax.tree.map(
+                    lambda total, g: total + g.astype(jnp.float32), carry[0], grads
+                )
+                return pin(grads), carry[1] + sums
+
+            first = jax.tree.map(lambda x: x[0], batch.micro)
+            nothing = jax.eval_shape(loss, params, first, batch.temperature)[1]
+            zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, jnp.float32), (params, nothing))
+            # The trip count is data: a smaller batch costs less without another program.
+            grads, sums = jax.lax.fori_loop(0, batch.steps, add, (pin(zeros[0]), zeros[1]))
+            grads = jax.tree.map(lambda g: g / batch.count, restack(grads))
+            changes, opt_state = optimizer.transform.update(grads, state.opt_state, state.params)
+        metrics = {name: masked.ratio(*pair, empty=jnp.nan) for name, pair in sums.means.items()}
+        metrics |= sums.peaks | {
+            "loss": sums.loss / batch.count,
+            "grad_norm": optax.global_norm(grads),
+            "lr": jnp.asarray(optimizer.schedule(state.step), jnp.float32),
+            "num_tokens": sums.means["entropy"][1],
+        }
+        params = optax.apply_updates(state.params, changes)
+        return LearnState(params, opt_state, state.step + 1), metrics
+
+    state_at = state_shardings(config, optimizer, mesh)
+    return jax.jit(
+        update,
+        donate_argnums=0,
+        in_shardings=(state_at, batch_shardings(mesh)),
+        out_shardings=(state_at, NamedSharding(mesh, PartitionSpec())),
+    )
+
+
+def _layout(config: ModelConfig, options: LearnOptions, mesh: Mesh) -> tuple[Callable, ...]:
+    """How parameters are computed with: ``ready`` casts them (and makes the list of layers of a
+    shallow model), ``restack`` brings gradients back, ``pin`` keeps sums of them where weights lie.
+    """
+    stacked = config.layers > options.unrolled_layers
+    at = weights.weight_shardings(config, mesh, LEARN_RULES, stacked=stacked)
+
+    def ready(params: Params) -> Params:
+        if stacked or isinstance(params["layers"], list):
+            return jax.tree.map(lambda x: x.astype(options.dtype), params)
+        return weights.unstack(params, options.dtype)
+
+    def restack(grads: Params) -> Params:
+        if stacked:
+            return grads
+        return {**grads, "layers": jax.tree.map(lambda *x: jnp.stack(x), *grads["layers"])}
+
+    def pin(grads: Params) -> Params:
+        return jax.lax.with_sharding_constraint(grads, at)
+
+    return ready, restack, pin
+
+
+def _logp(
+    params: Params,
+    config: ModelConfig,
+    options: LearnOptions,
+    mesh: Mesh,
+    micro: pack.Micro,
+    temperature: jax.Array,
+    differentiate_entropy: bool,
+) -> tuple[jax.Array, jax.Array]:
+    """Log-probability and entropy at the trained places of one micro-batch, [R, N] each."""
+    hidden_RTD, _ = forward(
+        params,
+        config,
+        micro.tokens_RT,
+        micro.positions_RT,
+        segments_BT=micro.segments_RT,
+        remat=options.remat,
+    )
+    rows_of_a_device = max(1, micro.tokens_RT.shape[0] // row_shards(mesh))
+    return logp_of(
+        params,
+        config,
+        hidden_RTD,
+        micro.place_RN,
+        micro.target_RN,
+        temperature=temperature,
+        chunk=max(1, options.logp_chunk // rows_of_a_device),
+        differentiate_entropy=differentiate_entropy,
+    )
+
+
+def score(
+    params: Params, config: ModelConfig, rows: Rows, *, options: LearnOptions, mesh: Mesh
+) -> np.ndarray:
+    """Log-probabilities of the trained tokens of rows, float32 [B, T]; NaN where not trained.
+
+    Under ``softmax(logits / rows.temperature)``. Serves the reference policy, old log-probabilities
+    of collected data, answer likelihoods and the comparison of sampler and learner.
+
+    Args:
+      params: stacked (the learner's) or a list of layers (the sampler's).
+      config: of the model.
+      rows: prompts and responses; weights play no role.
+      options: packing and precision.
+      mesh: where to compute.
+    """
+    options = options.resolve(jax.default_backend())
+    spec = LossSpec(kind="ce")
+    weighing = rows.train_BT.astype(np.float32)
+    rows = Rows(rows.prompt, rows.response, rows.train_BT, weighing, temperature=rows.temperature)
+    sizes = pack.plan(rows, spec, options, shards=row_shards(mesh))
+    batch, places = pack.pack(rows, spec, sizes)
+    logp_MRN = np.asarray(_score(params, to_devices(batch, mesh), config, options, mesh))
+    logp_BT = np.full(rows.train_BT.shape, np.nan, np.float32)
+    for b, spot in pack.spots(rows, places):
+        logp_BT[b, rows.train_BT[b]] = logp_MRN[spot]
+    return logp_BT
+
+
+@functools.partial(jax.jit, static_argnames=("config", "options", "mesh"))
+def _score(
+    params: Params, batch: pack.Batch, config: ModelConfig, options: LearnOptions, mesh: Mesh
+) -> jax.Array:
+    """Log-probabilities [M, R, N], whole on every device."""
+    with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
+        ready, _, _ = _layout(config, options, mesh)
+        params = ready(params)
+
+        def one(i: jax.Array, logp_MRN: jax.Array) -> jax.Array:
+            micro = jax.tree.map(lambda x: x[i], batch.micro)
+            logp_RN, _ = _logp(params, config, options, mesh, micro, batch.temperature, False)
+            return logp_MRN.at[i].set(logp_RN)
+
+        nothing = jnp.zeros(batch.micro.share_RN.shape, jnp.float32)
+        logp_MRN = jax.lax.fori_loop(0, batch.steps, one, nothing)
+    return jax.lax.with_sharding_constraint(logp_MRN, NamedSharding(mesh, PartitionSpec()))
