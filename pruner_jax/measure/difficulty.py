@@ -63,9 +63,8 @@ def by_base_accuracy(base: Outcomes, final: Outcomes) -> tuple[Bin, ...]:
     rate_P = per_problem(chooser.correct_PG, chooser)
     members = [("all", rate_P == 1.0)]
     for low, high in reversed(list(itertools.pairwise(_EDGES))):
-        closed = "]" if high < 1.0 else ")"
         inside = (rate_P > low) & (rate_P <= high) & (rate_P < 1.0)
-        members.append((f"({low:g}, {high:g}{closed}", inside))
+        members.append((f"{100 * low:.0f}–{100 * high:.0f} %", inside))
     members.append(("none", rate_P == 0.0))
     return _bins(base, final, members)
 

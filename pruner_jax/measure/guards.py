@@ -7,7 +7,7 @@ it. What is done about an alarm (stop, roll back, warn) is the run's business.
 
 A guard compares the mean of the last window of steps with the mean of the run's first window, so
 it is silent until two windows have passed. A metric that a run does not record keeps its guard
-silent.
+silent. The latest record must come as it is in memory: in the file null stands for NaN.
 """
 
 from __future__ import annotations

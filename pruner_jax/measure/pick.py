@@ -99,7 +99,7 @@ def judge(base: Outcomes, candidate: Candidate, options: PickOptions) -> Judgeme
     verdict = "within" if within else "outside"
     reason = (
         f"step {candidate.step}: accuracy {value:.4f} ({_points(change)}, not below "
-        f"{_points(bound)} at {options.confidence:.0%} confidence), {tokens:.1f} tokens: "
+        f"{_points(bound)} at {options.confidence:.0%} confidence), {tokens:,.1f} tokens: "
         f"{verdict} the band of {_points(-options.tolerance)}"
     )
     return Judgement(candidate.step, value, tokens, change, bound, within, reason)
@@ -120,7 +120,7 @@ def pick(
     shorter = [j for j in within if j.mean_tokens < before]
     if not shorter:
         why = (
-            f"none of those within the band is shorter than its {before:.1f} tokens"
+            f"none of those within the band is shorter than its {before:,.1f} tokens"
             if within
             else f"no candidate out of {len(judgements)} is within the band"
         )
@@ -130,7 +130,7 @@ def pick(
     best = min(shorter, key=lambda j: (j.mean_tokens, -j.accuracy, j.step))
     reason = (
         f"step {best.step} is picked: the shortest of {len(within)} within the band, "
-        f"{before:.1f} -> {best.mean_tokens:.1f} tokens, {_points(best.accuracy_change)}"
+        f"{before:,.1f} to {best.mean_tokens:,.1f} tokens, {_points(best.accuracy_change)}"
     )
     return Pick(best.step, False, reason, judgements)
 
