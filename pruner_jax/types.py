@@ -143,6 +143,7 @@ class Graded:
     verdict_B: np.ndarray  # int8 of Verdict
     score_B: np.ndarray  # float32
     extracted: tuple[str | None, ...]  # the answer that was found in each row
+    detail: tuple[str, ...] | None = None  # what the checker adds: an error's class and message
 
     def __len__(self) -> int:
         return len(self.verdict_B)
@@ -188,6 +189,6 @@ def take_rows(value: Any, rows: np.ndarray) -> Any:
             continue
         elif field.name.endswith(("_B", "_BT")):
             changes[field.name] = old[index]
-        elif field.name in ("text", "extracted", "train_tokens"):
+        elif field.name in ("text", "extracted", "detail", "train_tokens"):
             changes[field.name] = tuple(old[i] for i in index)
     return dataclasses.replace(value, **changes)

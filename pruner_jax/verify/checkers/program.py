@@ -1,0 +1,187 @@
+"""Programs (PaD): run ``solution()`` in the pydantic-monty sandbox and compare what it returns.
+
+The sandbox is an interpreter of its own with no files, network or processes, and with limits on
+time, memory and recursion. A program that fails is WRONG and its detail begins with the error's
+class (Syntax, Name, Type, ZeroDivision, NoResult, WrongAnswer, ...), ready to be shown to a model
+that is to repair it. A legal program that the sandbox cannot run is UNSUPPORTED; one that runs out
+of time is TIMEOUT.
+"""
+
+from __future__ import annotations
+
+import builtins
+import datetime
+import functools
+import importlib
+import numbers
+import re
+import sys
+import types
+from decimal import Decimal
+from fractions import Fraction
+from typing import Any, NamedTuple
+
+from pruner_jax.types import Problem, Verdict
+from pruner_jax.verify.checkers import number
+
+BY_ANSWER = True
+
+_FENCE = re.compile(r"```[^\n]*\n(.*?)(?:```|\Z)", re.DOTALL)
+_START = re.compile(r"^(?:import |from |def )", re.MULTILINE)
+_DEFINES = "def solution("
+_LIBRARIES = {"numpy", "sympy", "scipy", "pandas", "mpmath", "networkx"}
+
+
+class Run(NamedTuple):
+    """What came of a program: its value, or the class and message of its failure."""
+
+    value: Any = None
+    failure: str = ""
+    message: str = ""
+
+
+def extract(text: str) -> str | None:
+    """The last fenced block that defines ``solution``, else the text from its first definition."""
+    blocks = [block for block in _FENCE.findall(text) if _DEFINES in block]
+    if blocks:
+        return blocks[-1].strip("\n")
+    start = _START.search(text)
+    return text[start.start() :].rstrip() if start and _DEFINES in text[start.start() :] else None
+
+
+def check(
+    problem: Problem,
+    text: str,
+    answer: str,
+    *,
+    relative: float = 1e-4,
+    rounded: bool = False,
+    seconds: float = 1.0,
+    memory_mb: int = 64,
+    recursion: int = 200,
+) -> tuple[Verdict, str]:
+    """Run the program and compare its value with the gold answer.
+
+    Numbers are equal within ``relative``, integers exactly. ``rounded`` rounds the value first, as
+    PaD's own code does, so 17.6 passes for 18. Other gold answers are compared as text.
+    """
+    run = execute(answer, seconds=seconds, memory_mb=memory_mb, recursion=recursion)
+    if run.failure:
+        verdict = {"Unsupported": Verdict.UNSUPPORTED, "Timeout": Verdict.TIMEOUT}
+        return verdict.get(run.failure, Verdict.WRONG), f"{run.failure}: {run.message}"
+    if run.value is None:
+        return Verdict.WRONG, "NoResult: solution() returned None"
+    if _equal(problem.answer, run.value, relative, rounded):
+        return Verdict.CORRECT, ""
+    return Verdict.WRONG, f"WrongAnswer: solution() returned {_show(run.value)}"
+
+
+def _equal(gold: str, value: Any, relative: float, rounded: bool) -> bool:
+    wanted = number.read(gold)
+    if wanted is None:
+        return str(value).strip() == gold.strip()
+    if isinstance(value, str):
+        found = number.read(value)
+    elif isinstance(value, bool) or not isinstance(value, (numbers.Real, Decimal)):
+        found = None
+    else:
+        finite = value == value and abs(value) != float("inf")
+        found = Fraction(value) if finite else None
+    if found is None:
+        return False
+    return number.same(wanted, Fraction(round(found)) if rounded else found, relative)
+
+
+def _show(value: Any) -> str:
+    try:
+        return repr(value)[:200]
+    except ValueError:  # an integer of more than 4300 digits
+        return f"an integer of {value.bit_length()} bits"
+
+
+# -- the sandbox -----------------------------------------------------------------------------------
+
+
+def execute(source: str, *, seconds: float, memory_mb: int, recursion: int) -> Run:
+    """Run ``source`` and then ``solution()`` under limits; clock and random numbers stand still."""
+    import pydantic_monty as monty
+
+    limits = {
+        "max_feed_duration_secs": seconds,
+        "max_memory": memory_mb << 20,
+        "max_recursion_depth": recursion,
+    }
+    policy = {
+        "datetime": datetime.datetime(2024, 1, 1),
+        "sleep": "zero",
+        "random_start": {"seed": 0},
+    }
+    try:
+        with prepare().checkout(limits=limits, os_policy=policy) as session:
+            value = session.feed_run(f"{source}\nsolution()", print_callback=_discard)
+    except monty.MontyCrashedError as error:
+        if error.timed_out:
+            return Run(failure="Timeout", message="the sandbox had to be stopped")
+        raise RuntimeError(f"the sandbox crashed: {error}") from error
+    except monty.MontyError as error:
+        return _failure(error.exception(), source)
+    return Run(value)
+
+
+@functools.cache
+def prepare() -> Any:
+    """This worker's sandbox: one process, started before the first program and used for all."""
+    import pydantic_monty
+
+    return pydantic_monty.Monty(max_processes=1).__enter__()
+
+
+def _discard(stream: str, text: str) -> None:
+    """Printing is allowed and lost."""
+
+
+def _failure(error: BaseException, source: str) -> Run:
+    """Class and message of a failure, or Unsupported if Python itself would have gone on."""
+    message = str(error)
+    if isinstance(error, TimeoutError) and "time limit exceeded" in message:
+        return Run(failure="Timeout", message=message)
+    if _python_knows(error, message, source):
+        return Run(failure="Unsupported", message=message)
+    return Run(failure=type(error).__name__.removesuffix("Error"), message=message)
+
+
+def _python_knows(error: BaseException, message: str, source: str) -> bool:
+    """Whether the failure is the sandbox's: a name, attribute, module or syntax that Python has."""
+    quoted = re.findall(r"'([\w.]*)'", message)
+    match error:
+        case NotImplementedError():
+            return "monty" in message
+        case SyntaxError():
+            return _compiles(source)
+        case NameError() if quoted:
+            return hasattr(builtins, quoted[0])
+        case ModuleNotFoundError() if quoted:
+            return quoted[0].split(".")[0] in sys.stdlib_module_names | _LIBRARIES
+        case ImportError() if len(quoted) == 2:  # cannot import name 'a' from 'b'
+            return _has(quoted[1], quoted[0])
+        case AttributeError() if len(quoted) == 2:  # module 'a' / 'a' object has no attribute 'b'
+            return _has(quoted[0], quoted[1]) if "module" in message else _type_has(*quoted)
+    return False
+
+
+def _compiles(source: str) -> bool:
+    try:
+        compile(source, "solution", "exec", dont_inherit=True)
+    except (SyntaxError, ValueError, RecursionError, MemoryError, OverflowError):
+        return False
+    return True
+
+
+def _has(module: str, name: str) -> bool:
+    known = module.split(".")[0] in sys.stdlib_module_names
+    return known and hasattr(importlib.import_module(module), name)
+
+
+def _type_has(kind: str, name: str) -> bool:
+    owner = types.FunctionType if kind == "function" else getattr(builtins, kind, None)
+    return isinstance(owner, type) and hasattr(owner, name)
