@@ -57,7 +57,7 @@ def load(options: Options, split: str) -> list[Problem] | None:
         return None
     plain = {f.name: getattr(options, f.name) for f in dataclasses.fields(RowOptions)}
     own = options.per_split.get(split, {})
-    settings = resolve(RowOptions, plain | own, f"problems.options.per_split.{split}")
+    settings = resolve(RowOptions, plain | own, f"per_split.{split}")
     rows = (
         (f"{split}-{part}/{number}", place, row)
         for part, table in enumerate(tables(path))
@@ -75,7 +75,7 @@ def tables(path: str) -> list[Path]:
         return _fetch(path)
     found = [Path(name) for name in sorted(glob.glob(str(Path(path).expanduser())))]
     if not found:
-        raise ValueError(f"problems.options: there is no file {path}")
+        raise ValueError(f"there is no file {path}")
     return found
 
 
@@ -85,9 +85,7 @@ def _fetch(path: str) -> list[Path]:
 
     match = re.fullmatch(r"hf://datasets/([^/@]+/[^/@]+)(?:@([^/]+))?/(.+)", path)
     if match is None:
-        raise ValueError(
-            f"problems.options: {path} is not of the form hf://datasets/ORG/NAME[@REVISION]/PATH"
-        )
+        raise ValueError(f"{path} is not of the form hf://datasets/ORG/NAME[@REVISION]/PATH")
     repo, revision, inside = match.groups()
     place = {"repo_id": repo, "repo_type": "dataset", "revision": revision}
     try:
@@ -99,7 +97,7 @@ def _fetch(path: str) -> list[Path]:
             raise ValueError(f"no file of the repository matches {inside}")
         return [Path(huggingface_hub.hf_hub_download(filename=name, **place)) for name in names]
     except (OSError, ValueError) as error:
-        raise ValueError(f"problems.options: cannot fetch {path}: {error}") from error
+        raise ValueError(f"cannot fetch {path}: {' '.join(str(error).split())}") from error
 
 
 # -- what is in them -------------------------------------------------------------------------------

@@ -7,7 +7,10 @@ scorer (the checker `reasoning_gym`, which may give partial credit). Needs ``pru
 from __future__ import annotations
 
 import dataclasses
+import functools
+import json
 import zlib
+from collections.abc import Callable
 from typing import Any
 
 from pruner_jax.problems.rows import lookup
@@ -15,9 +18,8 @@ from pruner_jax.types import Problem
 
 # How many of 16 hash buckets belong to each set. A question's bucket depends on its words alone:
 # the generators draw entry i from seed + i, so sets told apart by seed would run into each other.
-BUCKETS = {"train": range(0, 12), "monitor": range(12, 14), "test": range(14, 16)}
-ENTRIES = 1_000_000  # how many entries of a generator are looked at, at most
-PATIENCE = 5_000  # entries without a new question before giving up
+BUCKETS = {"train": range(0, 10), "monitor": range(10, 12), "test": range(12, 16)}
+PATIENCE = 4  # give up after that many times the entries that a rich generator would need
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,51 +61,52 @@ class Options:
 def load(options: Options, split: str) -> list[Problem]:
     """The first distinct questions of one set, in the generator's order.
 
-    ``columns`` holds what the scorer needs: ``dataset``, ``config`` and the whole ``entry``.
+    ``columns`` holds what the scorer needs: ``dataset``, ``config`` and the whole ``entry``. The
+    answer is empty where the generator gives none (any answer that the scorer accepts will do).
     """
-    generator = _generator(options)
-    size = getattr(options, split)
+    wanted = getattr(options, split)
+    entries = _entries(options.dataset, json.dumps(options.config), options.seed, _size(options))
     problems: list[Problem] = []
     seen: set[str] = set()
-    last = 0
-    for index in range(ENTRIES):
-        if len(problems) == size:
-            return problems
-        entry = generator[index]
+    index = 0
+    while len(problems) < wanted and index < _size(options):
+        entry = entries(index)
         question = entry["question"]
-        bucket = zlib.crc32(question.encode()) % 16
-        if bucket in BUCKETS[split] and question not in seen:
+        if zlib.crc32(question.encode()) % 16 in BUCKETS[split] and question not in seen:
             seen.add(question)
             problems.append(_problem(entry, index, options))
-            last = index
-        if index - last > PATIENCE:
-            break
-    raise ValueError(
-        f"{split} is {size}, but {options.dataset} with config {options.config} gave only "
-        f"{len(problems)} different questions for it; ask for fewer, or widen the config"
-    )
+        index += 1
+    if len(problems) < wanted:
+        raise ValueError(
+            f"{split} is {wanted}, but {options.dataset} with config {options.config} gave only "
+            f"{len(problems)} different questions for it; ask for fewer, or widen the config"
+        )
+    return problems
 
 
-def _generator(options: Options) -> Any:
+def _size(options: Options) -> int:
+    """How many entries are looked at, at most: the same for all three sets."""
+    needed = (16 * getattr(options, split) // len(BUCKETS[split]) for split in BUCKETS)
+    return PATIENCE * max(needed) + 100
+
+
+@functools.lru_cache(maxsize=1)
+def _entries(dataset: str, config: str, seed: int, size: int) -> Callable[[int], dict[str, Any]]:
+    """The generator's entries by index, made once for all three sets (some take a second each)."""
     try:
         import reasoning_gym
         from reasoning_gym.factory import DATASETS
     except ImportError as error:
         raise ValueError(
-            "problems: the source reasoning_gym needs the package; pip install 'pruner-jax[tasks]'"
+            "the package reasoning-gym is not installed; pip install 'pruner-jax[tasks]'"
         ) from error
-    if options.dataset not in DATASETS:
-        raise ValueError(
-            f"dataset is {options.dataset!r}; reasoning-gym has {', '.join(sorted(DATASETS))}"
-        )
+    if dataset not in DATASETS:
+        raise ValueError(f"dataset is {dataset!r}; reasoning-gym has {', '.join(sorted(DATASETS))}")
     try:
-        return reasoning_gym.create_dataset(
-            options.dataset, size=ENTRIES, seed=options.seed, **options.config
-        )
+        made = reasoning_gym.create_dataset(dataset, size=size, seed=seed, **json.loads(config))
     except (TypeError, ValueError, AssertionError) as error:
-        raise ValueError(
-            f"config {options.config} does not fit {options.dataset}: {error}"
-        ) from error
+        raise ValueError(f"config {config} does not fit {dataset}: {error}") from error
+    return functools.cache(made.__getitem__)
 
 
 def _problem(entry: dict[str, Any], index: int, options: Options) -> Problem:
@@ -118,7 +121,7 @@ def _problem(entry: dict[str, Any], index: int, options: Options) -> Problem:
     return Problem(
         id=f"{options.dataset}/{options.seed + index}",
         question=entry["question"],
-        answer=str(entry["answer"]),
+        answer="" if entry["answer"] is None else str(entry["answer"]),
         checker="reasoning_gym",
         difficulty=None if difficulty is None else float(difficulty),
         source=f"reasoning_gym/{options.dataset}",

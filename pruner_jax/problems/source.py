@@ -19,6 +19,7 @@ import hashlib
 import importlib
 import importlib.util
 import json
+import re
 import sys
 import types
 import typing
@@ -66,9 +67,10 @@ def find(name: str) -> types.ModuleType:
 def _import_file(path: Path) -> types.ModuleType:
     if not path.is_file():
         raise ValueError(f"problems.name: there is no file {path}")
-    spec = importlib.util.spec_from_file_location(f"problems_of_the_user.{path.stem}", path)
+    name = "problems_file_" + re.sub(r"\W", "_", path.stem)
+    spec = importlib.util.spec_from_file_location(name, path)
     module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # dataclasses look their type hints up there
+    sys.modules[name] = module  # dataclasses look their type hints up there
     spec.loader.exec_module(module)
     return module
 
@@ -95,7 +97,8 @@ def resolve(cls: type[T], given: Mapping[str, Any], where: str) -> T:
     try:
         values = vars(parser.parse_object(dict(given)))
     except jsonargparse.ArgumentError as error:
-        raise ValueError(f"{where}: {' '.join(str(error).split())}") from None
+        message = " ".join(str(error).removeprefix("Parser key").split())
+        raise ValueError(f"{where}: {message}") from None
     try:
         return cls(**{name: values[name] for name in known})
     except ValueError as error:
@@ -122,7 +125,14 @@ def load_sets(options: ProblemsOptions) -> Sets:
 def _load(options: ProblemsOptions, wanted: Sequence[str]) -> Sets:
     module = find(options.name)
     settings = resolve(module.Options, options.options, "problems.options")
-    own = functools.cache(lambda split: _own(module, settings, split))
+
+    @functools.cache
+    def own(split: str) -> list[Problem] | None:
+        try:
+            return _unique(module.load(settings, split))
+        except ValueError as error:
+            raise ValueError(f"problems, {split} set of {options.name!r}: {error}") from error
+
     # A test set of the source's own depends on no other; the other two depend on all.
     if tuple(wanted) == ("test",) and own("test") is not None:
         sets = {"test": own("test")}
@@ -135,19 +145,17 @@ def _load(options: ProblemsOptions, wanted: Sequence[str]) -> Sets:
     return {split: _limit(part, split, options) for split, part in sets.items()}
 
 
-def _own(module: types.ModuleType, settings: Any, split: str) -> list[Problem] | None:
-    problems = module.load(settings, split)
-    if problems is None:
-        return None
+def _unique(problems: Sequence[Problem] | None) -> list[Problem] | None:
+    """The problems, unless two have the same id."""
     seen: set[str] = set()
-    for problem in problems:
+    for problem in problems or ():
         if problem.id in seen:
             raise ValueError(
-                f"problems: the {split} set has the id {problem.id!r} twice; ids must be unique, "
-                "for they make the random keys"
+                f"two problems have the id {problem.id!r}; ids must be unique, for they make the "
+                "random keys"
             )
         seen.add(problem.id)
-    return list(problems)
+    return None if problems is None else list(problems)
 
 
 def _need(sets: Sets, split: str, options: ProblemsOptions) -> list[Problem]:

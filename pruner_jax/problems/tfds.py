@@ -58,12 +58,12 @@ def load(options: Options, split: str) -> list[Problem] | None:
         data = builder.as_data_source(split=name)
     except ImportError as error:
         raise ValueError(
-            f"problems: the source tfds cannot use {options.builder!r} here ({error}). It needs "
-            "tensorflow-datasets with importlib_resources, and a builder that needs no TensorFlow"
+            f"the builder {options.builder!r} cannot be used here ({error}). It takes the packages "
+            "tensorflow-datasets and importlib_resources, and a builder that needs no TensorFlow"
         ) from error
     except (ValueError, NotImplementedError) as error:
         raise ValueError(
-            f"problems: TFDS cannot read the split {name!r} of {options.builder!r}: {error}"
+            f"TFDS cannot read the split {name!r} of {options.builder!r}: {error}"
         ) from error
     rows = ((f"{split}/{i}", f"{name}: row {i}", plain(data[i])) for i in range(len(data)))
     return to_problems(rows, options, split)
