@@ -63,7 +63,7 @@ class Norm:
             return a_PG
         x_PG, axis = (r_PG, 1) if self.scale == "group" else (a_PG, None)
         std = masked.std(x_PG, mask_PG, axis, ddof=self.ddof, empty=0.0, keepdims=True)
-        return a_PG / (std + self.epsilon)
+        return masked.ratio(a_PG, std + self.epsilon, empty=0.0)
 
     def _centred(
         self, r_PG: np.ndarray, mask_PG: np.ndarray, scene: Scene, task: object
@@ -186,7 +186,8 @@ class Whiten:
         a_PG, mask_PG = scene.advantage_PG, scene.keep_PG
         centred_PG = a_PG - masked.mean(a_PG, mask_PG, empty=0.0)
         std = masked.std(a_PG, mask_PG, ddof=self.ddof, empty=0.0)
-        return scene.replace(advantage_PG=centred_PG / (std + self.epsilon))
+        a_PG = masked.ratio(centred_PG, std + self.epsilon, empty=0.0)
+        return scene.replace(advantage_PG=a_PG)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -100,16 +100,6 @@ class Groups:
         x_B[self.row_PG[self.mask_PG]] = x_PG[self.mask_PG]
         return x_B
 
-    def take(self, groups: np.ndarray) -> Groups:
-        """Some of the groups, by index or by a bool mask over P."""
-        index = np.arange(len(self.problems))[groups]
-        return Groups(
-            problems=tuple(self.problems[p] for p in index),
-            row_PG=self.row_PG[index],
-            sample_PG=self.sample_PG[index],
-            measures={name: x_PG[index] for name, x_PG in self.measures.items()},
-        )
-
     def at(self, problems: Sequence[str]) -> Groups:
         """The groups of these problems, in this order; empty for a problem that is not here."""
         place = {problem: p for p, problem in enumerate(self.problems)}

@@ -81,7 +81,7 @@ class AtLeast:
     def __call__(self, scene: Scene) -> Scene:
         reward_PG = scene.reward_PG
         level = masked.mean(reward_PG, scene.keep_PG, 1, empty=0.0, keepdims=True)
-        pass_PG = reward_PG >= self.value + (level if self.mean else 0.0)
+        pass_PG = reward_PG >= self.value + (level if self.mean else 0.0) - 1e-9  # rounding
         if self.or_correct:
             pass_PG = pass_PG | scene.groups.subset("correct")
         return scene.replace(keep_PG=scene.keep_PG & pass_PG)

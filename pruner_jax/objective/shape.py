@@ -112,8 +112,8 @@ class Refine:
     """PaD's self-refinement: every wrong row of a group that also has a correct one adds a row, the
     shortest correct one once more, trained under a prompt that shows the wrong attempt.
 
-    ``template`` may use {question}, {attempt}, {verdict} and {detail} (the error's message). The new
-    row's parent is the wrong one.
+    ``template`` may use {question}, {attempt}, {verdict} and {detail}, the message of the error.
+    The parent of the new row is the wrong one.
     """
 
     template: str

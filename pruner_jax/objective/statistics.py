@@ -127,10 +127,12 @@ class Stat:
             return self._pooled(own, memory.monitor(scene.state))
         return memory.recall(scene.state, self.remembers, self.reduce, own.problems)[:, None]
 
-    def reduced(self, groups: Groups, axis: int | None) -> np.ndarray:
+    def reduced(
+        self, groups: Groups, axis: int | None, among: np.ndarray | bool = True
+    ) -> np.ndarray:
         """The bare statistic along an axis, kept as length 1; NaN where the subset is empty."""
-        x_PG, mask_PG = groups.measure(self.measure), groups.subset(self.over)
-        mask_PG = mask_PG & ~np.isnan(x_PG)
+        x_PG = groups.measure(self.measure)
+        mask_PG = groups.subset(self.over) & ~np.isnan(x_PG) & among
         shared: dict[str, Any] = {"axis": axis, "keepdims": True}
         if self.reduce == "count":
             return masked.count(mask_PG, **shared).astype(np.float64)
@@ -148,8 +150,8 @@ class Stat:
         others_P = np.digitize(source.solve_rate_P, self.buckets)
         value_P1 = np.full((len(own.problems), 1), np.nan)
         for bucket in np.unique(bucket_P):
-            rows = source.take(others_P == bucket)
-            value_P1[bucket_P == bucket] = self.reduced(rows, axis=None)
+            among_P1 = (others_P == bucket)[:, None]
+            value_P1[bucket_P == bucket] = self.reduced(source, axis=None, among=among_P1)
         return value_P1
 
     @property

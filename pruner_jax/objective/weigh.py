@@ -34,7 +34,7 @@ def weigh(
       The weighted rows, the state after them, and metrics (`metrics.measure`).
 
     Raises:
-      ValueError: the phase has no loss, or a weight is not finite.
+      ValueError: the phase has no loss, or a reward or weight is not finite.
     """
     if phase.loss is None:
         raise ValueError(f"phase {phase.name!r} has loss null: it collects rows, none are weighed")
@@ -46,6 +46,7 @@ def weigh(
     scene = Scene.of(graded, context, state)
     scene = scene.replace(task_PG=today.task(scene))
     scene = scene.replace(length_PG=length_channel(today.length, scene))
+    _check_finite(phase, "rewards", scene, scene.reward_PG)
     for select in today.select:
         scene = select(scene)
     scene = today.advantage(scene, today.task)
@@ -62,13 +63,8 @@ def weigh(
 def _weighted(phase: Phase, scene: Scene) -> Weighted:
     """The rows as the learner gets them: edited, weighted token by token, and marked."""
     graded, groups = scene.graded, scene.groups
+    _check_finite(phase, "weights", scene, scene.advantage_PG)
     advantage_B = groups.flat(np.where(scene.keep_PG, scene.advantage_PG, 0.0))
-    if not np.isfinite(advantage_B).all():
-        rows = np.flatnonzero(~np.isfinite(advantage_B))
-        raise ValueError(
-            f"phase {phase.name!r}: the weights of rows {rows[:5].tolist()} are not finite; bound "
-            "the length kernel, or give its statistics a value for empty subsets"
-        )
     for finish in phase.finish:
         graded = finish(graded, scene.replace(graded=graded))
     if len(graded) != len(scene.graded):
@@ -86,3 +82,12 @@ def _weighted(phase: Phase, scene: Scene) -> Weighted:
         loss=phase.loss.kind,
         pair_B=None if scene.pair_PG is None else groups.flat(scene.pair_PG).astype(np.int32),
     )
+
+
+def _check_finite(phase: Phase, what: str, scene: Scene, x_PG: np.ndarray) -> None:
+    bad_B = scene.groups.flat(scene.keep_PG & ~np.isfinite(x_PG))
+    if bad_B.any():
+        raise ValueError(
+            f"phase {phase.name!r}: the {what} of rows {np.flatnonzero(bad_B)[:5].tolist()} are "
+            "not finite; bound the length kernel, or give its statistics a value for empty subsets"
+        )
