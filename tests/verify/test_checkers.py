@@ -125,14 +125,31 @@ def test_choices_are_not_cached_by_answer():
 # -- reasoning-gym ---------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["basic_arithmetic", "countdown", "letter_counting"])
-def test_reasoning_gym_scores_its_own_answers(name):
+@pytest.mark.parametrize(
+    ("name", "config"),
+    [
+        ("basic_arithmetic", {"min_terms": 3, "max_terms": 4}),
+        ("countdown", {}),
+        ("letter_counting", {}),
+    ],
+)
+def test_reasoning_gym_scores_its_own_answers(name, config):
     gym = pytest.importorskip("reasoning_gym")
-    for entry in gym.create_dataset(name, size=3, seed=7):
-        columns = {"dataset": name, "entry": entry}
+    for entry in gym.create_dataset(name, size=3, seed=7, **config):
+        columns = {"dataset": name, "config": config, "entry": entry}
         gold = str(entry["answer"])
         assert verdict(reasoning_gym, gold, gold, columns) == Verdict.CORRECT
         assert verdict(reasoning_gym, gold, "certainly not", columns) == Verdict.WRONG
+
+
+def test_reasoning_gym_gives_partial_credit():
+    gym = pytest.importorskip("reasoning_gym")
+    entry = gym.create_dataset("countdown", size=1, seed=7)[0]
+    problem = Problem("p", "", "", columns={"dataset": "countdown", "entry": entry})
+    numbers = " + ".join(map(str, entry["metadata"]["numbers"]))  # all of them, another sum
+    outcome = settle(reasoning_gym.check(problem, "", numbers), 1.0)
+    assert outcome.verdict == Verdict.WRONG
+    assert 0 < outcome.score < 1
 
 
 def test_reasoning_gym_needs_its_columns():
