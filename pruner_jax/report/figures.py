@@ -88,11 +88,11 @@ def _name_picks(
     """Rings and labels, none on top of another."""
     x, y = drawn.x, drawn.y
     taken = [(x(t) - 4, y(a) - 4, x(t) + 4, y(a) + 4) for t, a, _ in shown]
-    limits = [entry["limit"] for entry in (run.summary or {}).get("rounds", [])]
+    limits = {record.get("round"): record.get("limit") for record in run.steps}
     drawn.add(svg.dot(x(start[0]), y(start[1]), 6, "base solid", "the model as it came"))
     named = [(start, "start", "base")]
     for place, point in enumerate(picks):
-        limit = point[2].get("limit") or (limits[place] if place < len(limits) else None)
+        limit = limits.get(point[2].get("round"))
         label = f"round {place + 1}" + (f", limit {number(limit)}" if limit else "")
         named.append((point, label, "final"))
         drawn.add(svg.dot(x(point[0]), y(point[1]), 7.5, "ring", label))
@@ -210,7 +210,7 @@ def difficulty(rows: Sequence[dict[str, Any]], title: str) -> str:
         (0.0, 1.0),
         height=height,
         left=14.0 + 1.12 * svg.CHARACTER * max(map(len, names)),
-        right=140.0,
+        right=150.0,
         x_title="mean tokens of a response",
         y_title=f"{title} (problems)",
         y_ticks=0,
@@ -232,8 +232,8 @@ def difficulty(rows: Sequence[dict[str, Any]], title: str) -> str:
             svg.line(before, level, after, level, "dumbbell"),
             svg.dot(before, level, 5, "base solid", values),
             svg.dot(after, level, 5, "final solid", values),
-            svg.text(svg.WIDTH - 70, level + 4, percent(row["base_accuracy"]), "tick", "end"),
-            svg.text(svg.WIDTH - 56, level + 4, "→", "tick", "middle"),
+            svg.text(svg.WIDTH - 76, level + 4, percent(row["base_accuracy"]), "tick", "end"),
+            svg.text(svg.WIDTH - 61, level + 4, "→", "tick", "middle"),
             svg.text(svg.WIDTH, level + 4, percent(row["final_accuracy"]), "tick strong", "end"),
         )
     return drawn.svg(f"Mean tokens and accuracy {title}")

@@ -78,7 +78,7 @@ class Progress:
             self._say(f"{title}: {number(total - done)} to do")
 
     def update(self, done: int, **values: float | None) -> None:
-        """So many units are done; ``accuracy``, ``mean_tokens`` or whatever else is worth a look."""
+        """So many units are done; ``accuracy``, ``mean_tokens`` or what else is worth a look."""
         self._done = done
         self._facts = describe(values)
         left = self._left()
@@ -175,7 +175,7 @@ def _bars(stream: TextIO) -> RichProgress:
 
     return RichProgress(
         TextColumn("{task.description}", markup=False),
-        BarColumn(bar_width=20, table_column=Column(no_wrap=True)),
+        BarColumn(bar_width=16, table_column=Column(no_wrap=True)),
         TextColumn("{task.completed}/{task.total}"),
         TextColumn("{task.fields[facts]}", markup=False, table_column=Column()),
         TextColumn("{task.fields[left]}", style="dim"),

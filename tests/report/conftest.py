@@ -103,14 +103,14 @@ def sample(problems, purpose, samples, limit, *, checks, second_pass, seed):
     return Graded(rollouts, verdict_B, (verdict_B == 0).astype(np.float32), extracted)
 
 
-def metrics():
+def metrics(accuracy, tokens):
     """Three rounds of a run whose responses shorten from 76 to 43 tokens."""
     rng = np.random.default_rng(0)
 
     def noisy(value, spread):
         return float(value + spread * rng.normal())
 
-    records = [_evaluated(0, 0, 0.821, 76.4, 0.02, False)]
+    records = [_evaluated(0, 0, accuracy, tokens, 0.02, False)]
     for i, limit in enumerate(LIMITS):
         for step in range(STEPS * i + 1, STEPS * (i + 1) + 1):
             length = 41 + 36 * np.exp(-step / 45)
@@ -166,7 +166,7 @@ def make_run(folder: pathlib.Path, problems=120, samples=4) -> pathlib.Path:
     start = sample(monitor, Purpose.MONITOR, samples, CAP, seed=3, **wordy)
     for name, graded in (("base-test", base), ("final-test", final), ("base-monitor", start)):
         write_rollouts(folder / "rollouts" / f"{name}.parquet", graded, round=0, step=0)
-    records = metrics()
+    records = metrics(start.correct_B.mean(), start.rollouts.length_B.mean())
     lines = [json.dumps(record) for record in records]
     (folder / "metrics.jsonl").write_text("\n".join(lines) + "\n")
     picked = [record for record in records if record.get("picked")]
