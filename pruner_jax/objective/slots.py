@@ -2,7 +2,8 @@
 
 A slot may hold other slots, tuples of them, and numbers. Walking such a tree is how the algebra
 finds what a method needs, which schedules drive it and what it must remember, without any slot
-having to register itself anywhere.
+having to register itself anywhere. A slot of one's own is any frozen dataclass that is called like
+those of its place; only YAML cannot name its kind.
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ import dataclasses
 import numpy as np
 
 from pruner_jax import masked
-from pruner_jax.objective.context import Scene
+from pruner_jax.objective.context import PolicyName, Scene
 from pruner_jax.objective.groups import Groups
 from pruner_jax.types import Verdict
 
@@ -58,7 +58,7 @@ class Utility:
     """
 
     floor: float = 1e-4
-    policy: str = "current"
+    policy: PolicyName = "current"
     needs = ("answers",)
 
     def __call__(self, scene: Scene) -> np.ndarray:

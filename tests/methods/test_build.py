@@ -3,10 +3,12 @@
 import dataclasses
 
 import pytest
+from handmade import Row, graded, weights
 
 from pruner_jax import methods
 from pruner_jax.methods import MethodOptions, build
 from pruner_jax.objective.advantage import Decoupled, Fused, Norm
+from pruner_jax.objective.context import Context
 from pruner_jax.objective.kernels import Clipped, Sigmoid, Step
 from pruner_jax.objective.length import Gate, Length
 from pruner_jax.objective.merge import TopDelta
@@ -14,6 +16,7 @@ from pruner_jax.objective.method import Method, Phase
 from pruner_jax.objective.schedules import Ramp
 from pruner_jax.objective.shape import Cut
 from pruner_jax.objective.statistics import Limit, Stat
+from pruner_jax.objective.weigh import weigh
 
 
 def phase_of(*, name="grpo", **slots):
@@ -111,6 +114,30 @@ def test_dotted_words_reach_into_what_the_file_gave(tmp_path):
     ramp = {"kind": "ramp", "start": 0, "end": 1, "length": 50}
     scheduled = build(MethodOptions(str(file), {}, {"length": {"weight": ramp}}))
     assert scheduled.phases[0].length[0].weight == Ramp(0.0, 1.0, 50)
+
+
+def test_a_slot_of_ones_own_is_any_frozen_dataclass_called_alike(tmp_path):
+    file = tmp_path / "own.py"
+    file.write_text(
+        "import dataclasses\n"
+        "from pruner_jax import methods\n"
+        "from pruner_jax.objective.length import Length\n"
+        "@dataclasses.dataclass(frozen=True)\n"
+        "class Cubic:\n"
+        "    strength: float = 1.0\n"
+        "    def __call__(self, u):\n"
+        "        return -self.strength * u**3\n"
+        "Options = dataclasses.make_dataclass('Options', [], frozen=True)\n"
+        "def compose(options):\n"
+        "    method = methods.load('grpo', {'samples': 2})\n"
+        "    length = (Length(kernel=Cubic(), scale=10.0),)\n"
+        "    phase = dataclasses.replace(method.phases[0], length=length)\n"
+        "    return dataclasses.replace(method, name='own', phases=(phase,))\n"
+    )
+    slots = {"length": {"strength": 0.5}, "advantage": {"baseline": "none", "scale": "none"}}
+    (phase,) = build(MethodOptions(str(file), {}, slots)).phases
+    weighted, _, _ = weigh(phase, graded([Row(20, True), Row(10)]), {}, Context(limit=50))
+    assert weights(weighted).tolist() == [1 - 0.5 * 2**3, 0.0]
 
 
 def test_flat_settings_as_yaml_has_them():
