@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from pruner_jax.problems.rows import RowOptions, to_problems, wanted
-from pruner_jax.problems.source import resolve
+from pruner_jax.problems.settings import resolve
 from pruner_jax.types import Problem
 
 Numbered = tuple[int, str, Mapping[str, Any]]  # row number, the place that errors name, the row

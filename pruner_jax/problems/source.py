@@ -22,20 +22,18 @@ import json
 import re
 import sys
 import types
-import typing
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
 
 from pruner_jax.problems.options import ProblemsOptions
+from pruner_jax.problems.settings import resolve
 from pruner_jax.types import Problem, Purpose
 
-T = TypeVar("T")
 Sets = dict[str, list[Problem]]
 
 HERE = Path(__file__).parent
 SPLITS = tuple(purpose.value for purpose in Purpose)
-FRAMEWORK = {"__init__", "options", "order", "rows", "source"}
+FRAMEWORK = {"__init__", "options", "order", "rows", "settings", "source"}
 
 
 # -- finding a source ------------------------------------------------------------------------------
@@ -73,36 +71,6 @@ def _import_file(path: Path) -> types.ModuleType:
     sys.modules[name] = module  # dataclasses look their type hints up there
     spec.loader.exec_module(module)
     return module
-
-
-def resolve(cls: type[T], given: Mapping[str, Any], where: str) -> T:
-    """Settings as the dataclass that declares them; unknown keys and wrong types are errors.
-
-    ``where`` names the settings in messages, e.g. "problems.options".
-    """
-    import jsonargparse
-
-    known = {field.name for field in dataclasses.fields(cls)}
-    unknown = sorted(set(given) - known)
-    if unknown:
-        raise ValueError(
-            f"{where}: unknown {', '.join(unknown)}; allowed: {', '.join(sorted(known))}"
-        )
-    hints = typing.get_type_hints(cls)
-    for name, value in given.items():
-        if value is None and type(None) not in typing.get_args(hints[name]):
-            raise ValueError(f"{where}.{name} is empty (null); it must be {hints[name]}")
-    parser = jsonargparse.ArgumentParser(exit_on_error=False)
-    parser.add_class_arguments(cls)
-    try:
-        values = vars(parser.parse_object(dict(given)))
-    except jsonargparse.ArgumentError as error:
-        message = " ".join(str(error).removeprefix("Parser key").split())
-        raise ValueError(f"{where}: {message}") from None
-    try:
-        return cls(**{name: values[name] for name in known})
-    except ValueError as error:
-        raise ValueError(f"{where}: {error}") from None
 
 
 # -- the three sets --------------------------------------------------------------------------------
