@@ -1,4 +1,4 @@
-"""The four charts of the result: the way over the rounds, lengths, budgets, difficulty.
+"""The charts of the result: lengths, budgets, difficulty.
 
 Each takes what ``read`` found and gives one SVG, or an empty string when its data are not there.
 Two colours throughout: ``base`` is the model as it came, ``final`` the pruned one.
@@ -19,86 +19,6 @@ from pruner_jax.report.words import number, percent, tokens
 
 _BINS = 32
 _ROW = 30.0  # height of one row of the difficulty chart
-
-
-def rounds(run: Run) -> str:
-    """Accuracy against mean tokens on the monitor set, every evaluation in order, picks ringed."""
-    points = [(r["mean_tokens"], r["accuracy"], r) for r in run.evaluations]
-    start = _start(run)
-    if not points or start is None:
-        return ""
-    shown = [start, *points]
-    floor = run.setting("pick.tolerance")
-    heights = [p[1] for p in shown] + ([start[1] - floor] if floor else [])
-    drawn = svg.chart(
-        svg.padded([p[0] for p in shown], 0.1),
-        svg.padded(heights, 0.14),
-        height=360.0,
-        x_title="mean tokens of a response",
-        y_title="accuracy on the monitor set",
-        y_percent=True,
-    )
-    if floor:
-        _band(drawn, start[1], floor)
-    drawn.add(svg.path([(drawn.x(t), drawn.y(a)) for t, a, _ in shown], "trail"))
-    picked = _picked(run)
-    numbers = sorted({r.get("round", 0) for _, _, r in points})
-    for t, a, record in points:
-        shade = 1 + numbers.index(record.get("round", 0)) * 4 // max(len(numbers), 1)
-        note = f"step {record.get('step')}: {percent(a)}, {tokens(t)} tokens"
-        drawn.add(svg.dot(drawn.x(t), drawn.y(a), 3.2, f"final shade{shade}", note))
-    _name_picks(drawn, start, [(t, a, r) for t, a, r in points if id(r) in picked], shown, run)
-    return drawn.svg("Accuracy against mean tokens over the rounds")
-
-
-def _start(run: Run) -> tuple[float, float, dict[str, Any]] | None:
-    """The start model on the monitor set: its stored rollouts, else the first evaluation."""
-    table = run.base_monitor
-    if table is not None:
-        right = np.array([v == "correct" for v in table["verdict"]])
-        return float(table["length"].mean()), float(right.mean()), {}
-    if run.evaluations:
-        first = run.evaluations[0]
-        return first["mean_tokens"], first["accuracy"], first
-    return None
-
-
-def _picked(run: Run) -> set[int]:
-    """Identities of the evaluations that were picked: marked in the metrics, or named by rounds."""
-    marked = {id(r) for r in run.evaluations if r.get("picked")}
-    if marked or run.summary is None:
-        return marked
-    steps = {entry["picked_step"] for entry in run.summary["rounds"]}
-    return {id(r) for r in run.evaluations if r.get("step") in steps and r.get("step")}
-
-
-def _band(drawn: Chart, accuracy: float, tolerance: float) -> None:
-    """What the checkpoint rule may lose."""
-    top, bottom = drawn.y(accuracy), drawn.y(accuracy - tolerance)
-    left, right = drawn.x.start, drawn.x.end
-    drawn.add(
-        svg.element("rect", x=left, y=top, width=right - left, height=bottom - top, class_="band"),
-        svg.text(right - 4, bottom - 5, "allowed loss", "note", "end"),
-    )
-
-
-def _name_picks(
-    drawn: Chart, start: tuple, picks: Sequence[tuple], shown: Sequence[tuple], run: Run
-) -> None:
-    """Rings and labels, none on top of another."""
-    x, y = drawn.x, drawn.y
-    taken = [(x(t) - 4, y(a) - 4, x(t) + 4, y(a) + 4) for t, a, _ in shown]
-    limits = {record.get("round"): record.get("limit") for record in run.steps}
-    drawn.add(svg.dot(x(start[0]), y(start[1]), 6, "base solid", "the model as it came"))
-    named = [(start, "start", "base")]
-    for place, point in enumerate(picks):
-        limit = limits.get(point[2].get("round"))
-        label = f"round {place + 1}" + (f", limit {number(limit)}" if limit else "")
-        named.append((point, label, "final"))
-        drawn.add(svg.dot(x(point[0]), y(point[1]), 7.5, "ring", label))
-    for (t, a, _), label, class_ in named:
-        px, py, anchor = svg.free_spot(x(t), y(a), label, taken, drawn.height - 44)
-        drawn.add(svg.text(px, py, label, f"label {class_}", anchor))
 
 
 def lengths(run: Run) -> str:

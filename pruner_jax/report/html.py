@@ -12,6 +12,7 @@ from html import escape
 
 from pruner_jax.report import figures, headline, training, transcripts
 from pruner_jax.report.read import Run, read_run
+from pruner_jax.report.way import way
 from pruner_jax.report.words import duration, number, percent, tokens
 
 _HERE = pathlib.Path(__file__).parent
@@ -82,16 +83,16 @@ def _lead(run: Run) -> str:
 
 def _result(run: Run) -> str:
     """The two intervals, then the way over the rounds beside the table of numbers."""
-    way = _figure(
-        figures.rounds(run),
+    chart = _figure(
+        way(run),
         "Each dot is an evaluation on the monitor set, in order along the line, darker with every "
         "round; rings are the checkpoints that went on. Up is more accurate, left is shorter.",
         "No evaluation on the monitor set is recorded yet.",
     )
     if run.summary is None:
-        return f'<div class="pairwise">{way}</div>'
+        return f'<div class="pairwise">{chart}</div>'
     return f"""<div class="pairwise intervals">{headline.intervals(run.summary)}</div>
-<div class="pairwise">{way}<div>{headline.html_table(run.summary)}</div></div>"""
+<div class="pairwise">{chart}<div>{headline.html_table(run.summary)}</div></div>"""
 
 
 def _rounds(run: Run) -> str:

@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+import xml.etree.ElementTree as ET
 import zlib
 
 import numpy as np
@@ -201,3 +202,21 @@ def make_run(folder: pathlib.Path, problems=120, samples=4) -> pathlib.Path:
 @pytest.fixture(scope="session")
 def finished_run(tmp_path_factory):
     return make_run(tmp_path_factory.mktemp("runs") / "finished", problems=40)
+
+
+class Drawing:
+    """A chart read back: its marks by tag and class, and its words."""
+
+    def __init__(self, drawing: str):
+        self.root = ET.fromstring(drawing)
+
+    def marks(self, tag: str, class_: str) -> list[ET.Element]:
+        return [e for e in self.root.iter(tag) if class_ in e.get("class", "").split()]
+
+    def texts(self) -> list[str]:
+        return ["".join(e.itertext()) for e in self.root.iter("text")]
+
+
+@pytest.fixture(scope="session")
+def drawing():
+    return Drawing

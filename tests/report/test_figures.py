@@ -3,7 +3,6 @@
 import dataclasses
 import json
 import re
-import xml.etree.ElementTree as ET
 
 import numpy as np
 import pytest
@@ -17,41 +16,6 @@ def run(finished_run):
     return read_run(finished_run)
 
 
-def marks(drawing, tag, class_):
-    """Elements whose class attribute holds the word."""
-    return [e for e in ET.fromstring(drawing).iter(tag) if class_ in e.get("class", "").split()]
-
-
-def texts(drawing):
-    return ["".join(e.itertext()) for e in ET.fromstring(drawing).iter("text")]
-
-
-def test_rounds_show_every_evaluation_and_ring_the_picks(run):
-    drawing = figures.rounds(run)
-    assert len(marks(drawing, "circle", "final")) == len(run.evaluations)
-    assert len(marks(drawing, "circle", "ring")) == 3
-    assert len(marks(drawing, "circle", "base")) == 1
-    assert {"start", "round 1, limit 120", "round 3, limit 56"} <= set(texts(drawing))
-
-
-def test_rounds_without_marks_take_the_picks_from_the_summary(run):
-    bare = [{k: v for k, v in r.items() if k != "picked"} for r in run.evaluations]
-    drawing = figures.rounds(dataclasses.replace(run, evaluations=bare))
-    assert len(marks(drawing, "circle", "ring")) == 3
-
-
-def test_the_allowed_loss_is_drawn_when_the_settings_name_it(run):
-    assert marks(figures.rounds(run), "rect", "band")
-    assert not marks(figures.rounds(dataclasses.replace(run, config={})), "rect", "band")
-
-
-def test_start_comes_from_the_metrics_when_its_rollouts_are_missing(run):
-    drawing = figures.rounds(dataclasses.replace(run, base_monitor=None))
-    (start,) = marks(drawing, "circle", "base")
-    first = marks(drawing, "circle", "final")[0]
-    assert (start.get("cx"), start.get("cy")) == (first.get("cx"), first.get("cy"))
-
-
 def test_bins_hold_equally_many_lengths_or_equal_factors():
     edges = figures._edges(7, 160, log=False)
     assert len(set(np.diff(edges))) == 1 and edges[0] == 6.5 and edges[-1] > 160
@@ -59,53 +23,51 @@ def test_bins_hold_equally_many_lengths_or_equal_factors():
     assert log[0] == 6.5 and log[-1] >= 32768.5 and (np.diff(log) >= 1).all()
 
 
-def test_length_chart_names_both_medians(run):
-    shown = texts(figures.lengths(run))
+def test_length_chart_names_both_medians(run, drawing):
+    shown = drawing(figures.lengths(run)).texts()
     for table, words in ((run.base_test, "median before"), (run.final_test, "median after")):
         assert f"{np.median(table['length']):,.0f}" in shown[shown.index(words) + 1]
 
 
-def test_length_areas_hold_every_response(run):
+def test_length_areas_hold_every_response(run, drawing):
     """Height times width over all bins is the same for both models: shares of one."""
-    drawing = figures.lengths(run)
+    found = drawing(figures.lengths(run))
     areas = []
     for name in ("base", "final"):
-        area = marks(drawing, "path", name)[0].get("d").rstrip("Z")
+        area = found.marks("path", name)[0].get("d").rstrip("Z")
         ground, *points, _ = [tuple(map(float, p.split())) for p in re.split("[ML]", area)[1:]]
         left, right, floor = points[0::2], points[1::2], ground[1]
         areas.append(sum((r[0] - p[0]) * (floor - p[1]) for p, r in zip(left, right)))
     assert areas[0] == pytest.approx(areas[1], rel=0.02)
 
 
-def test_budget_chart_tells_the_price_of_the_base_accuracy(run):
+def test_budget_chart_tells_the_price_of_the_base_accuracy(run, drawing):
     reach = run.summary["curve"]["reach"]
-    assert f"{reach['base']} → {reach['final']}" in texts(figures.budgets(run))
+    assert f"{reach['base']} → {reach['final']}" in drawing(figures.budgets(run)).texts()
 
 
-def test_difficulty_chart_has_a_row_per_group(run):
+def test_difficulty_chart_has_a_row_per_group(run, drawing):
     rows = run.summary["by_difficulty"]
-    drawing = figures.difficulty(rows, "by difficulty")
-    assert len(marks(drawing, "line", "dumbbell")) == len(rows) == 5
-    assert f"2 ({rows[0]['problems']})" in texts(drawing)
+    found = drawing(figures.difficulty(rows, "by difficulty"))
+    assert len(found.marks("line", "dumbbell")) == len(rows) == 5
+    assert f"2 ({rows[0]['problems']})" in found.texts()
     assert figures.difficulty([], "by difficulty") == ""
 
 
 def test_missing_data_give_no_chart(run):
-    empty = dataclasses.replace(
-        run, summary=None, base_test=None, final_test=None, evaluations=[], steps=[]
-    )
-    assert figures.rounds(empty) == figures.lengths(empty) == figures.budgets(empty) == ""
+    empty = dataclasses.replace(run, summary=None, base_test=None, final_test=None, steps=[])
+    assert figures.lengths(empty) == figures.budgets(empty) == ""
     assert training.curves(empty) == []
 
 
-def test_training_charts_break_at_rounds(run):
-    drawn = training.curves(run)
+def test_training_charts_break_at_rounds(run, drawing):
+    drawn = [drawing(chart) for chart in training.curves(run)]
     assert len(drawn) == 4
-    for drawing in drawn:
-        assert len(marks(drawing, "line", "boundary")) == 2
-        assert len(marks(drawing, "path", "thin")) == 3
-    limits = marks(drawn[1], "line", "limit")
-    assert len(limits) == 3 and "limit 80" in texts(drawn[1])
+    for found in drawn:
+        assert len(found.marks("line", "boundary")) == 2
+        assert len(found.marks("path", "thin")) == 3
+    limits = drawn[1].marks("line", "limit")
+    assert len(limits) == 3 and "limit 80" in drawn[1].texts()
 
 
 def test_steps_that_start_again_each_round_are_laid_end_to_end():
@@ -121,8 +83,8 @@ def test_a_metric_that_was_not_recorded_has_no_chart(run):
 
 def test_a_gap_in_a_metric_is_left_out(run):
     steps = [dict(r, reward=None) if r["step"] % 3 else r for r in run.steps]
-    drawing = training.curves(dataclasses.replace(run, steps=steps))[3]
-    assert "nan" not in drawing.lower()
+    chart = training.curves(dataclasses.replace(run, steps=steps))[3]
+    assert "nan" not in chart.lower()
 
 
 def test_running_mean_equals_a_plain_window():
