@@ -31,7 +31,7 @@ class TextOptions:
 
     instruction: str = ""
     """Appended to the question, after one space unless it begins with white space of its own, e.g.
-    "Please reason step by step, and put your final answer within \\\\boxed{}."."""
+    "Please reason step by step, and put your final answer within \\boxed{}."."""
 
     limit_sentence: str = ""
     """Sentence with "{limit}" that tells the model its token limit; stands at the end of the system

@@ -49,7 +49,7 @@ class RowOptions:
     captures. GSM8K: '#### *(.+)'."""
 
     boxed: bool = False
-    """The answer is the last \\\\boxed{} in the answer's column (a worked solution)."""
+    """The answer is the last \\boxed{} in the answer's column (a worked solution)."""
 
     checker: str = "math"
     """How answers to these problems are checked, see `verify`."""
