@@ -109,6 +109,7 @@ def test_the_switches_of_the_original_papers():
     rows = rollouts(
         [r"<think>so \boxed{7}", "<think>so \\boxed{7", "<think>the answer is 7.", "<think>hm"],
         finished=[False] * 4,
+        checker="exact",
     )
     lenient = VerifyOptions(
         workers=1, answer="anywhere", after_thought=False, unfinished_is_wrong=False
@@ -117,7 +118,7 @@ def test_the_switches_of_the_original_papers():
         graded = grade(rows, verifier, opened=False)
     assert names(graded) == ["CORRECT", "CORRECT", "CORRECT", "UNFINISHED"]
     with Verifier(VerifyOptions(workers=1, answer="first_boxed")) as verifier:  # O1-Pruner
-        rows = rollouts([r"\boxed{7} or \boxed{8}", r"\boxed{8} or \boxed{7}"])
+        rows = rollouts([r"\boxed{7} or \boxed{8}", r"\boxed{8} or \boxed{7}"], checker="exact")
         assert names(grade(rows, verifier, opened=False)) == ["CORRECT", "WRONG"]
 
 

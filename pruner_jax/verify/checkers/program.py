@@ -117,7 +117,7 @@ def execute(source: str, *, seconds: float, memory_mb: int, recursion: int) -> R
         "random_start": {"seed": 0},
     }
     try:
-        with prepare().checkout(limits=limits, os_policy=policy) as session:
+        with _sandbox().checkout(limits=limits, os_policy=policy) as session:
             value = session.feed_run(f"{source}\nsolution()", print_callback=_discard)
     except monty.MontyCrashedError as error:
         if error.timed_out:
@@ -128,9 +128,14 @@ def execute(source: str, *, seconds: float, memory_mb: int, recursion: int) -> R
     return Run(value)
 
 
+def prepare() -> None:
+    """Start the sandbox."""
+    _sandbox()
+
+
 @functools.cache
-def prepare() -> Any:
-    """This worker's sandbox: one process, started before the first program and used for all."""
+def _sandbox() -> Any:
+    """One process, used for all programs of this worker; each gets a session of its own."""
     import pydantic_monty
 
     return pydantic_monty.Monty(max_processes=1).__enter__()
