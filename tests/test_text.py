@@ -51,6 +51,7 @@ CORPUS = [
     "Please reason step by step, and put your final answer within \\boxed{}.",
     "<think>\nFirst 7+7=14.\n</think>\n\nThe answer is 14.",
     "x.</think>\n y >= 3 and </div> <b> is html </think> 12 + 30 = 42",
+    "a.</b>. b.</b>. c.</b>. d.</b>. e.</b>. f.</b>. g.</b>. h.</b>. i.</b>.",  # merges at edges
 ]
 
 
@@ -194,7 +195,10 @@ def test_plain_prompts_get_the_tokenizers_bos_once_and_no_eos(base):
 
 
 def test_chat_tokens_are_those_of_apply_chat_template(r1, qwen, llama):
-    for tokenizer in (r1, qwen, llama):
+    # The last one adds a BOS to plain text, but its template writes none: then a chat has none.
+    silent = build(QWEN, ["<|im_start|>", "<|im_end|>"], bos="<s>", eos="</s>", post_bos=True)
+    assert silent.encode("x")[0] == silent.bos_token_id
+    for tokenizer in (r1, qwen, llama, silent):
         chat = [{"role": "user", "content": SUM.question}]
         theirs = tokenizer.apply_chat_template(chat, add_generation_prompt=True)["input_ids"]
         ours = make_prompts(tokenizer, [SUM], TextOptions(), limit=5, purpose="train", visit_P=0)
@@ -353,6 +357,10 @@ def test_tag_spellings(qwen):
     assert len(ids) > 1 and decode(tokenizer, ids) == "</think>"
     spelled = tag_spellings(tokenizer, "</think>")
     assert all(i in allowed for i, allowed in zip(ids, spelled, strict=True))
+    merged = encode(tokenizer, "x.</think>.")  # here neither edge is spelled as in the tag alone
+    assert ids[0] not in merged and ids[-1] not in merged
+    assert thinking_lengths(merged[None], np.array([len(merged)]), ids, False).tolist() == [0]
+    assert thinking_lengths(merged[None], np.array([len(merged)]), spelled, False)[0] > 0
 
 
 def test_split_thought():
