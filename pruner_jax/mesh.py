@@ -85,13 +85,13 @@ def _names(place: str | tuple[str, ...] | None) -> tuple[str, ...]:
     return () if place is None else (place,) if isinstance(place, str) else place
 
 
-def constrain_rows(x: jax.Array) -> jax.Array:
-    """Keeps the leading axis of an activation spread over the rows of the ambient mesh.
+def constrain(x: jax.Array, *places: str | tuple[str, ...] | None) -> jax.Array:
+    """Says over which mesh axes each leading axis of ``x`` is spread; the others are whole.
 
     A no-op outside ``jax.set_mesh`` and inside ``shard_map``. Without it the compiler may follow
-    the split of the embedding table instead of the split of the batch.
+    the split of a weight where it should follow the split of the batch.
     """
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty or any(kind != AxisType.Auto for kind in mesh.axis_types):
         return x
-    return jax.lax.with_sharding_constraint(x, PartitionSpec(ROWS))
+    return jax.lax.with_sharding_constraint(x, PartitionSpec(*places))

@@ -166,8 +166,8 @@ class Fields:
             return ()
         if not used or window is None:
             raise ValueError(
-                "config.json: layer_types holds 'sliding_attention', which needs use_sliding_window "
-                f"= true and a sliding_window; found {used} and {window}"
+                "config.json: layer_types holds 'sliding_attention', which needs "
+                f"use_sliding_window = true and a sliding_window; found {used} and {window}"
             )
         return tuple(window if kind == "sliding_attention" else None for kind in types)
 

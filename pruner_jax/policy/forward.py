@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from pruner_jax.mesh import constrain_rows
+from pruner_jax.mesh import ROWS, constrain
 from pruner_jax.policy import rope
 from pruner_jax.policy.attention import attend
 from pruner_jax.policy.cache import Cache, write
@@ -56,7 +56,8 @@ def forward(
         )
     if (remat or "none") not in _REMAT:
         raise ValueError(f"forward: remat = {remat!r}; allowed: {', '.join(_REMAT)}")
-    x = constrain_rows(jnp.take(params["embed"], tokens_BT, axis=0))
+    table = constrain(params["embed"], "tensor")  # rows are looked up whole, not split over fsdp
+    x = constrain(jnp.take(table, tokens_BT, axis=0), ROWS)
     look = _look(positions_BT, segments_BT, cache)
     block = functools.partial(_block, config, rope.rotation(config, positions_BT), look)
     if _REMAT[remat or "none"] is not None:
@@ -104,7 +105,7 @@ def _look(positions_BT: jax.Array, segments_BT: jax.Array | None, cache: Cache |
     if cache is None:
 
         def look(q, k, v, window, old):
-            k, v = jnp.swapaxes(k, 1, 2), jnp.swapaxes(v, 1, 2)
+            k, v = k.transpose(0, 2, 3, 1), v.transpose(0, 2, 1, 3)
             place = {"q_position_BT": positions_BT, "k_position_BS": positions_BT}
             if segments_BT is not None:
                 place |= {"q_segment_BT": segments_BT, "k_segment_BS": segments_BT}
@@ -117,7 +118,7 @@ def _look(positions_BT: jax.Array, segments_BT: jax.Array | None, cache: Cache |
 
     def look(q, k, v, window, old):
         # Write first, then read only what was written: reading the old value as well would copy it.
-        k, v = write(old[0], k, cache.slot), write(old[1], v, cache.slot)
+        k, v = write(old, k, v, cache.slot)
         place = {"q_position_BT": q_position, "k_position_BS": k_position}
         return attend(q, k, v, window=window, **place), (k, v)
 
@@ -139,7 +140,7 @@ def _block(config, rotation, look, x, layer, window, old):
         normed = rms_norm(x, layer["mlp_norm"], config.norm_eps)
         gate, up = _dense(layer, "gate", normed), _dense(layer, "up", normed)
         x = x + _dense(layer, "down", jax.nn.silu(gate) * up)
-    return constrain_rows(x), kept
+    return constrain(x, ROWS), kept
 
 
 def _project(layer: dict[str, jax.Array], name: str, x: jax.Array) -> jax.Array:

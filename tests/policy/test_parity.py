@@ -87,7 +87,7 @@ def test_what_they_write_we_load(name, dtype, tmp_path):
     ],
 )
 def test_frequencies_of_real_models_agree(head_width, given):
-    """At position 32,768 an error in the last place of a frequency turns a head by 0.002 rad."""
+    """At position 32,768 an error in the last place of a frequency turns it 0.002 rad."""
     raw = tiny.CONFIGS["qwen3"] | {"head_dim": head_width, "max_position_embeddings": 131072}
     raw = {key: value for key, value in raw.items() if key != "rope_theta"}
     ours: RopeConfig = from_hf(raw | {"rope_parameters": given}).rope
@@ -115,7 +115,7 @@ def test_long_positions_agree(tmp_path):
 
 
 def test_config_json_that_we_write_reads_the_same_there(tmp_path):
-    """Every field that changes the mathematics, as transformers understands it after our writing."""
+    """Nothing is lost or changed by writing, and the rope is understood as it was before."""
     for name, raw in tiny.CONFIGS.items():
         config, params = tiny.model(name)
         folder = save(Policy(config, params, None), tmp_path / name)
