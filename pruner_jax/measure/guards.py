@@ -25,6 +25,7 @@ from pruner_jax.types import Graded
 
 History = Sequence[Mapping[str, Any]]
 
+_HASH = 0x9E3779B97F4A7C15  # odd, so that no power of it loses bits
 EMPTY_THOUGHT = 4  # tokens: an opening tag, a closing tag and a line break on either side
 
 
@@ -40,22 +41,19 @@ class Alarm:
 def repeated_ngrams(tokens_BT: np.ndarray, length_B: np.ndarray, n: int = 8) -> np.ndarray:
     """Share of each row's n-grams that occurred earlier in the same row, float64 [B].
 
-    1 - distinct / all; 0 for rows shorter than n. N-grams are compared by a 64-bit polynomial hash.
+    1 - distinct / all, that is, equal neighbours once sorted; 0 for rows shorter than n. N-grams are compared by a 64-bit polynomial hash.
     """
-    tokens_BT = np.asarray(tokens_BT)
-    places = tokens_BT.shape[1] - n + 1
-    if places < 1:
-        return np.zeros(len(tokens_BT))
-    hash_BT = np.zeros((len(tokens_BT), places), np.uint64)
-    for offset in range(n):
-        token_BT = tokens_BT[:, offset : offset + places].astype(np.uint64)
-        hash_BT = hash_BT * np.uint64(0x9E3779B97F4A7C15) + token_BT + np.uint64(1)
-    count_B = np.maximum(np.asarray(length_B) - n + 1, 0)
-    real_BT = np.arange(places) < count_B[:, None]
-    # Places past the end get the row's first hash: they add no distinct value.
-    ordered_BT = np.sort(np.where(real_BT, hash_BT, hash_BT[:, :1]), axis=1)
-    distinct_B = 1 + (ordered_BT[:, 1:] != ordered_BT[:, :-1]).sum(axis=1)
-    return masked.ratio((count_B - distinct_B).astype(np.float64), count_B, 0.0)
+    powers_n = np.array([pow(_HASH, i, 1 << 64) for i in range(n)], np.uint64)
+
+    def share(row_T: np.ndarray) -> float:
+        if len(row_T) < n:
+            return 0.0
+        grams_Tn = np.lib.stride_tricks.sliding_window_view(row_T, n)
+        hashes = np.sort(grams_Tn @ powers_n)
+        return np.count_nonzero(hashes[1:] == hashes[:-1]) / len(hashes)
+
+    tokens_BT = np.asarray(tokens_BT).astype(np.uint64)
+    return np.array([share(row_T[:length]) for row_T, length in zip(tokens_BT, length_B)])
 
 
 def diagnose(graded: Graded) -> dict[str, float]:

@@ -155,7 +155,7 @@ def next_limit(outcomes: Outcomes, current: int, options: AutoOptions) -> NextLi
     shortest_P = masked.min(lengths_PG, solved_PG, 1, empty=np.nan)
     solvable_P = solved_PG.any(axis=1)
     coverage = float(masked.quantile(shortest_P, solvable_P, options.coverage, empty=np.nan))
-    limit = min(max(math.ceil(pressure), math.ceil(coverage), options.floor), current)
+    limit = max(math.ceil(pressure), math.ceil(coverage), options.floor)
     basis = (
         f"{options.quantile:.0%} of the correct answers fit into {math.ceil(pressure)} tokens, "
         f"{options.coverage:.0%} of the solvable problems into {math.ceil(coverage)}"

@@ -108,8 +108,9 @@ def pass_at_k(outcomes: Outcomes, k: int) -> float:
         )
     correct_P = masked.sum(outcomes.correct_PG, outcomes.mask_PG, 1)
     j_k = np.arange(k)
-    left_Pk = np.maximum(n_P[:, None] - correct_P[:, None] - j_k, 0)
-    missed_P = np.prod(left_Pk / (n_P[:, None] - j_k), axis=1)
+    wrong_P = n_P - correct_P
+    # With fewer than k wrong samples one factor is exactly 0, as it should be.
+    missed_P = np.prod((wrong_P[:, None] - j_k) / (n_P[:, None] - j_k), axis=1)
     return float(1.0 - missed_P.mean())
 
 

@@ -91,6 +91,18 @@ def test_population_interval_covers_the_truth():
     assert 0.90 <= hits / 300 <= 0.98
 
 
+def test_fixed_interval_is_the_normal_one(simulated):
+    found = simulated(0, samples=8)
+    these = stats.accuracy_on_these(found, 0.9)
+    assert these.high - these.value == pytest.approx(1.644854 * stats.sampling_error(found))
+    assert these.value - these.low == pytest.approx(these.high - these.value)
+
+
+def test_an_interval_of_an_accuracy_stays_between_0_and_1(evaluation):
+    sure = stats.accuracy_on_these(evaluation([[1, 1, 1, 0]] * 2, [[5] * 4] * 2))
+    assert sure.high == 1.0 and sure.low > 0.0
+
+
 def test_fixed_interval_is_inside_the_population_interval(simulated):
     found = simulated(0, samples=8)
     these, general = stats.accuracy_on_these(found), stats.accuracy_in_general(found)
