@@ -41,7 +41,8 @@ class Alarm:
 def repeated_ngrams(tokens_BT: np.ndarray, length_B: np.ndarray, n: int = 8) -> np.ndarray:
     """Share of each row's n-grams that occurred earlier in the same row, float64 [B].
 
-    1 - distinct / all, that is, equal neighbours once sorted; 0 for rows shorter than n. N-grams are compared by a 64-bit polynomial hash.
+    1 - distinct / all, counted as equal neighbours once sorted; 0 for rows shorter than n. N-grams
+    are compared by a 64-bit polynomial hash.
     """
     powers_n = np.array([pow(_HASH, i, 1 << 64) for i in range(n)], np.uint64)
 
