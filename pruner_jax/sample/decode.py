@@ -1,0 +1,295 @@
+"""What runs on the device: prefill of prompts, re-laying of the cache, blocks of decode steps.
+
+Everything a row has besides its keys and values is in ``Rows``: small arrays that the host may
+rebuild between blocks. Keys and values stay on the device, one pair of arrays per layer. The row's
+newest token is always the one that is not in the cache yet: a decode step feeds it, and picks the
+next. So the prefill takes a prompt without its last token, gives no logits, and there is one place
+where tokens are picked.
+
+With a mesh every shard of the rows runs its own loop under ``shard_map``, without collectives; the
+slot may differ from shard to shard. These are the only ``jit`` calls of the room. ``COMPILED``
+counts their programs by name.
+"""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh, PartitionSpec
+
+from pruner_jax.mesh import ROWS
+from pruner_jax.policy.cache import Cache, Pair, init_cache, put, relay
+from pruner_jax.policy.config import ModelConfig
+from pruner_jax.policy.forward import forward, unembed
+from pruner_jax.sample.force import ForceState, Hook
+from pruner_jax.sample.pick import Picking, pick, score
+from pruner_jax.types import Origin
+
+COMPILED: collections.Counter[str] = collections.Counter()  # programs traced so far, by name
+
+
+@dataclasses.dataclass(frozen=True)
+class Program:
+    """What the compiled programs are made of; static under jit."""
+
+    config: ModelConfig
+    picking: Picking
+    end_ids: tuple[int, ...]
+    block: int  # most steps of a block
+    force: Hook | None = None
+    mesh: Mesh | None = None
+
+
+@flax.struct.dataclass
+class Rows:
+    """The rows in the batch, without their keys and values. A seat without a row is not alive."""
+
+    token_B: jax.Array  # int32, the newest token, not in the cache yet
+    start_B: jax.Array  # int32, first live slot
+    count_B: jax.Array  # int32, tokens generated
+    limit_B: jax.Array  # int32, most tokens it may have
+    alive_B: jax.Array  # bool
+    identity_B3: jax.Array  # uint32: problem, visit and sample, which make the row's random key
+    mode_B: jax.Array  # int32
+    budget_B: jax.Array  # int32
+    memory_BM: jax.Array  # int32, of the force hook
+    recent_BW: jax.Array  # int32, last tokens, the newest last, for the force hook
+
+
+@flax.struct.dataclass
+class Written:
+    """What a block wrote: n steps (rows of the arrays) by B rows; PAD where a row was not alive."""
+
+    token_nB: jax.Array  # int32
+    logp_nB: jax.Array  # float32
+    origin_nB: jax.Array  # uint8
+    entropy_B: jax.Array  # float32, summed over the tokens that the policy drew
+    steps_B: jax.Array  # int32, steps that the block made, the same for all rows of a shard
+
+
+def _spread(
+    program: Program, function: Callable, *, whole: tuple[int, ...] = ()
+) -> Callable:
+    """The function on each shard of the rows; arguments numbered in ``whole`` are not split."""
+    if program.mesh is None:
+        return function
+
+    def call(*args):
+        rows, every = PartitionSpec(ROWS), PartitionSpec()
+        specs = tuple(every if i in whole else rows for i in range(len(args)))
+        return jax.shard_map(
+            function, mesh=program.mesh, in_specs=specs, out_specs=rows, check_vma=False
+        )(*args)
+
+    return call
+
+
+# -- the cache -------------------------------------------------------------------------------------
+
+
+@functools.partial(jax.jit, static_argnames="program")
+def prefill(params: Any, tokens_BT: jax.Array, start_B: jax.Array, *, program: Program):
+    """Keys and values of right-aligned tokens, per layer; row b's tokens begin at ``start_B[b]``."""
+    COMPILED["prefill"] += 1
+
+    def run(params, tokens_BT, start_B):
+        rows, width = tokens_BT.shape
+        dtype = params["embed"].dtype
+        cache = init_cache(program.config, rows, width, dtype).replace(start_B=start_B)
+        position_BT = jnp.arange(width, dtype=jnp.int32) - start_B[:, None]
+        return forward(params, program.config, tokens_BT, position_BT, cache=cache)[1].layers
+
+    return _spread(program, run, whole=(0,))(params, tokens_BT, start_B)
+
+
+@functools.partial(jax.jit, static_argnames=("rows", "slots", "dtype", "program"))
+def empty(*, rows: int, slots: int, dtype: Any, program: Program) -> list[Pair]:
+    """Keys and values of no rows yet; ``rows`` on each shard."""
+    COMPILED["empty"] += 1
+    return init_cache(program.config, rows, slots, dtype).layers
+
+
+@functools.partial(jax.jit, static_argnames=("slots", "program"))
+def relay_layer(
+    pair: Pair, source_B: jax.Array, shift_1: jax.Array, *, slots: int, program: Program
+) -> Pair:
+    """One layer's keys and values with other rows, moved down by ``shift`` slots, in ``slots``.
+
+    ``source_B`` numbers rows of the same shard, -1 for none. One layer at a time, so that old and
+    new cache never exist whole together.
+    """
+    COMPILED["relay"] += 1
+    move = lambda pair, source_B, shift_1: relay(pair, source_B, shift_1[0], slots)  # noqa: E731
+    return _spread(program, move)(pair, source_B, shift_1)
+
+
+@functools.partial(jax.jit, static_argnames="program", donate_argnames="pair")
+def put_layer(
+    pair: Pair, fresh: Pair, source_B: jax.Array, slot_1: jax.Array, *, program: Program
+) -> Pair:
+    """One layer with rows of a prefill forked into it, ending at the slot; -1 keeps a row."""
+    COMPILED["put"] += 1
+    fork = lambda pair, fresh, source_B, slot_1: put(pair, fresh, source_B, slot_1[0])  # noqa: E731
+    return _spread(program, fork)(pair, fresh, source_B, slot_1)
+
+
+# -- decoding --------------------------------------------------------------------------------------
+
+
+@functools.partial(jax.jit, static_argnames="program", donate_argnames="layers")
+def decode(
+    params: Any,
+    layers: list[Pair],
+    rows: Rows,
+    slot_1: jax.Array,
+    limits: jax.Array,
+    key: jax.Array,
+    *,
+    program: Program,
+) -> tuple[list[Pair], Rows, Written]:
+    """At most ``limits[0]`` steps for all rows; ends early when ``limits[1]`` or fewer are alive.
+
+    ``key`` holds seed and purpose; ``slot_1`` is the next slot of each shard.
+    """
+    COMPILED["decode"] += 1
+    run = functools.partial(_block, program)
+    return _spread(program, run, whole=(0, 4, 5))(params, layers, rows, slot_1, limits, key)
+
+
+def _block(program, params, layers, rows, slot_1, limits, key):
+    """The loop. Only the cache and the parts of Rows that change are carried round it."""
+    draw_B, force_B = _streams(key, rows.identity_B3)
+    width = len(rows.token_B)
+    written = Written(
+        token_nB=jnp.zeros((program.block, width), jnp.int32),
+        logp_nB=jnp.zeros((program.block, width), jnp.float32),
+        origin_nB=jnp.zeros((program.block, width), jnp.uint8),
+        entropy_B=jnp.zeros(width, jnp.float32),
+        steps_B=jnp.zeros(width, jnp.int32),
+    )
+
+    def goes_on(carry):
+        step, _, rows, _ = carry
+        return (step < limits[0]) & (jnp.sum(rows.alive_B) > limits[1])
+
+    def one(carry):
+        step, layers, rows, written = carry
+        cache = Cache(layers, rows.start_B, slot_1[0] + step)
+        position_B1 = (cache.slot - rows.start_B)[:, None]
+        hidden, cache = forward(
+            params, program.config, rows.token_B[:, None], position_B1, cache=cache
+        )
+        logits = unembed(params, program.config, hidden[:, 0])
+        rows, token, logp, origin, entropy = _next(program, rows, logits, draw_B, force_B)
+        written = written.replace(
+            token_nB=written.token_nB.at[step].set(token),
+            logp_nB=written.logp_nB.at[step].set(logp),
+            origin_nB=written.origin_nB.at[step].set(origin),
+            entropy_B=written.entropy_B + entropy,
+        )
+        return step + 1, cache.layers, rows, written
+
+    steps, layers, rows, written = jax.lax.while_loop(
+        goes_on, one, (jnp.int32(0), layers, rows, written)
+    )
+    return layers, rows, written.replace(steps_B=jnp.full(width, steps))
+
+
+def _next(program, rows, logits_BV, draw_B, force_B):
+    """The rows one token longer, and that token with its log-probability, origin and entropy."""
+    with jax.named_scope("pick"):
+        at = jax.vmap(jax.random.fold_in)
+        uniform_B = jax.vmap(jax.random.uniform)(at(draw_B, rows.count_B))
+        token = pick(logits_BV, uniform_B, program.picking)
+        in_loss = rows.alive_B
+        forced = None
+        if program.force is not None:
+            forced = _force(program.force, rows, token, at(force_B, rows.count_B))
+            token, in_loss = forced.token, forced.in_loss & rows.alive_B
+        logp, entropy = score(logits_BV, token, program.picking)
+        if forced is not None:
+            logp = jnp.where(jnp.isnan(forced.logp), logp, forced.logp)
+    alive = rows.alive_B
+    origin = jnp.where(in_loss, Origin.SAMPLED, Origin.FORCED)
+    token = jnp.where(alive, token, 0)
+    count = rows.count_B + alive
+    ended = functools.reduce(jnp.logical_or, (token == i for i in program.end_ids))
+    rows = rows.replace(
+        token_B=token,
+        count_B=count,
+        alive_B=alive & ~ended & (count < rows.limit_B),
+        memory_BM=rows.memory_BM if forced is None else forced.memory,
+        recent_BW=_remember(rows.recent_BW, token),
+    )
+    return (
+        rows,
+        token,
+        jnp.where(alive, logp, 0),
+        jnp.where(alive, origin, Origin.PAD).astype(jnp.uint8),
+        jnp.where(in_loss, entropy, 0),
+    )
+
+
+def _streams(key: jax.Array, identity_B3: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Each row's own keys [B]: of the policy's draws, and of the force hook."""
+
+    def fold(identity_3):
+        row = functools.reduce(jax.random.fold_in, identity_3, key)
+        return jax.random.fold_in(row, 0), jax.random.fold_in(row, 1)
+
+    return jax.vmap(fold)(identity_B3)
+
+
+def _force(hook: Hook, rows: Rows, token_B: jax.Array, key_B: jax.Array):
+    """What the hook makes of the drawn tokens, row by row."""
+    state = ForceState(
+        token=token_B,
+        logp=jnp.full(token_B.shape, jnp.nan),
+        in_loss=jnp.ones(token_B.shape, bool),
+        count=rows.count_B,
+        recent=rows.recent_BW,
+        mode=rows.mode_B,
+        budget=rows.budget_B,
+        limit=rows.limit_B,
+        memory=rows.memory_BM,
+        key=key_B,
+    )
+    return jax.vmap(hook)(state)
+
+
+def _remember(recent_BW: jax.Array, token_B: jax.Array) -> jax.Array:
+    if not recent_BW.shape[1]:
+        return recent_BW
+    return jnp.concatenate([recent_BW[:, 1:], token_B[:, None]], axis=1)
+
+
+@functools.partial(jax.jit, static_argnames="program")
+def replay(rows: Rows, tokens_BT: jax.Array, count_B: jax.Array, key: jax.Array, *, program: Program):
+    """Memory and recent tokens of the force hook after ``count_B`` tokens written before.
+
+    For rows that go on from a cut: ``rows`` are as at their beginning, ``tokens_BT`` what they have.
+    """
+    COMPILED["replay"] += 1
+    _, force_B = _streams(key, rows.identity_B3)
+
+    def one(rows, token_B):
+        keys = jax.vmap(jax.random.fold_in)(force_B, rows.count_B)
+        memory = _force(program.force, rows, token_B, keys).memory
+        on = rows.count_B < count_B
+        return rows.replace(
+            count_B=rows.count_B + on,
+            memory_BM=jnp.where(on[:, None], memory, rows.memory_BM),
+            recent_BW=jnp.where(
+                on[:, None], _remember(rows.recent_BW, token_B), rows.recent_BW
+            ),
+        ), None
+
+    rows = jax.lax.scan(one, rows, tokens_BT.T)[0]
+    return rows.memory_BM, rows.recent_BW
