@@ -1,0 +1,71 @@
+"""The command line: verbs, help without JAX, exit codes, JSON alone on stdout."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from pruner_jax import cli
+
+
+def run(*words):
+    return subprocess.run(
+        [sys.executable, "-m", "pruner_jax", *words], capture_output=True, text=True
+    )
+
+
+@pytest.mark.parametrize("verb", [verb.name for verb in cli.VERBS])
+def test_help_of_every_verb_shows_its_settings_and_needs_no_jax(verb, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "jax", None)  # importing it would fail
+    assert cli.main([verb, "--help"]) == 0
+    shown = capsys.readouterr().out
+    assert f"pruner-jax {verb}" in shown
+    assert "usage" in shown.lower()
+
+
+def test_the_overview_names_every_verb(capsys):
+    assert cli.main(["--help"]) == 0
+    shown = capsys.readouterr().out
+    assert all(f"  {verb.name} " in shown for verb in cli.VERBS)
+
+
+def test_errors_of_the_command_line_exit_with_2_and_say_what_is_allowed(capsys):
+    assert cli.main(["prunne"]) == 2
+    assert "the verbs are prune, warmup" in capsys.readouterr().err
+    assert cli.main(["prune", "no/such/file.yaml"]) == 2
+    assert "no/such/file.yaml" in capsys.readouterr().err
+    assert cli.main([]) == 2
+
+
+def test_print_config_is_a_config(tmp_path, capsys):
+    words = ["--model=m", "--out=o", "--method.options.samples=4"]
+    assert cli.main(["prune", *words, "--print_config"]) == 0
+    path = tmp_path / "printed.yaml"
+    path.write_text(capsys.readouterr().out)
+    assert cli.main(["prune", str(path), "--print_config"]) == 0
+    assert "samples: 4" in capsys.readouterr().out
+
+
+def test_a_failure_is_one_message_and_exit_code_1(tmp_path, capsys):
+    code = cli.main(["report", str(tmp_path)])
+    assert code == 1
+    said = capsys.readouterr().err
+    assert said.startswith("pruner-jax: error: ") and "Traceback" not in said
+
+
+def test_json_stands_alone_on_stdout(monkeypatch, capsys, tmp_path):
+    def build(_):
+        print("chatter of a library")
+        return tmp_path / "report.html"
+
+    monkeypatch.setattr("pruner_jax.report.html.build", build)
+    assert cli.main(["report", str(tmp_path), "--json"]) == 0
+    out, err = capsys.readouterr()
+    assert json.loads(out) == {"report": str(tmp_path / "report.html")}
+    assert "chatter" in err
+
+
+def test_module_and_version():
+    done = run("--version")
+    assert done.returncode == 0 and done.stdout.startswith("pruner-jax ")

@@ -1,0 +1,133 @@
+"""Settings: files, overrides, and errors that name the field, the value and what is allowed."""
+
+import pathlib
+
+import pytest
+import yaml
+
+from pruner_jax import config
+from pruner_jax.config import ConfigError, EvaluateConfig, PruneConfig, load, plain
+
+CONFIGS = pathlib.Path(__file__).parents[1] / "configs"
+
+
+@pytest.fixture
+def file(tmp_path):
+    path = tmp_path / "run.yaml"
+    path.write_text(
+        yaml.safe_dump(
+            {
+                "model": "some/model",
+                "out": "runs/x",
+                "method": {"name": "thinkprune", "options": {"samples": 8}},
+                "rounds": {"limits": [64, 32], "steps": 4, "evaluate_every": 2},
+                "problems": {"options": {"train": 10}},
+            }
+        )
+    )
+    return str(path)
+
+
+def test_overrides_win_over_the_file_and_the_file_over_defaults(file):
+    got = load(
+        PruneConfig, file, ["--seed=3", "--rounds.limits=auto", "--optimizer.learning_rate=1e-4"]
+    )
+    assert (got.seed, got.rounds.limits, got.rounds.steps) == (3, "auto", 4)
+    assert got.optimizer.learning_rate == 1e-4
+    assert got.sample.temperature == 1.0
+
+
+def test_overrides_reach_into_free_mappings_with_their_types(file):
+    got = load(
+        PruneConfig,
+        file,
+        [
+            "--method.length.weight=0.1",
+            "--method.options.kl=0",
+            "--problems.options.test",
+            "7",
+        ],
+    )
+    assert got.method == {
+        "name": "thinkprune",
+        "options": {"samples": 8, "kl": 0},
+        "length": {"weight": 0.1},
+    }
+    assert got.problems.options == {"train": 10, "test": 7}
+
+
+def test_text_in_free_mappings_stays_text(tmp_path, file):
+    given = yaml.safe_load(pathlib.Path(file).read_text())
+    texts = {"answer_pattern": "#### *(.+)", "cut": "a: b", "name": "1e-3x"}
+    given["problems"]["options"] = texts
+    pathlib.Path(file).write_text(yaml.safe_dump(given))
+    assert load(PruneConfig, file).problems.options == texts
+    got = load(PruneConfig, file, ["--problems.options.rate=1e-3", "--problems.options.cut='#x'"])
+    assert got.problems.options == {**texts, "rate": 1e-3, "cut": "#x"}
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("--learn.rematerialise=full", "rematerialise"),
+        ("--optimizer.learning_rate=fast", "optimizer.learning_rate"),
+        ("--split=dev", "split"),
+    ],
+)
+def test_unknown_keys_and_wrong_types_are_named(file, override, said):
+    with pytest.raises(ConfigError, match=said):
+        load(PruneConfig, file, [override])
+
+
+def test_an_unknown_key_of_the_file_is_named(tmp_path, file):
+    settings = yaml.safe_load(pathlib.Path(file).read_text())
+    settings["rounds"]["stepz"] = 3
+    pathlib.Path(file).write_text(yaml.safe_dump(settings))
+    with pytest.raises(ConfigError, match="stepz"):
+        load(PruneConfig, file)
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("--rounds.evaluate_every=9", "rounds.evaluate_every is 9, rounds.steps 4"),
+        ("--rounds.limits=[]", "rounds.limits is"),
+        ("--sample.rows=0", "sample.rows is 0; allowed: 1 or more"),
+        ("--pick.tolerance=2", "tolerance is 2.0; allowed"),
+    ],
+)
+def test_contradictions_name_the_field_and_what_is_allowed(file, override, said):
+    with pytest.raises(ValueError, match=said.replace("(", r"\(").replace("[", r"\[")):
+        load(PruneConfig, file, [override])
+
+
+def test_a_missing_file_and_broken_yaml(tmp_path):
+    with pytest.raises(ConfigError, match=r"there is no configuration at .*nothing\.yaml"):
+        load(PruneConfig, str(tmp_path / "nothing.yaml"))
+    broken = tmp_path / "broken.yaml"
+    broken.write_text("model: [unclosed\n")
+    with pytest.raises(ConfigError, match=r"broken\.yaml"):
+        load(PruneConfig, str(broken))
+
+
+def test_resolved_settings_come_back_the_same(tmp_path, file):
+    first = load(PruneConfig, file, ["--method.options.kl=0"])
+    written = tmp_path / "resolved.yaml"
+    written.write_text(yaml.safe_dump(plain(first)))
+    assert load(PruneConfig, str(written)) == first
+
+
+def test_like_takes_what_evaluation_shares_with_a_run(file):
+    got = load(EvaluateConfig, None, ["--model=m", f"--like={file}", "--test.samples=2"])
+    assert got.problems.options == {"train": 10}
+    assert (got.test.limit, got.test.samples) == (64, 2)
+    with pytest.raises(ConfigError, match="there is no configuration at"):
+        load(EvaluateConfig, None, ["--model=m", "--like=nowhere"])
+
+
+@pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.yaml")), ids=lambda path: path.stem)
+def test_every_shipped_config_is_valid_and_tells_its_story(path):
+    kind = config.WarmupConfig if path.stem.startswith("warmup") else PruneConfig
+    load(kind, str(path))
+    header = path.read_text().split("\n\n")[0]
+    assert header.startswith("# ") and "pruner-jax" in header
