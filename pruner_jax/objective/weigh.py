@@ -13,6 +13,7 @@ import numpy as np
 
 from pruner_jax.objective import schedules, statistics
 from pruner_jax.objective.context import Context, Scene
+from pruner_jax.objective.groups import Groups
 from pruner_jax.objective.length import length_channel
 from pruner_jax.objective.method import Phase
 from pruner_jax.objective.metrics import measure
@@ -66,7 +67,7 @@ def _weighted(phase: Phase, scene: Scene) -> Weighted:
     _check_finite(phase, "weights", scene, scene.advantage_PG)
     advantage_B = groups.flat(np.where(scene.keep_PG, scene.advantage_PG, 0.0))
     for finish in phase.finish:
-        graded = finish(graded, scene.replace(graded=graded))
+        graded = finish(graded, scene.replace(graded=graded, groups=Groups.of(graded)))
     if len(graded) != len(scene.graded):
         raise ValueError(
             f"phase {phase.name!r}: a finish step made {len(graded)} rows of {len(scene.graded)}; "

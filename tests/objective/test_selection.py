@@ -58,7 +58,9 @@ def test_equal_rewards_reach_their_mean_in_spite_of_rounding():
 
 
 def test_drop_flat_can_look_at_both_channels():
-    assert kept(s.DropFlat("reward"), length=[[0] * 4, [0.1, 0, 0, 0], [0] * 4])[1] == ALL[1]
+    length = [[0] * 4, [0.1, 0, 0, 0], [0] * 4]
+    assert kept(s.DropFlat("reward"), length=length)[1] == ALL[1]
+    assert kept(s.DropFlat(), length=length)[1] == NONE
 
 
 def test_steps_only_narrow():

@@ -82,6 +82,9 @@ def test_history_is_of_earlier_visits_and_by_problem():
     state = statistics.after(state, phase, Groups.of(later))
     np.testing.assert_array_equal(value(least, state=state), [10, 33, 40])
     np.testing.assert_array_equal(value(mean, state=state), [14, 33, 40])
+    state = statistics.after(state, phase, Groups.of(graded([Row(6, True)])))
+    np.testing.assert_array_equal(value(least, state=state), [6, 33, 40])
+    np.testing.assert_array_equal(value(mean, state=state), [12, 33, 40])
 
 
 def test_history_with_decay_forgets():

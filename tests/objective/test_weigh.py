@@ -148,6 +148,19 @@ def test_state_is_threaded_and_never_changed_in_place():
     assert first["controllers"]["prune-length-0-weight"] == pytest.approx(0.6)
 
 
+def test_controllers_see_the_newest_evaluation():
+    weight = {"kind": "feedback", "metric": "monitor/accuracy", "target": 0.8, "start": 0.1}
+    phase = grpo(length=[{"kind": "linear", "weight": weight}])
+    context = dataclasses.replace(CONTEXT, metrics={"monitor/accuracy": 0.7})
+    _, state, _ = weigh(phase, ROWS, {}, context)
+    assert state["controllers"]["prune-length-0-weight"] == pytest.approx(0.095)
+
+
+def test_an_iteration_has_its_steps():
+    collect = Collect(samples=2, every="iteration", steps=3)
+    assert [collect.due(step) for step in range(7)] == [1, 0, 0, 1, 0, 0, 1]
+
+
 def test_what_is_not_finite_is_refused_with_advice():
     phase = grpo(length=[{"kind": "linear", "times": float("inf")}])
     with np.errstate(invalid="ignore"), pytest.raises(ValueError, match="not finite; bound the"):
