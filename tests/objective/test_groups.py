@@ -33,8 +33,8 @@ def test_flat_undoes_pad_whatever_the_order_of_the_rows(order):
 
 
 def test_rank_counts_shorter_correct_rows():
-    groups = Groups.of(RAGGED)
-    np.testing.assert_array_equal(groups.measure("rank")[0], [0, 2, 1])
+    groups = Groups.of(graded([Row(3), Row(5, True), Row(4, True), Row(6)]))
+    np.testing.assert_array_equal(groups.measure("rank"), [[0, 1, 0, 2]])
 
 
 def test_rows_without_a_budget_have_none():
