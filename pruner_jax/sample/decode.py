@@ -74,9 +74,7 @@ class Written:
     steps_B: jax.Array  # int32, steps that the block made, the same for all rows of a shard
 
 
-def _spread(
-    program: Program, function: Callable, *, whole: tuple[int, ...] = ()
-) -> Callable:
+def _spread(program: Program, function: Callable, *, whole: tuple[int, ...] = ()) -> Callable:
     """The function on each shard of the rows; arguments numbered in ``whole`` are not split."""
     if program.mesh is None:
         return function
@@ -271,7 +269,9 @@ def _remember(recent_BW: jax.Array, token_B: jax.Array) -> jax.Array:
 
 
 @functools.partial(jax.jit, static_argnames="program")
-def replay(rows: Rows, tokens_BT: jax.Array, count_B: jax.Array, key: jax.Array, *, program: Program):
+def replay(
+    rows: Rows, tokens_BT: jax.Array, count_B: jax.Array, key: jax.Array, *, program: Program
+):
     """Memory and recent tokens of the force hook after ``count_B`` tokens written before.
 
     For rows that go on from a cut: ``rows`` are as at their beginning, ``tokens_BT`` what they have.
@@ -286,9 +286,7 @@ def replay(rows: Rows, tokens_BT: jax.Array, count_B: jax.Array, key: jax.Array,
         return rows.replace(
             count_B=rows.count_B + on,
             memory_BM=jnp.where(on[:, None], memory, rows.memory_BM),
-            recent_BW=jnp.where(
-                on[:, None], _remember(rows.recent_BW, token_B), rows.recent_BW
-            ),
+            recent_BW=jnp.where(on[:, None], _remember(rows.recent_BW, token_B), rows.recent_BW),
         ), None
 
     rows = jax.lax.scan(one, rows, tokens_BT.T)[0]

@@ -71,3 +71,9 @@ class SampleOptions:
         """Whether any token is ruled out. Then the log-probabilities that come back, which are of
         the whole distribution, are not those of the draws: on-policy rounds refuse it."""
         return self.top_k > 0 or self.top_p < 1 or self.min_p > 0
+
+    def resolve_dtype(self, backend: str) -> str:
+        """Precision on that JAX backend."""
+        if self.dtype != "auto":
+            return self.dtype
+        return "float32" if backend == "cpu" else "bfloat16"

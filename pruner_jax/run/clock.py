@@ -1,0 +1,39 @@
+"""Seconds by phase, measured in one place so that the names stay stable: ``time/rollout``, ..."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Iterator, Mapping
+
+
+class Clock:
+    """Adds up seconds by phase, over the whole run and since the last lap.
+
+    Phases may nest; the inner one's seconds are not counted again in the outer one.
+    """
+
+    def __init__(self, total: Mapping[str, float] | None = None):
+        self.total: dict[str, float] = dict(total or {})
+        self._lap: dict[str, float] = {}
+        self._inner: list[float] = []
+
+    @contextlib.contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        """Everything inside counts as ``name``."""
+        start = time.perf_counter()
+        self._inner.append(0.0)
+        try:
+            yield
+        finally:
+            whole = time.perf_counter() - start
+            own = whole - self._inner.pop()
+            if self._inner:
+                self._inner[-1] += whole
+            self.total[name] = self.total.get(name, 0.0) + own
+            self._lap[name] = self._lap.get(name, 0.0) + own
+
+    def lap(self) -> dict[str, float]:
+        """Seconds by phase since the last lap, as metrics."""
+        lap, self._lap = self._lap, {}
+        return {f"time/{name}": seconds for name, seconds in lap.items()}

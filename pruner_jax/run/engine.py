@@ -1,0 +1,167 @@
+"""What turns parameters into graded rollouts, fixed for a whole run.
+
+``Engine`` holds the description of the model, its tokenizer and end tokens, the verifier and the
+settings of sampling; ``rollout`` takes decode parameters and problems and gives ``Graded``.
+Training, evaluation and generation all go through it, so the same rendering, sampling and checking
+serve all.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from pruner_jax import text
+from pruner_jax.policy.config import ModelConfig
+from pruner_jax.policy.handle import Policy
+from pruner_jax.policy.weights import unstack
+from pruner_jax.run.clock import Clock
+from pruner_jax.sample.options import SampleOptions
+from pruner_jax.sample.sampler import SampleStats, sample
+from pruner_jax.text import TextOptions
+from pruner_jax.types import Graded, Problem, Purpose
+from pruner_jax.verify.grade import Grader
+from pruner_jax.verify.pool import Verifier
+
+PyTree = Any
+Progress = Callable[[int, int, int], None]  # rows done, rows in all, tokens so far
+
+
+@dataclasses.dataclass(frozen=True)
+class Engine:
+    """Sampling and checking for one model."""
+
+    config: ModelConfig
+    tokenizer: Any
+    end_ids: tuple[int, ...]
+    close_ids: tuple[tuple[int, ...], ...]  # spellings of the closing tag, see text.tag_spellings
+    open_ids: tuple[tuple[int, ...], ...]
+    text: TextOptions
+    sampling: SampleOptions
+    verifier: Verifier
+    seed: int
+
+    @classmethod
+    def of(
+        cls,
+        policy: Policy,
+        *,
+        text_options: TextOptions,
+        sampling: SampleOptions,
+        verifier: Verifier,
+        seed: int,
+    ) -> Engine:
+        """An engine for a loaded policy; it needs a tokenizer."""
+        if policy.tokenizer is None:
+            raise ValueError(f"{policy.folder} has no tokenizer; prompts cannot be encoded")
+        tokenizer = policy.tokenizer
+        return cls(
+            config=policy.config,
+            tokenizer=tokenizer,
+            end_ids=text.end_token_ids(tokenizer, policy.generation),
+            close_ids=text.tag_spellings(tokenizer, text_options.think_close),
+            open_ids=text.tag_spellings(tokenizer, text_options.think_open),
+            text=text_options,
+            sampling=sampling,
+            verifier=verifier,
+            seed=seed,
+        )
+
+    def decode(self, tokens: Sequence[int] | np.ndarray) -> str:
+        """Text of a response, its end token left out."""
+        ids = [int(token) for token in tokens]
+        return text.decode(self.tokenizer, ids[:-1] if ids and ids[-1] in self.end_ids else ids)
+
+    def decode_params(self, params: PyTree) -> PyTree:
+        """The sampler's form of the learner's parameters: cast, a list of layers."""
+        return _decode_params(params, self.dtype)
+
+    @property
+    def dtype(self) -> str:
+        """Precision of the sampler."""
+        return self.sampling.resolve_dtype(jax.default_backend())
+
+    def with_sampling(self, **changes: Any) -> Engine:
+        """The same engine with other settings of sampling."""
+        return dataclasses.replace(self, sampling=dataclasses.replace(self.sampling, **changes))
+
+    def rollout(
+        self,
+        params: PyTree,
+        problems: Sequence[Problem],
+        *,
+        purpose: Purpose,
+        samples: int,
+        limit: int,
+        visit_P: np.ndarray | int = 0,
+        prompt_limit: int | None = None,
+        clock: Clock | None = None,
+        on_progress: Progress | None = None,
+    ) -> tuple[Graded, SampleStats]:
+        """Sample and check ``samples`` responses to each problem.
+
+        Args:
+          params: decode parameters.
+          problems: P of them.
+          purpose: which of the three sets they come from; part of the random keys.
+          samples: G responses to each.
+          limit: most tokens of a response.
+          visit_P: how often each problem was drawn before.
+          prompt_limit: the limit the prompt speaks of, where it is not ``limit``.
+          clock: counts the phases ``rollout`` and ``verify``.
+          on_progress: told how far it is.
+
+        Returns:
+          Graded rows in the order (problem, sample), and what sampling them took.
+        """
+        clock = clock or Clock()
+        with clock.phase("rollout"):
+            prompts = text.make_prompts(
+                self.tokenizer,
+                problems,
+                self.text,
+                limit=prompt_limit or limit,
+                purpose=purpose,
+                visit_P=visit_P,
+            )
+            opened_P = [text.opens_thought(prompt, self.text) for prompt in prompts.text]
+            opened_B = np.repeat(np.array(opened_P, bool), samples)
+            grader = Grader(
+                self.verifier,
+                opened=opened_B,
+                think_open=self.text.think_open,
+                think_close=self.text.think_close,
+            )
+
+            def check(row: int, tokens: np.ndarray, finished: bool) -> None:
+                problem = prompts.problems[row // samples]
+                grader.add(row, problem, self.decode(tokens), finished, tokens)
+
+            rollouts, stats = sample(
+                params,
+                self.config,
+                prompts,
+                samples=samples,
+                limit=limit,
+                seed=self.seed,
+                end_ids=self.end_ids,
+                close_ids=self.close_ids,
+                open_ids=self.open_ids,
+                opened=opened_P,
+                decode=self.decode,
+                options=self.sampling,
+                on_row=check,
+                on_progress=on_progress,
+            )
+        with clock.phase("verify"):
+            return grader.result(rollouts), stats
+
+
+@jax.jit(static_argnames="dtype")
+def _decode_params(params: PyTree, dtype: str) -> PyTree:
+    return unstack(params, jnp.dtype(dtype))

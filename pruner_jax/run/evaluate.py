@@ -1,0 +1,118 @@
+"""``evaluate``: accuracy and lengths of a model with intervals, alone or paired with another.
+
+``--like RUN`` takes the problems, the prompt and the sampling of a run's test, so that an exported
+model can be measured again as the run measured it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import pathlib
+from typing import Any
+
+from pruner_jax.config import EvaluateConfig
+from pruner_jax.measure import paired, stats
+from pruner_jax.measure.outcomes import Outcomes, outcomes
+from pruner_jax.measure.summary import plain
+from pruner_jax.mesh import LEARN_RULES, make_mesh
+from pruner_jax.policy import handle
+from pruner_jax.problems.source import load_problems
+from pruner_jax.report.progress import Progress
+from pruner_jax.run.engine import Engine
+from pruner_jax.run.measuring import measure
+from pruner_jax.store.folder import write_atomically
+from pruner_jax.store.records import write_rollouts
+from pruner_jax.types import Problem, Purpose
+from pruner_jax.verify.pool import Verifier
+
+
+def evaluate_verb(settings: EvaluateConfig) -> dict[str, Any]:
+    """Measure one model, or two on the same problems; the numbers."""
+    if settings.test.limit is None:
+        raise ValueError(
+            "test.limit is not set: say how long an answer may be (--test.limit=N), or take all "
+            "settings from a run with --like RUN"
+        )
+    problems = load_problems(settings.problems, settings.split)
+    with contextlib.ExitStack() as stack:
+        progress = stack.enter_context(Progress())
+        verifier = stack.enter_context(Verifier(settings.verify))
+        verifier.prepare(problems)
+        result: dict[str, Any] = {}
+        measured = {}
+        names = {"model": settings.model, "against": settings.against}
+        for name, folder in names.items():
+            if folder is not None:
+                measured[name] = _measure(settings, name, folder, problems, verifier, progress)
+                result[name] = {
+                    "folder": str(folder),
+                    **stats.describe(
+                        measured[name],
+                        settings.test.confidence,
+                        settings.test.resamples,
+                        settings.seed,
+                    ),
+                }
+        if settings.against is not None:
+            result |= _compare(settings, measured["against"], measured["model"])
+        result = plain(result)
+        progress.show_evaluation(result)
+        if settings.out is not None:
+            path = pathlib.Path(settings.out) / "evaluation.json"
+            write_atomically(path, json.dumps(result, indent=2) + "\n")
+    return result
+
+
+def _measure(
+    settings: EvaluateConfig,
+    name: str,
+    folder: str,
+    problems: list[Problem],
+    verifier: Verifier,
+    progress: Progress,
+) -> Outcomes:
+    """One model on the problems."""
+    mesh = make_mesh(settings.mesh.data, settings.mesh.fsdp, settings.mesh.tensor)
+    policy = handle.load(folder, mesh=mesh, rules=LEARN_RULES)
+    engine = Engine.of(
+        policy,
+        text_options=settings.text,
+        sampling=settings.sample,
+        verifier=verifier,
+        seed=settings.seed,
+    )
+    params = engine.decode_params(policy.params)
+    del policy
+    graded = measure(
+        engine,
+        params,
+        problems,
+        settings.test,
+        limit=settings.test.limit,
+        purpose=Purpose(settings.split),
+        progress=progress,
+        title=f"{name} {folder}",
+    )
+    if settings.out is not None:
+        out = pathlib.Path(settings.out)
+        out.mkdir(parents=True, exist_ok=True)
+        write_rollouts(out / f"{name}.parquet", graded, round=0, step=0)
+    return outcomes(graded)
+
+
+def _compare(settings: EvaluateConfig, base: Outcomes, final: Outcomes) -> dict[str, Any]:
+    """What the model changes against the other one, problem by problem."""
+    change = paired.paired(
+        base,
+        final,
+        confidence=settings.test.confidence,
+        resamples=settings.test.resamples,
+        seed=settings.seed,
+    )
+    return {
+        **{name: dataclasses.asdict(value) for name, value in vars(change).items()},
+        "aes_constants": {"a": paired.AES_A, "b": paired.AES_B, "g": paired.AES_G},
+        "confidence": settings.test.confidence,
+    }

@@ -1,0 +1,113 @@
+"""``pj.generate`` and the verb ``sample``: responses to questions that have no gold answer."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from pruner_jax import text
+from pruner_jax.config import SampleConfig
+from pruner_jax.policy import handle
+from pruner_jax.policy.handle import Policy
+from pruner_jax.policy.weights import unstack
+from pruner_jax.sample.options import SampleOptions
+from pruner_jax.sample.sampler import sample
+from pruner_jax.text import TextOptions
+from pruner_jax.types import Problem, Purpose, Rollouts
+
+
+def generate(
+    policy: Policy,
+    questions: Sequence[str],
+    *,
+    max_tokens: int = 512,
+    samples: int = 1,
+    temperature: float = 0.0,
+    seed: int = 0,
+    text_options: TextOptions | None = None,
+    options: SampleOptions | None = None,
+) -> Rollouts:
+    """Responses to questions, in the order (question, sample).
+
+    Args:
+      policy: a loaded model with its tokenizer.
+      questions: P of them; each is rendered with the chat template, if there is one.
+      max_tokens: most tokens of a response.
+      samples: G responses to each question.
+      temperature: 0 is greedy.
+      seed: of the draws. Equal questions get equal responses.
+      text_options: system message, instruction and so on.
+      options: other settings of sampling (``temperature`` above wins).
+    """
+    if isinstance(questions, str):
+        raise ValueError("questions is one string; give a list of questions")
+    if policy.tokenizer is None:
+        raise ValueError(f"{policy.folder} has no tokenizer; prompts cannot be encoded")
+    text_options = text_options or TextOptions()
+    options = dataclasses.replace(options or SampleOptions(), temperature=temperature)
+    problems = [Problem(id=question, question=question, answer="") for question in questions]
+    prompts = text.make_prompts(
+        policy.tokenizer,
+        problems,
+        text_options,
+        limit=max_tokens,
+        purpose=Purpose.TEST,
+        visit_P=0,
+    )
+    end_ids = text.end_token_ids(policy.tokenizer, policy.generation)
+    dtype = options.resolve_dtype(jax.default_backend())
+
+    def decode(tokens: np.ndarray) -> str:
+        ids = [int(token) for token in tokens]
+        return text.decode(policy.tokenizer, ids[:-1] if ids and ids[-1] in end_ids else ids)
+
+    rollouts, _ = sample(
+        jax.jit(lambda params: unstack(params, jnp.dtype(dtype)))(policy.params),
+        policy.config,
+        prompts,
+        samples=samples,
+        limit=max_tokens,
+        seed=seed,
+        end_ids=end_ids,
+        close_ids=text.tag_spellings(policy.tokenizer, text_options.think_close),
+        open_ids=text.tag_spellings(policy.tokenizer, text_options.think_open),
+        opened=[text.opens_thought(prompt, text_options) for prompt in prompts.text],
+        decode=decode,
+        options=options,
+    )
+    return rollouts
+
+
+def sample_verb(settings: SampleConfig) -> dict[str, Any]:
+    """Print the responses to one question, with their token counts."""
+    policy = handle.load(settings.model)
+    rollouts = generate(
+        policy,
+        [settings.question],
+        max_tokens=settings.max_tokens,
+        samples=settings.samples,
+        temperature=settings.sample.temperature,
+        seed=settings.seed,
+        text_options=settings.text,
+        options=settings.sample,
+    )
+    found = []
+    for b in range(len(rollouts)):
+        length, thinking = int(rollouts.length_B[b]), int(rollouts.thinking_B[b])
+        end = "" if rollouts.finished_B[b] else f", cut at the limit of {settings.max_tokens}"
+        print(rollouts.text[b])
+        print(f"[{length} tokens: {thinking} thought, {length - thinking} answer{end}]")
+        found.append(
+            {
+                "text": rollouts.text[b],
+                "tokens": length,
+                "thinking_tokens": thinking,
+                "finished": bool(rollouts.finished_B[b]),
+            }
+        )
+    return {"question": settings.question, "responses": found}

@@ -1,0 +1,79 @@
+"""An evaluation: sample a set of problems with a model, check, and keep what came out.
+
+Shared by rounds, ``evaluate`` and ``warmup``. Rollouts are kept as Parquet, outcomes (the arrays
+statistics are computed on) can be read back from there.
+"""
+
+from __future__ import annotations
+
+import pathlib
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from pruner_jax.measure.options import EvaluateOptions
+from pruner_jax.measure.outcomes import Outcomes, from_rows
+from pruner_jax.report.progress import Progress
+from pruner_jax.run.engine import Engine
+from pruner_jax.store.records import read_rollouts
+from pruner_jax.types import Graded, Problem, Purpose
+
+PyTree = Any
+
+
+def measure(
+    engine: Engine,
+    params: PyTree,
+    problems: Sequence[Problem],
+    options: EvaluateOptions,
+    *,
+    limit: int,
+    purpose: Purpose,
+    progress: Progress,
+    title: str,
+) -> Graded:
+    """Graded samples of the set's problems under the evaluation's own sampling settings.
+
+    ``params`` are decode parameters. The random keys depend on the seed, the set and the problem,
+    not on the model, so two models are measured with the same draws.
+    """
+    problems = problems[: options.problems]
+    engine = engine.with_sampling(
+        temperature=options.temperature, top_p=options.top_p, top_k=options.top_k
+    )
+    progress.start(len(problems) * options.samples, title)
+    graded, _ = engine.rollout(
+        params,
+        problems,
+        purpose=purpose,
+        samples=options.samples,
+        limit=limit,
+        on_progress=lambda done, total, tokens: progress.update(done),
+    )
+    progress.update(
+        len(graded),
+        accuracy=float(graded.correct_B.mean()),
+        mean_tokens=float(graded.rollouts.length_B.mean()),
+        truncated=float(1.0 - graded.rollouts.finished_B.mean()),
+    )
+    progress.finish()
+    return graded
+
+
+def read_outcomes(path: pathlib.Path) -> Outcomes:
+    """What an evaluation's Parquet file says, per problem."""
+    columns = read_rollouts(
+        path,
+        ["problem_id", "difficulty", "verdict", "length", "thinking", "finished", "limit"],
+    )
+    difficulty_B = [np.nan if d is None else d for d in columns["difficulty"]]
+    return from_rows(
+        columns["problem_id"],
+        np.array(difficulty_B),
+        np.array([verdict == "correct" for verdict in columns["verdict"]]),
+        np.array(columns["length"]),
+        np.array(columns["thinking"]),
+        np.array(columns["finished"]),
+        columns["limit"][0],
+    )

@@ -1,0 +1,537 @@
+"""The main job, to be read from top to bottom: rounds under token limits, then the test.
+
+    start or resume -> [ begin a round -> steps, evaluations, guards -> pick ] ... -> test, export
+
+Three disjoint sets: steps sample *train*; evaluations, guards, the pick and ``auto`` limits see
+*monitor* only; *test* is sampled once, at the end, for the model that came and the one that goes.
+Everything between two steps is one ``RunState``; ``run/session.py`` holds what stays the same.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+from typing import Any
+
+import jax
+import numpy as np
+
+from pruner_jax import config
+from pruner_jax.config import PruneConfig
+from pruner_jax.learn.learn import learn
+from pruner_jax.learn.rows import rows_of, rows_of_rollouts
+from pruner_jax.learn.step import init_state, score
+from pruner_jax.measure import guards, stats
+from pruner_jax.measure.outcomes import Outcomes, outcomes
+from pruner_jax.measure.pick import Candidate, check_tolerance, next_limit, pick
+from pruner_jax.measure.summary import Round, summary, versions
+from pruner_jax.objective import memory
+from pruner_jax.objective.context import Context
+from pruner_jax.objective.groups import Groups
+from pruner_jax.objective.weigh import weigh
+from pruner_jax.policy import handle
+from pruner_jax.problems.order import order
+from pruner_jax.report import html
+from pruner_jax.run.measuring import measure, read_outcomes
+from pruner_jax.run.session import Session, open_session
+from pruner_jax.run.state import Mark, RunState, meta_of, parameters_in_use, state_of
+from pruner_jax.store.folder import write_atomically
+from pruner_jax.store.records import keep_only, write_rollouts
+from pruner_jax.types import Graded, Purpose, Weighted, take_rows
+from pruner_jax.verify.grade import counts
+
+PyTree = Any
+
+
+def prune_verb(settings: PruneConfig) -> dict[str, Any]:
+    """The verb ``prune``."""
+    return prune(settings)
+
+
+def prune(settings: PruneConfig | str | os.PathLike[str], out: str | None = None) -> dict[str, Any]:
+    """Shorten a model's thinking; the summary, which is also written to ``OUT/summary.json``.
+
+    Args:
+      settings: a configuration, or the YAML file of one.
+      out: folder of the run, where it is not the configuration's own.
+
+    Raises:
+      ValueError: a setting, the model, the problems or the folder cannot be used as asked.
+    """
+    if not isinstance(settings, PruneConfig):
+        settings = config.load(PruneConfig, os.fspath(settings), [f"--out={out}"] if out else [])
+    elif out:
+        settings = dataclasses.replace(settings, out=out)
+    with open_session(settings) as run:
+        if settings.dry_run:
+            return run.describe()
+        if run.folder.summary.exists():
+            return finished(run)
+        state = resume(run) or start(run)
+        while (limit := limit_of_next_round(run, state)) is not None:
+            begin_round(run, state, limit)
+            play_round(run, state)
+            end_round(run, state)
+        return finish(run, state)
+
+
+# -- start and resume ------------------------------------------------------------------------------
+
+
+def start(run: Session) -> RunState:
+    """A new run: keep and measure the model that came."""
+    params = run.take_parameters()
+    run.checkpoints.save_parameters("start", params)
+    keep_only(run.folder.rollouts, [])
+    run.metrics.cut(0)
+    state = RunState(
+        learn=init_state(params, run.engine.config, run.optimizer, run.mesh),
+        reference=None,
+    )
+    del params
+    graded = evaluate(run, state.learn.params, "start model")
+    state.start = state.origin = record_evaluation(run, state, graded, "base-monitor", "start")
+    least = check_tolerance(outcomes(graded), run.settings.pick)
+    run.progress.log(
+        f"smallest loss of accuracy the monitor set can tell from none: {least:.4f} "
+        f"(tolerance {run.settings.pick.tolerance:g})"
+    )
+    compare_sampler_with_learner(run, state, graded)
+    save(run, state)
+    return state
+
+
+def resume(run: Session) -> RunState | None:
+    """The run as its newest complete checkpoint knew it, or None where there is none."""
+    position = run.checkpoints.latest()
+    if position is None:
+        return None
+    meta = run.checkpoints.meta(position)
+    run.metrics.cut(meta["lines"])
+    keep_only(run.folder.rollouts, meta["rollouts"])
+    run.rollout_files[:] = meta["rollouts"]
+    run.history[:] = run.metrics.read()
+    run.clock.total.update(meta["seconds"])
+    state = state_of(
+        meta["state"], run.checkpoints.arrays(position, run.learn_like), reference=None
+    )
+    if state.limit is not None and run.spec.needs_reference:
+        state.reference = reference_of(run, state)
+    run.progress.log(f"continuing {run.folder.root} after step {state.steps}")
+    return state
+
+
+def save(run: Session, state: RunState) -> None:
+    """A checkpoint from which the run goes on exactly as it would have."""
+    with run.clock.phase("save"):
+        run.checkpoints.save(
+            run.next_position(),
+            state.learn,
+            {
+                "state": meta_of(state),
+                "parameters": parameters_in_use(state),
+                "lines": run.metrics.count,
+                "rollouts": list(run.rollout_files),
+                "seconds": dict(run.clock.total),
+            },
+        )
+
+
+# -- rounds ----------------------------------------------------------------------------------------
+
+
+def limit_of_next_round(run: Session, state: RunState) -> int | None:
+    """Token limit of the round to be played, the one that runs included; None when all are done."""
+    if state.ended is not None:
+        return None
+    if state.limit is not None:
+        return state.limit
+    rounds = run.settings.rounds
+    if rounds.limits != "auto":
+        return rounds.limits[state.round] if state.round < len(rounds.limits) else None
+    if state.round >= rounds.most:
+        state.ended = f"{rounds.most} rounds were played (rounds.most)"
+        return None
+    current = state.rounds[-1]["limit"] if state.rounds else run.cap
+    found = next_limit(read_outcomes(run.rollouts(state.origin)), current, run.settings.auto)
+    run.progress.log(f"auto limit: {found.reason}")
+    if found.limit is None:
+        state.ended = found.reason
+    return found.limit
+
+
+def begin_round(run: Session, state: RunState, limit: int) -> None:
+    """Fresh optimiser and reference if the method says so. Nothing to do in a resumed round."""
+    if state.limit is not None:
+        return
+    state.limit = limit
+    state.step = 0
+    state.candidates = []
+    if run.phase.reset.optimiser == "round":
+        state.learn = init_state(state.learn.params, run.engine.config, run.optimizer, run.mesh)
+    if run.spec.needs_reference:
+        state.reference = reference_of(run, state)
+    run.progress.log(f"round {state.round + 1}: limit {limit} tokens")
+
+
+def reference_of(run: Session, state: RunState) -> PyTree:
+    """The parameters that the method measures its KL against."""
+    fresh = run.phase.reset.reference == "round"
+    mark = state.origin if fresh else state.start
+    return run.checkpoints.load_parameters(mark.parameters, run.parameters_like)
+
+
+def play_round(run: Session, state: RunState) -> None:
+    """Steps of one round, with evaluations, guards and saves in between."""
+    rounds = run.settings.rounds
+    title = f"round {state.round + 1}, limit {state.limit}"
+    run.progress.start(rounds.steps, title, done=state.step)
+    while state.step < rounds.steps:
+        record = train_step(run, state)
+        run.progress.update(
+            state.step,
+            accuracy=record["prune/accuracy"],
+            mean_tokens=record["completions/mean_length"],
+            truncated=record["completions/clipped_ratio"],
+        )
+        if state.step % rounds.evaluate_every == 0 or state.step == rounds.steps:
+            add_candidate(run, state)
+            run.progress.start(rounds.steps, title, done=state.step)
+        if not heed_guards(run, state, record):
+            return
+        if state.step % rounds.save_every == 0 and state.step < rounds.steps:
+            save(run, state)
+
+
+def train_step(run: Session, state: RunState) -> dict[str, Any]:
+    """Sample, check, weigh, learn; the record of the step as it was written down."""
+    settings, clock = run.settings, run.clock
+    clock.lap()
+    index, visit = order(
+        len(run.problems["train"]), settings.seed, state.cursor, settings.rounds.prompts
+    )
+    with clock.phase("rollout"):
+        params = run.engine.decode_params(state.learn.params)
+    graded, speed = run.engine.rollout(
+        params,
+        [run.problems["train"][i] for i in index],
+        purpose=Purpose.TRAIN,
+        samples=run.phase.collect.samples,
+        limit=state.limit,
+        visit_P=visit,
+        clock=clock,
+    )
+    del params
+    with clock.phase("weigh"):
+        weighted, state.method, weighing = weigh(
+            run.phase, graded, state.method, context(run, state)
+        )
+    with clock.phase("learn"):
+        weighted = with_reference(run, state, weighted)
+        state.learn, learning = learn(
+            state.learn,
+            rows_of(weighted, run.spec),
+            run.update,
+            spec=run.spec,
+            options=settings.learn,
+            mesh=run.mesh,
+            seed=settings.seed + state.steps,
+        )
+    state.cursor += settings.rounds.prompts
+    state.step += 1
+    state.steps += 1
+    log_rollouts(run, state, weighted)
+    return run.record(
+        {
+            "kind": "step",
+            "round": state.round + 1,
+            "step": state.steps,
+            "limit": state.limit,
+            **weighing,
+            **completions(graded),
+            **guards.diagnose(graded),
+            **counts(graded),
+            **learning,
+            **speed.metrics(),
+            **clock.lap(),
+        }
+    )
+
+
+def context(run: Session, state: RunState) -> Context:
+    """What the method may know of this step."""
+    return Context(
+        limit=state.limit,
+        step=state.steps,
+        round_step=state.step,
+        round=state.round,
+        seed=run.settings.seed,
+        metrics=run.latest_evaluation(),
+        end_token=run.engine.end_ids[0],
+        decode=run.engine.decode,
+    )
+
+
+def with_reference(run: Session, state: RunState, weighted: Weighted) -> Weighted:
+    """The rows with log-probabilities under the reference policy, if the loss needs them."""
+    if not run.spec.needs_reference:
+        return weighted
+    rollouts = weighted.graded.rollouts
+    rows = rows_of_rollouts(rollouts, run.spec.temperature_of(rollouts.temperature))
+    logp_BT = score(
+        state.reference, run.engine.config, rows, options=run.settings.learn, mesh=run.mesh
+    )
+    return dataclasses.replace(weighted, ref_logp_BT=logp_BT)
+
+
+def completions(graded: Graded) -> dict[str, float]:
+    """Lengths and accuracy of a step's rows, named as in TRL where TRL has a name."""
+    rollouts = graded.rollouts
+    length_B, finished_B = rollouts.length_B, rollouts.finished_B
+    found = {
+        "prune/accuracy": graded.correct_B.mean(),
+        "completions/mean_length": length_B.mean(),
+        "completions/min_length": length_B.min(),
+        "completions/max_length": length_B.max(),
+        "completions/clipped_ratio": 1.0 - finished_B.mean(),
+    }
+    if finished_B.any():
+        found["completions/mean_terminated_length"] = length_B[finished_B].mean()
+    return {name: float(value) for name, value in found.items()}
+
+
+def log_rollouts(run: Session, state: RunState, weighted: Weighted) -> None:
+    """Every so many steps the rows go to a file of their own."""
+    every = run.settings.rounds.log_rollouts_every
+    if every and state.steps % every == 0:
+        name = f"round-{state.round + 1:02d}-step-{state.steps:05d}"
+        run.write_rollouts(
+            name, weighted.graded, round=state.round + 1, step=state.steps, weighted=weighted
+        )
+
+
+# -- measuring, guarding, picking ------------------------------------------------------------------
+
+
+def evaluate(run: Session, params: PyTree, title: str) -> Graded:
+    """The monitor set under the parameters of the learner."""
+    with run.clock.phase("evaluate"):
+        return measure(
+            run.engine,
+            run.engine.decode_params(params),
+            run.problems["monitor"],
+            run.settings.monitor,
+            limit=run.cap,
+            purpose=Purpose.MONITOR,
+            progress=run.progress,
+            title=title,
+        )
+
+
+def record_evaluation(
+    run: Session, state: RunState, graded: Graded, name: str, parameters: str
+) -> Mark:
+    """Write an evaluation down; what to find it by."""
+    result = outcomes(graded)
+    run.write_rollouts(
+        name, graded, round=state.round + (state.limit is not None), step=state.steps
+    )
+    run.record(
+        {
+            "kind": "evaluate",
+            "round": state.round + (state.limit is not None),
+            "step": state.steps,
+            "limit": state.limit,
+            "accuracy": stats.accuracy(result),
+            "mean_tokens": stats.mean_tokens(result),
+            "truncated": stats.truncated(result),
+            "parameters": parameters,
+            **counts(graded),
+        }
+    )
+    state.method = (
+        memory.observe(state.method, Groups.of(graded)) if run.needs_monitor else state.method
+    )
+    return Mark(state.steps, parameters, f"{name}.parquet")
+
+
+def add_candidate(run: Session, state: RunState) -> None:
+    """Measure the parameters of this step and keep them until the round ends."""
+    name = f"round-{state.round + 1:02d}-step-{state.steps:05d}"
+    graded = evaluate(run, state.learn.params, f"monitor after step {state.steps}")
+    mark = record_evaluation(run, state, graded, f"{name}-monitor", name)
+    with run.clock.phase("save"):
+        run.checkpoints.save_parameters(name, state.learn.params)
+    state.candidates.append(mark)
+
+
+def heed_guards(run: Session, state: RunState, record: dict[str, Any]) -> bool:
+    """Whether the round may go on after this step."""
+    check_agreement(run, record)
+    alarms = guards.watch(run.history, run.settings.guards)
+    if not alarms:
+        return True
+    action = run.settings.guards.action
+    for alarm in alarms:
+        run.progress.log(f"guard {alarm.guard} ({action}): {alarm.reason}")
+        run.record(
+            {
+                "kind": "alarm",
+                "round": state.round + 1,
+                "step": state.steps,
+                "guard": alarm.guard,
+                "reason": alarm.reason,
+                "action": action,
+            }
+        )
+    if action == "warn":
+        return True
+    state.candidates = []
+    if action == "stop":
+        state.ended = f"guard {alarms[0].guard}: {alarms[0].reason}"
+    return False
+
+
+def end_round(run: Session, state: RunState) -> None:
+    """Pick the checkpoint the next round starts from."""
+    with run.clock.phase("pick"):
+        base = read_outcomes(run.rollouts(state.start))
+        candidates = [Candidate(m.step, read_outcomes(run.rollouts(m))) for m in state.candidates]
+        origin = Candidate(state.origin.step, read_outcomes(run.rollouts(state.origin)))
+        picked = pick(base, origin, candidates, run.settings.pick)
+        for line in picked.lines():
+            run.progress.log(line)
+        if not picked.kept:
+            state.origin = next(mark for mark in state.candidates if mark.step == picked.step)
+        after = read_outcomes(run.rollouts(state.origin))
+        run.record(
+            {
+                "kind": "pick",
+                "round": state.round + 1,
+                "step": picked.step,
+                "kept": picked.kept,
+                "reason": picked.reason,
+            }
+        )
+        entry = Round(
+            limit=state.limit,
+            steps=state.step,
+            picked_step=picked.step,
+            accuracy=stats.accuracy(after),
+            mean_tokens=stats.mean_tokens(after),
+            reason=picked.reason,
+        )
+        state.rounds.append(dataclasses.asdict(entry))
+        params = run.checkpoints.load_parameters(state.origin.parameters, run.parameters_like)
+        state.learn = state.learn.replace(params=params)
+    if picked.kept and run.settings.rounds.limits == "auto" and state.ended is None:
+        state.ended = f"round {state.round + 1} had no checkpoint in the band"
+    state.round += 1
+    state.limit = None
+    state.reference = None
+    state.candidates = []
+    save(run, state)
+
+
+def compare_sampler_with_learner(run: Session, state: RunState, graded: Graded) -> None:
+    """Self-test before anything is trained: both must give the same log-probabilities."""
+    few = take_rows(graded.rollouts, np.arange(min(32, len(graded))))
+    temperature = few.temperature or 1.0
+    logp_BT = score(
+        state.learn.params,
+        run.engine.config,
+        rows_of_rollouts(few, temperature),
+        options=run.settings.learn,
+        mesh=run.mesh,
+    )
+    inside = ~np.isnan(logp_BT)
+    difference = float(np.abs(logp_BT - few.logp_BT)[inside].mean())
+    run.progress.log(f"sampler and learner differ by {difference:.2e} in log-probability")
+    check_agreement(run, {"sampling/sampling_logp_difference/mean": difference})
+
+
+def check_agreement(run: Session, record: dict[str, Any]) -> None:
+    """Stop when sampler and learner are not the same model any more."""
+    difference = record.get("sampling/sampling_logp_difference/mean")
+    if difference is None or difference <= run.logp_tolerance:
+        return
+    raise ValueError(
+        f"sampler and learner differ by {difference:.3g} in log-probability on average, allowed is "
+        f"{run.logp_tolerance:g} (rounds.logp_tolerance): the rows are not what the learner takes "
+        "them for. Compute both in the same precision (sample.dtype, learn.dtype), or raise the "
+        "tolerance if the difference is the precision's"
+    )
+
+
+# -- the end ---------------------------------------------------------------------------------------
+
+
+def finish(run: Session, state: RunState) -> dict[str, Any]:
+    """Test both models, write the summary, the report and the export."""
+    if state.ended is not None:
+        run.progress.log(f"no further round: {state.ended}")
+    final = merged(run, state)
+    results = {}
+    for name, params in (("base", None), ("final", final)):
+        if params is None:
+            params = run.checkpoints.load_parameters("start", run.parameters_like)
+        results[name] = test(run, params, name)
+        del params
+    export(run, final)
+    result = summary(
+        results["base"],
+        results["final"],
+        rounds=[Round(**entry) for entry in state.rounds],
+        seconds=run.clock.total,
+        versions=versions(),
+        confidence=run.settings.test.confidence,
+        resamples=run.settings.test.resamples,
+        seed=run.settings.seed,
+    )
+    run.checkpoints.wait()
+    write_atomically(run.folder.summary, json.dumps(result, indent=2) + "\n")
+    return finished(run)
+
+
+def finished(run: Session) -> dict[str, Any]:
+    """Show what a complete run came to; its report is built again, which costs seconds."""
+    result = json.loads(run.folder.summary.read_text())
+    path = html.build(run.folder.root)
+    run.progress.show(result)
+    run.progress.log(f"report: {path}")
+    run.progress.log(f"model:  {run.folder.export}")
+    return result
+
+
+def merged(run: Session, state: RunState) -> PyTree:
+    """The picked parameters, merged with the start's if the method says so."""
+    final = run.checkpoints.load_parameters(state.origin.parameters, run.parameters_like)
+    if run.method.merge is None:
+        return final
+    first = run.checkpoints.load_parameters(state.start.parameters, run.parameters_like)
+    return jax.tree.map(run.method.merge, first, final)
+
+
+def test(run: Session, params: PyTree, name: str) -> Outcomes:
+    """One model on the test set."""
+    with run.clock.phase("evaluate"):
+        graded = measure(
+            run.engine,
+            run.engine.decode_params(params),
+            run.problems["test"],
+            run.settings.test,
+            limit=run.test_cap,
+            purpose=Purpose.TEST,
+            progress=run.progress,
+            title=f"test set, {name} model",
+        )
+    write_rollouts(run.folder.rollouts / f"{name}-test.parquet", graded, round=0, step=0)
+    return outcomes(graded)
+
+
+def export(run: Session, params: PyTree) -> None:
+    """The picked model as a Hugging Face folder."""
+    policy = dataclasses.replace(run.policy, params=params)
+    with run.clock.phase("save"):
+        handle.save(policy, run.folder.export, dtype=run.export_dtype)

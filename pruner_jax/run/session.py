@@ -1,0 +1,269 @@
+"""What stays the same during a run: settings, folder, problems, method, compiled update, verifier.
+
+``open_session`` checks everything that can be checked before the first token is sampled, so that a
+contradiction costs seconds and leaves nothing behind.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import functools
+import pathlib
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from pruner_jax import methods
+from pruner_jax.config import PruneConfig, plain
+from pruner_jax.learn.optimizer import Optimizer, make_optimizer
+from pruner_jax.learn.step import LearnState, Update, make_update, state_shardings
+from pruner_jax.mesh import LEARN_RULES, make_mesh
+from pruner_jax.objective.loss_spec import LossSpec
+from pruner_jax.objective.method import Method, Phase, check, needs
+from pruner_jax.policy import handle, weights
+from pruner_jax.policy.handle import Policy
+from pruner_jax.problems.source import load_sets
+from pruner_jax.report.progress import Progress
+from pruner_jax.run.clock import Clock
+from pruner_jax.run.engine import Engine
+from pruner_jax.run.state import Mark
+from pruner_jax.store.checkpoints import Checkpoints
+from pruner_jax.store.folder import RunFolder, open_folder
+from pruner_jax.store.records import Metrics, write_rollouts
+from pruner_jax.types import Graded, Problem, Weighted
+from pruner_jax.verify.pool import Verifier
+
+PyTree = Any
+
+
+@dataclasses.dataclass
+class Session:
+    """The fixed surroundings of a run. Only the records grow: metrics, history, rollout files."""
+
+    settings: PruneConfig
+    policy: Policy  # without parameters once they are taken
+    engine: Engine
+    problems: dict[str, list[Problem]]
+    method: Method
+    phase: Phase
+    mesh: jax.sharding.Mesh
+    optimizer: Optimizer
+    update: Update
+    progress: Progress
+    clock: Clock
+    folder: RunFolder | None = None  # these three: not in a dry run
+    metrics: Metrics | None = None
+    checkpoints: Checkpoints | None = None
+    history: list[dict[str, Any]] = dataclasses.field(default_factory=list)
+    rollout_files: list[str] = dataclasses.field(default_factory=list)
+
+    @property
+    def spec(self) -> LossSpec:
+        """The loss of the method."""
+        return self.phase.loss
+
+    @property
+    def cap(self) -> int:
+        """Most tokens of a response on the monitor set, the same for every model."""
+        return _cap(self.settings, "monitor")
+
+    @property
+    def test_cap(self) -> int:
+        """Most tokens of a response on the test set, the same for both models."""
+        return _cap(self.settings, "test")
+
+    @property
+    def logp_tolerance(self) -> float:
+        """How far sampler and learner may differ."""
+        given = self.settings.rounds.logp_tolerance
+        precise = {self.engine.dtype, self.settings.learn.resolve(jax.default_backend()).dtype}
+        return given or (1e-3 if precise == {"float32"} else 0.05)
+
+    @property
+    def needs_monitor(self) -> bool:
+        """Whether the method takes statistics from the monitor set."""
+        return "monitor" in needs(self.phase)
+
+    @property
+    def export_dtype(self) -> str:
+        """Precision of the exported weights: that of the model that came."""
+        raw = self.policy.config.raw
+        return str(raw.get("dtype") or raw.get("torch_dtype") or "float32")
+
+    def take_parameters(self) -> PyTree:
+        """The parameters that were loaded; the session lets go of them."""
+        params = self.policy.params
+        self.policy = dataclasses.replace(self.policy, params=None)
+        return params
+
+    @property
+    def parameters_like(self) -> PyTree:
+        """Shapes and places of the learner's parameters."""
+        return self.learn_like.params
+
+    @functools.cached_property
+    def learn_like(self) -> LearnState:
+        """Shapes and places of the learner's state."""
+        config = self.engine.config
+        abstract = weights.abstract(config, jnp.float32)
+        opt_state = jax.eval_shape(self.optimizer.transform.init, abstract)
+        shapes = LearnState(abstract, opt_state, jax.ShapeDtypeStruct((), jnp.int32))
+        return jax.tree.map(
+            lambda shape, place: jax.ShapeDtypeStruct(shape.shape, shape.dtype, sharding=place),
+            shapes,
+            state_shardings(config, self.optimizer, self.mesh),
+        )
+
+    def rollouts(self, mark: Mark) -> pathlib.Path:
+        """The file of an evaluation."""
+        return self.folder.rollouts / mark.rollouts
+
+    def next_position(self) -> int:
+        """Number of the next checkpoint."""
+        latest = self.checkpoints.latest()
+        return 0 if latest is None else latest + 1
+
+    def record(self, record: dict[str, Any]) -> dict[str, Any]:
+        """Write one line of metrics and remember it."""
+        self.metrics.append(record)
+        self.history.append(record)
+        return record
+
+    def latest_evaluation(self) -> dict[str, float]:
+        """Numbers of the newest evaluation on monitor, under ``monitor/``."""
+        for record in reversed(self.history):
+            if record["kind"] == "evaluate":
+                names = ("accuracy", "mean_tokens", "truncated")
+                return {f"monitor/{name}": record[name] for name in names}
+        return {}
+
+    def write_rollouts(
+        self, name: str, graded: Graded, *, round: int, step: int, weighted: Weighted | None = None
+    ) -> None:
+        """One Parquet file of rollouts that belongs to the run's records."""
+        path = self.folder.rollouts / f"{name}.parquet"
+        write_rollouts(path, graded, round=round, step=step, weighted=weighted)
+        if path.name not in self.rollout_files:
+            self.rollout_files.append(path.name)
+
+    def describe(self) -> dict[str, Any]:
+        """What a dry run shows: sizes, shapes and the least memory the learner's state takes."""
+        config, rounds = self.engine.config, self.settings.rounds
+        like = self.learn_like
+        size = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(like))
+        parameters = sum(x.size for x in jax.tree.leaves(like.params))
+        reference = parameters * 4 if self.spec.needs_reference else 0
+        found = {
+            "model": config.model_type,
+            "parameters": parameters,
+            "layers": config.layers,
+            "devices": dict(self.mesh.shape),
+            "problems": {name: len(problems) for name, problems in self.problems.items()},
+            "limits": rounds.limits,
+            "rows_per_step": rounds.prompts * self.phase.collect.samples,
+            "learner_state_bytes": size,
+            "reference_bytes": reference,
+            "gradient_bytes": parameters * 4,
+            "sampler_bytes": parameters * jnp.dtype(self.engine.dtype).itemsize,
+        }
+        for name, value in found.items():
+            self.progress.log(f"{name}: {value}")
+        return found
+
+
+@contextlib.contextmanager
+def open_session(settings: PruneConfig) -> Iterator[Session]:
+    """Everything a run needs, checked; the folder is locked for this process meanwhile."""
+    method = methods.build(methods.MethodOptions.of(settings.method))
+    phase = _the_phase(method)
+    _check_settings(settings, phase)
+    with contextlib.ExitStack() as stack:
+        progress = stack.enter_context(Progress())
+        problems = load_sets(settings.problems)
+        mesh = make_mesh(settings.mesh.data, settings.mesh.fsdp, settings.mesh.tensor)
+        policy = handle.load(settings.model, mesh=mesh, rules=LEARN_RULES)
+        check(method, {"monitor", "answers"})
+        verifier = stack.enter_context(Verifier(settings.verify))
+        verifier.prepare(problem for part in problems.values() for problem in part)
+        engine = Engine.of(
+            policy,
+            text_options=settings.text,
+            sampling=settings.sample,
+            verifier=verifier,
+            seed=settings.seed,
+        )
+        updates = settings.rounds.steps * phase.loss.epochs * phase.loss.minibatches
+        optimizer = make_optimizer(settings.optimizer, policy.config, updates)
+        session = Session(
+            settings=settings,
+            policy=policy,
+            engine=engine,
+            problems=problems,
+            method=method,
+            phase=phase,
+            mesh=mesh,
+            optimizer=optimizer,
+            update=make_update(policy.config, phase.loss, settings.learn, optimizer, mesh),
+            progress=progress,
+            clock=Clock(),
+        )
+        if not settings.dry_run:
+            session.folder = stack.enter_context(open_folder(settings.out, plain(settings)))
+            session.metrics = Metrics(session.folder.metrics)
+            session.checkpoints = Checkpoints(session.folder.checkpoints)
+            stack.callback(session.checkpoints.close)
+        yield session
+
+
+def _the_phase(method: Method) -> Phase:
+    """The one phase of a method that rounds can play: on-policy, collected at every step."""
+    phases = method.phases
+    plain_rounds = (
+        len(phases) == 1
+        and phases[0].loss is not None
+        and phases[0].collect.policy == "current"
+        and phases[0].collect.every == "step"
+        and not phases[0].collect.keep
+        and not phases[0].condition.modes
+        and phases[0].condition.budget is None
+        and phases[0].reset.parameters == "never"
+    )
+    if not plain_rounds:
+        raise ValueError(
+            f"method {method.name!r} collects other than at every step with the current policy, or "
+            "gives its rows modes or budgets; prune cannot play that yet. It plays methods of one "
+            "phase with collect.policy current and collect.every step"
+        )
+    return phases[0]
+
+
+def _check_settings(settings: PruneConfig, phase: Phase) -> None:
+    sample = settings.sample
+    if sample.truncates or sample.temperature == 0:
+        raise ValueError(
+            f"sample.temperature is {sample.temperature:g}, top_k {sample.top_k}, top_p "
+            f"{sample.top_p:g}, min_p {sample.min_p:g}: rounds learn from their own samples, whose "
+            "log-probabilities must be those of the whole distribution; set temperature above 0, "
+            "top_k 0, top_p 1, min_p 0 (monitor and test have their own)"
+        )
+    for name in ("monitor", "test"):
+        _cap(settings, name)
+    if settings.monitor.samples < 2:
+        raise ValueError(
+            f"monitor.samples is {settings.monitor.samples}; the checkpoint rule needs 2 or more "
+            "to tell a loss from noise"
+        )
+
+
+def _cap(settings: PruneConfig, name: str) -> int:
+    given = getattr(settings, name).limit
+    limits = settings.rounds.limits
+    if given is None and limits == "auto":
+        raise ValueError(
+            f"{name}.limit is not set and rounds.limits is auto: say how long an answer may "
+            f"be when models are measured ({name}.limit)"
+        )
+    return given or max(limits)

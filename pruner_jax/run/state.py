@@ -1,0 +1,102 @@
+"""All that a run holds between steps, and how it is saved and found again.
+
+``RunState`` is one value: what lies on devices (parameters, optimiser state) and plain numbers.
+Saved at a step boundary together with how many metrics and which rollout files belong to it;
+resuming cuts those back, so a run that is killed and continued is the run that never stopped.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from pruner_jax.learn.step import LearnState
+
+PyTree = Any
+
+
+@dataclasses.dataclass
+class RunState:
+    """Where a run stands. ``parameters`` names are those of ``store.Checkpoints``."""
+
+    learn: LearnState
+    reference: PyTree | None  # what the KL is measured against; None: the method has no KL
+    method: dict[str, Any] = dataclasses.field(default_factory=dict)  # what the method remembers
+    round: int = 0  # rounds finished
+    limit: int | None = None  # token limit of the round that runs; None: between rounds
+    step: int = 0  # steps done in this round
+    steps: int = 0  # steps done in the run
+    cursor: int = 0  # problems drawn
+    start: Mark | None = None  # where the run's parameters were measured: the start model
+    origin: Mark | None = None  # where the round started
+    candidates: list[Mark] = dataclasses.field(default_factory=list)  # of this round
+    rounds: list[dict[str, Any]] = dataclasses.field(default_factory=list)  # finished ones
+    ended: str | None = None  # why no further round follows
+
+
+@dataclasses.dataclass(frozen=True)
+class Mark:
+    """Parameters that were measured on the monitor set."""
+
+    step: int  # of the run
+    parameters: str  # their name among the checkpoints
+    rollouts: str  # file of the evaluation
+
+
+_ON_DEVICE = ("learn", "reference")
+
+
+def meta_of(state: RunState) -> dict[str, Any]:
+    """The plain part of a state, as JSON types."""
+    plain = {
+        field.name: getattr(state, field.name)
+        for field in dataclasses.fields(state)
+        if field.name not in _ON_DEVICE
+    }
+    plain["method"] = _pack(state.method)
+    for name in ("start", "origin"):
+        plain[name] = plain[name] and dataclasses.asdict(plain[name])
+    plain["candidates"] = [dataclasses.asdict(mark) for mark in state.candidates]
+    return plain
+
+
+def state_of(meta: Mapping[str, Any], learn: LearnState, reference: PyTree | None) -> RunState:
+    """The state that ``meta_of`` came from."""
+    plain = {f.name: meta[f.name] for f in dataclasses.fields(RunState) if f.name not in _ON_DEVICE}
+    plain["method"] = _unpack(meta["method"])
+    for name in ("start", "origin"):
+        plain[name] = plain[name] and Mark(**plain[name])
+    plain["candidates"] = [Mark(**mark) for mark in meta["candidates"]]
+    return RunState(learn=learn, reference=reference, **plain)
+
+
+def parameters_in_use(state: RunState) -> list[str]:
+    """Names of the parameters that this state may come back to."""
+    marks = [state.start, state.origin, *state.candidates]
+    return sorted({mark.parameters for mark in marks if mark is not None})
+
+
+def _pack(tree: Any) -> Any:
+    """Arrays as JSON types; method states are small trees of dicts and arrays."""
+    if isinstance(tree, Mapping):
+        return {key: _pack(branch) for key, branch in tree.items()}
+    if isinstance(tree, (np.ndarray, np.generic)):
+        array = np.asarray(tree)
+        values = array.astype(float) if array.dtype == np.float32 else array
+        return {
+            "__array__": str(array.dtype),
+            "shape": list(array.shape),
+            "of": values.ravel().tolist(),
+        }
+    return tree
+
+
+def _unpack(tree: Any) -> Any:
+    if isinstance(tree, Mapping):
+        if "__array__" in tree:
+            return np.array(tree["of"], tree["__array__"]).reshape(tree["shape"])
+        return {key: _unpack(branch) for key, branch in tree.items()}
+    return tree

@@ -1,0 +1,157 @@
+"""Where rows sit: the few shapes of the batch, and when it is worth laying it out anew.
+
+Numpy only, and no randomness: a decision follows from row order and lengths alone. Seats come in
+the full number or halves of it, slots in a growing series; so few programs are compiled. With
+several shards (devices that each decode their own seats) all shards have the same shape, and a row
+never leaves its shard.
+
+Three things make a new layout: the cache is full, a smaller one would do (fewer live rows, or
+shorter ones), or waiting rows come in. Waiting rows come in when the share ``refill`` of the seats
+is free, as many as there are seats, whatever group they belong to: a group that is torn apart has
+its prompt prefilled once more.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+import numpy as np
+
+FEWEST = 8  # seats: a smaller batch is hardly faster
+
+
+@dataclasses.dataclass(frozen=True)
+class Shapes:
+    """The shapes that the batch may take."""
+
+    full: int  # most seats of a shard
+    shards: int
+    multiple: int  # of slots
+    growth: float  # least factor from one number of slots to the next
+
+    def rows(self, needed: int) -> int:
+        """Seats of a shard that holds ``needed`` rows."""
+        rows = self.full
+        while rows > FEWEST and -(-rows // 2) >= needed:
+            rows = max(FEWEST, -(-rows // 2))
+        return rows
+
+    def slots(self, needed: int) -> int:
+        """Slots of a cache, or width of a prefill, of at least ``needed``."""
+        slots = self.multiple
+        while slots < needed:
+            grown = math.ceil(slots * self.growth / self.multiple) * self.multiple
+            slots = max(slots + self.multiple, grown)
+        return slots
+
+
+@dataclasses.dataclass(frozen=True)
+class Layout:
+    """Who sits where. Seats are numbered through, shard by shard (X seats in all)."""
+
+    row_X: np.ndarray  # int64, the row in each seat, -1: none
+    start_X: np.ndarray  # int32, its first live slot
+    slot_s: np.ndarray  # int32, the next slot of each shard
+    slots: int
+
+    @property
+    def rows(self) -> int:
+        """Seats of one shard."""
+        return len(self.row_X) // len(self.slot_s)
+
+    def seated(self) -> np.ndarray:
+        """The rows that sit somewhere, in the order of their seats."""
+        return self.row_X[self.row_X >= 0]
+
+
+@dataclasses.dataclass(frozen=True)
+class Move:
+    """A new layout and how to get there."""
+
+    layout: Layout
+    source_X: np.ndarray  # int32, the old seat within the shard of who sits here now, -1: nobody
+    fresh_X: np.ndarray  # bool, who comes in
+    shift_s: np.ndarray  # int32, slots that everything moves down
+
+
+def nobody(shapes: Shapes) -> Layout:
+    """No seats at all."""
+    return Layout(
+        np.zeros(0, np.int64), np.zeros(0, np.int32), np.zeros(shapes.shards, np.int32), 0
+    )
+
+
+def admitted(shapes: Shapes, live: int, waiting: int, refill: float) -> int:
+    """How many of the waiting rows come in now."""
+    seats = shapes.full * shapes.shards
+    if live and seats - live < least_free(shapes, refill):
+        return 0
+    return min(waiting, seats - live)
+
+
+def least_free(shapes: Shapes, refill: float) -> int:
+    """Seats that must be free before waiting rows come in."""
+    return max(1, math.ceil(refill * shapes.full * shapes.shards))
+
+
+def rearrange(
+    shapes: Shapes,
+    old: Layout,
+    left_B: np.ndarray,
+    history_B: np.ndarray,
+    entering: np.ndarray,
+    block: int,
+) -> Move | None:
+    """The layout for the next block, or None if the old one is good enough.
+
+    ``left_B``: tokens that each row may still get (0: done); ``history_B``: tokens that it has, the
+    prompt included; ``entering``: rows that come in, in this order.
+    """
+    live_X = (old.row_X >= 0) & (left_B[old.row_X] > 0)
+    stay = [np.flatnonzero(part) for part in np.split(live_X, shapes.shards)]
+    enter = _deal(shapes, [len(part) for part in stay], entering)
+    rows = shapes.rows(max(len(a) + len(b) for a, b in zip(stay, enter)))
+    # Slots in use: of each shard's oldest row, and at least what a prefill takes.
+    prefill = shapes.slots(int((history_B[entering] - 1).max())) if len(entering) else 0
+    seats = np.split(old.start_X, shapes.shards)
+    slot_s = np.array(
+        [
+            max(old.slot_s[s] - seats[s][part].min(initial=old.slot_s[s]), prefill)
+            for s, part in enumerate(stay)
+        ],
+        np.int32,
+    )
+    going = np.concatenate([old.row_X[live_X], entering])
+    if not len(going):
+        return None
+    steps = min(block, int(left_B[going].max()))
+    slots = shapes.slots(int(slot_s.max()) + steps)
+    fits = old.slot_s.max() + steps <= old.slots
+    if not len(entering) and rows == old.rows and slots >= old.slots and fits:
+        return None
+    source_X = np.full((shapes.shards, rows), -1, np.int32)
+    row_X = np.full((shapes.shards, rows), -1, np.int64)
+    start_X = np.repeat(slot_s[:, None], rows, axis=1)
+    shift_s = old.slot_s - slot_s
+    for s, (kept, new) in enumerate(zip(stay, enter)):
+        n, m = len(kept), len(kept) + len(new)
+        source_X[s, :n] = kept
+        row_X[s, :n] = np.split(old.row_X, shapes.shards)[s][kept]
+        row_X[s, n:m] = new
+        start_X[s, :n] = seats[s][kept] - shift_s[s]
+        start_X[s, n:m] = slot_s[s] - (history_B[new] - 1)
+    row_X, source_X = row_X.reshape(-1), source_X.reshape(-1)
+    layout = Layout(row_X, start_X.reshape(-1), slot_s, slots)
+    return Move(layout, source_X, (row_X >= 0) & (source_X < 0), shift_s)
+
+
+def _deal(shapes: Shapes, live: list[int], entering: np.ndarray) -> list[np.ndarray]:
+    """The entering rows dealt to the shards in runs, so that all end up about equally full."""
+    target = -(-(sum(live) + len(entering)) // shapes.shards)
+    hands, first = [], 0
+    for n in live:
+        last = first + max(0, target - n)
+        hands.append(entering[first:last])
+        first = last
+    return hands
