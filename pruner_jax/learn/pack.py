@@ -187,14 +187,14 @@ def pack(rows: Rows, spec: LossSpec, sizes: Sizes) -> tuple[Batch, Places]:
     places = first_fit(rows, spec, sizes)
     T, R, packed = sizes.tokens, sizes.rows, places.packed
     M = max(8, _power_of_two(places.micro_B.max(initial=-1) + 1))
-    # N is one to four quarters of T: few sizes, and not much more than what is needed.
+    # N is all of T, half or a quarter of it: few programs, and short responses to long prompts pay
+    # for a part of the vocabulary products only.
     trained_MR = np.zeros((M, R), int)
     np.add.at(
         trained_MR, (places.micro_B[packed], places.row_B[packed]), rows.train_BT[packed].sum(1)
     )
-    quarter = -(-T // 4)
-    N = min(T, quarter * max(1, -(-trained_MR.max() // quarter)))
-    unit_B, U = _units(rows, spec, places)
+    N = next(n for n in (-(-T // 4), -(-T // 2), T) if n >= trained_MR.max())
+    unit_B, U = _units(rows, spec, sizes, places)
     micro = _empty(M, R, T, N, U)
     _fill_tokens(micro, rows, places)
     _fill_targets(micro, rows, places, share(rows, spec), unit_B)
@@ -265,7 +265,7 @@ def spots(rows: Rows, places: Places) -> Iterator[tuple[int, tuple[int, int, sli
         yield int(b), (*line, slice(first, filled[line]))
 
 
-def _units(rows: Rows, spec: LossSpec, places: Places) -> tuple[np.ndarray, int]:
+def _units(rows: Rows, spec: LossSpec, sizes: Sizes, places: Places) -> tuple[np.ndarray, int]:
     """The number of each row's unit within its micro-batch, and how many there is room for."""
     unit_B, most = np.zeros(len(rows), int), 1
     if spec.kind == "ce" or (spec.kind == "pg" and spec.ratio == "token"):
@@ -275,7 +275,7 @@ def _units(rows: Rows, spec: LossSpec, places: Places) -> tuple[np.ndarray, int]
         here = np.flatnonzero(places.micro_B == m)
         names, unit_B[here] = np.unique(name_B[here], return_inverse=True)
         most = max(most, len(names))
-    return unit_B, max(8, _power_of_two(most))
+    return unit_B, _power_of_two(max(most, 2 * sizes.rows))
 
 
 def _power_of_two(n: int) -> int:

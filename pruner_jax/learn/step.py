@@ -134,7 +134,7 @@ def make_update(
         metrics = {name: masked.ratio(*pair, empty=jnp.nan) for name, pair in sums.means.items()}
         metrics |= sums.peaks | {
             "loss": sums.loss / batch.count,
-            "grad_norm": optax.global_norm(grads),
+            "grad_norm": jnp.sqrt(sum(jnp.sum(g**2) for g in jax.tree.leaves(grads))),
             "lr": jnp.asarray(optimizer.schedule(state.step), jnp.float32),
             "num_tokens": sums.means["entropy"][1],
         }

@@ -1,0 +1,58 @@
+"""Run by test_learn_devices.py in a process of its own: the same updates on meshes of 8 devices."""
+
+import sys
+
+import jax
+import jax.numpy as jnp
+import little
+import numpy as np
+from little import CONFIG, SPECS
+
+from pruner_jax.learn import step
+from pruner_jax.learn.learn import learn
+from pruner_jax.learn.optimizer import make_optimizer
+from pruner_jax.learn.options import LearnOptions, OptimizerOptions
+from pruner_jax.mesh import make_mesh
+
+jax.config.update("jax_disable_most_optimizations", True)
+
+
+def run(mesh, spec):
+    """Parameters and scores after several updates."""
+    options = LearnOptions(row_tokens=16, micro_tokens=32)
+    made = little.rows_for(spec, 24)
+    optimizer = make_optimizer(OptimizerOptions(learning_rate=1e-2, eps=1e-4), CONFIG, 4)
+    state = step.init_state(little.params(), CONFIG, optimizer, mesh)
+    update = step.make_update(CONFIG, spec, options, optimizer, mesh)
+    for seed in range(2):
+        state, metrics = learn(
+            state, made, update, spec=spec, options=options, mesh=mesh, seed=seed
+        )
+    scores = step.score(state.params, CONFIG, made, options=options, mesh=mesh)
+    return state, np.nan_to_num(scores), metrics
+
+
+assert jax.device_count() == 8
+name, *shape = sys.argv[1:]
+one = run(make_mesh(1, 1, 1, jax.devices()[:1]), SPECS[name])
+eight = run(make_mesh(*map(int, shape)), SPECS[name])
+before = little.params()
+for (path, a), b, c in zip(
+    jax.tree_util.tree_leaves_with_path(one[0].params),
+    jax.tree.leaves(eight[0].params),
+    jax.tree.leaves(before),
+):
+    moved, apart = jnp.abs(a - c).max(), np.abs(np.asarray(a) - np.asarray(b)).max()
+    assert moved > 1e-3, path
+    assert apart < 1e-5, (path, apart, moved)
+np.testing.assert_allclose(one[1], eight[1], atol=1e-4)
+for key, value in one[2].items():
+    if not key.startswith("perf/"):
+        np.testing.assert_allclose(value, eight[2][key], rtol=1e-3, atol=1e-5, err_msg=key)
+# Parameters and moments are cut alike: none of the eight devices holds more than its part.
+if shape == ["2", "2", "2"]:
+    embed = eight[0].params["embed"]
+    moments = [x for x in jax.tree.leaves(eight[0].opt_state) if x.shape == embed.shape]
+    assert len(moments) == 2
+    for x in (embed, *moments):
+        assert x.addressable_shards[0].data.size == x.size // 4, x.sharding

@@ -1,0 +1,69 @@
+"""Schedules at their corners, decay of matrices alone, AdamW as torch has it."""
+
+import jax
+import jax.numpy as jnp
+import little
+import numpy as np
+import pytest
+from little import CONFIG
+
+from pruner_jax.learn.optimizer import make_optimizer, make_schedule
+from pruner_jax.learn.options import OptimizerOptions
+
+
+@pytest.mark.parametrize(
+    ("options", "wanted"),
+    [
+        ({}, [1, 1, 1, 1, 1]),
+        ({"warmup_steps": 2}, [0.5, 1, 1, 1, 1]),
+        ({"warmup_fraction": 0.4}, [0.25, 0.5, 0.75, 1, 1]),
+        ({"schedule": "linear"}, [1, 0.9, 0.8, 0.7, 0.6]),
+        ({"schedule": "cosine"}, [(1 + np.cos(np.pi * i / 10)) / 2 for i in range(5)]),
+        ({"schedule": "linear", "warmup_steps": 1}, [1, 1, 8 / 9, 7 / 9, 6 / 9]),
+    ],
+)
+def test_schedules(options, wanted):
+    schedule = make_schedule(OptimizerOptions(learning_rate=1.0, **options), 10)
+    np.testing.assert_allclose([schedule(i) for i in range(5)], wanted, rtol=1e-5)
+
+
+def test_a_schedule_needs_more_updates_than_its_warmup():
+    with pytest.raises(ValueError, match=r"optimizer\.warmup_steps is 10 but there are only 10"):
+        make_schedule(OptimizerOptions(schedule="cosine", warmup_steps=10), 10)
+
+
+def test_only_matrices_decay():
+    options = OptimizerOptions(learning_rate=0.1, weight_decay=0.5)
+    optimizer, tree = make_optimizer(options, CONFIG, 1), little.params()
+    nothing = jax.tree.map(jnp.zeros_like, tree)
+    changes, _ = optimizer.transform.update(nothing, optimizer.transform.init(tree), tree)
+    for path, change in jax.tree_util.tree_leaves_with_path(changes):
+        assert (np.abs(change).max() > 0) == ("norm" not in str(path)), path
+    np.testing.assert_allclose(changes["embed"], -0.05 * tree["embed"], rtol=1e-5)
+
+
+def test_the_gradient_is_clipped_to_its_global_norm():
+    """With Adam's eps large, a step is the gradient times rate / eps."""
+    options = OptimizerOptions(learning_rate=1e6, eps=1e6, grad_clip=2.0, beta1=0.0, beta2=0.0)
+    optimizer, tree = make_optimizer(options, CONFIG, 1), little.params()
+    changes, _ = optimizer.transform.update(tree, optimizer.transform.init(tree), tree)
+    norm = np.sqrt(sum((np.asarray(c) ** 2).sum() for c in jax.tree.leaves(changes)))
+    assert norm == pytest.approx(2.0, rel=1e-3)
+
+
+@pytest.mark.parity
+def test_adamw_is_that_of_torch():
+    torch = pytest.importorskip("torch")
+    options = OptimizerOptions(learning_rate=0.01, weight_decay=0.1, grad_clip=None)
+    optimizer = make_optimizer(options, CONFIG, 1)
+    tree = little.params()
+    theirs = torch.tensor(np.asarray(tree["embed"]), requires_grad=True)
+    adamw = torch.optim.AdamW([theirs], lr=0.01, weight_decay=0.1)
+    state = optimizer.transform.init(tree)
+    for seed in range(3):
+        grads = little.params(seed + 1)
+        theirs.grad = torch.tensor(np.asarray(grads["embed"]))
+        adamw.step()
+        changes, state = optimizer.transform.update(grads, state, tree)
+        tree = jax.tree.map(jnp.add, tree, changes)
+    np.testing.assert_allclose(tree["embed"], theirs.detach().numpy(), rtol=1e-4, atol=1e-6)
