@@ -3,8 +3,8 @@
 All rows write their next token at the same ``slot``: one scalar slice update for the whole batch,
 the cheapest write on every platform. Row b is live in the slots ``start_B[b] .. slot - 1``, so
 prompts are right-aligned and a token's position is its slot minus its row's start. Keys and values
-are separate arrays per layer, [B, K, H, S] and [B, K, S, H]: see ``attention.py``. All functions are
-pure and meant for inside ``jit``.
+are separate arrays per layer, [B, K, H, S] and [B, K, S, H]: see ``attention.py``. All functions
+are pure and meant for inside ``jit``.
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ import jax
 import jax.numpy as jnp
 
 from pruner_jax.policy.config import ModelConfig
-
 
 Pair = tuple[jax.Array, jax.Array]  # one layer's keys [B, K, H, S] and values [B, K, S, H]
 
@@ -57,9 +56,9 @@ def write(pair: Pair, k_BTKH: jax.Array, v_BTKH: jax.Array, slot: jax.Array) -> 
 def relay(pair: Pair, source_B: jax.Array, shift: jax.Array, slots: int) -> Pair:
     """One layer's keys and values with other rows, ``shift`` slots further down, in ``slots``.
 
-    Row b of the result is row ``source_B[b]``: a row named G times is forked into G, one that is not
-    named is dropped, -1 gives a row of zeros. A negative shift moves up. What has no slot any more
-    is lost, and new slots are zero.
+    Row b of the result is row ``source_B[b]``: a row named G times is forked into G, one that is
+    not named is dropped, -1 gives a row of zeros. A negative shift moves up. What has no slot any
+    more is lost, and new slots are zero.
     """
 
     def move(x, axis):
@@ -74,8 +73,8 @@ def relay(pair: Pair, source_B: jax.Array, shift: jax.Array, slots: int) -> Pair
 def put(pair: Pair, fresh: Pair, source_B: jax.Array, slot: jax.Array) -> Pair:
     """One layer's keys and values with rows of a prefill in them, which end at ``slot``.
 
-    Row b gets row ``source_B[b]`` of ``fresh``, a prefill filled to its last slot; -1 leaves it as it
-    is. The slot must be at least the S of ``fresh``.
+    Row b gets row ``source_B[b]`` of ``fresh``, a prefill filled to its last slot; -1 leaves it as
+    it is. The slot must be at least the S of ``fresh``.
     """
 
     def one(old, new, axis):

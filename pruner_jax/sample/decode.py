@@ -22,7 +22,7 @@ from typing import Any
 import flax.struct
 import jax
 import jax.numpy as jnp
-from jax.sharding import Mesh, PartitionSpec
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from pruner_jax.mesh import ROWS
 from pruner_jax.policy.cache import Cache, Pair, init_cache, put, relay
@@ -94,7 +94,7 @@ def _spread(program: Program, function: Callable, *, whole: tuple[int, ...] = ()
 
 @functools.partial(jax.jit, static_argnames="program")
 def prefill(params: Any, tokens_BT: jax.Array, start_B: jax.Array, *, program: Program):
-    """Keys and values of right-aligned tokens, per layer; row b's tokens begin at ``start_B[b]``."""
+    """Keys and values of right-aligned tokens, per layer; row b's begin at ``start_B[b]``."""
     COMPILED["prefill"] += 1
 
     def run(params, tokens_BT, start_B):
@@ -109,9 +109,14 @@ def prefill(params: Any, tokens_BT: jax.Array, start_B: jax.Array, *, program: P
 
 @functools.partial(jax.jit, static_argnames=("rows", "slots", "dtype", "program"))
 def empty(*, rows: int, slots: int, dtype: Any, program: Program) -> list[Pair]:
-    """Keys and values of no rows yet; ``rows`` on each shard."""
+    """Keys and values of no rows yet, in so many rows on all shards together."""
     COMPILED["empty"] += 1
-    return init_cache(program.config, rows, slots, dtype).layers
+    layers = init_cache(program.config, rows, slots, dtype).layers
+    if program.mesh is None:
+        return layers
+    return jax.lax.with_sharding_constraint(
+        layers, NamedSharding(program.mesh, PartitionSpec(ROWS))
+    )
 
 
 @functools.partial(jax.jit, static_argnames=("slots", "program"))
@@ -271,10 +276,10 @@ def _remember(recent_BW: jax.Array, token_B: jax.Array) -> jax.Array:
 @functools.partial(jax.jit, static_argnames="program")
 def replay(
     rows: Rows, tokens_BT: jax.Array, count_B: jax.Array, key: jax.Array, *, program: Program
-):
-    """Memory and recent tokens of the force hook after ``count_B`` tokens written before.
+) -> jax.Array:
+    """The force hook's memory [B, M] after ``count_B`` tokens that were written before.
 
-    For rows that go on from a cut: ``rows`` are as at their beginning, ``tokens_BT`` what they have.
+    For rows that go on from a cut: ``rows`` as at their beginning, ``tokens_BT`` what they have.
     """
     COMPILED["replay"] += 1
     _, force_B = _streams(key, rows.identity_B3)
@@ -289,5 +294,4 @@ def replay(
             recent_BW=jnp.where(on[:, None], _remember(rows.recent_BW, token_B), rows.recent_BW),
         ), None
 
-    rows = jax.lax.scan(one, rows, tokens_BT.T)[0]
-    return rows.memory_BM, rows.recent_BW
+    return jax.lax.scan(one, rows, tokens_BT.T)[0].memory_BM

@@ -69,7 +69,7 @@ class ForceState:
         in_loss: bool = False,
         memory: jax.Array | None = None,
     ) -> Forced:
-        """``token`` where ``when``, else the token as it stands. ``logp`` None: what the policy gives."""
+        """``token`` where ``when``, else as it stands; ``logp`` None: what the policy gives."""
         return Forced(
             jnp.where(when, token, self.token),
             jnp.where(when, math.nan if logp is None else logp, self.logp),
@@ -107,6 +107,7 @@ class FirstToken:
     in_loss: bool
 
     def __call__(self, state: ForceState) -> Forced:
+        """The mode's token, where the row begins."""
         mode = jnp.clip(state.mode, 0, len(self.tokens) - 1)
         token = jnp.array(self.tokens, jnp.int32)[mode]
         when = (state.count == 0) & (token >= 0) & (state.mode < len(self.tokens))
@@ -135,9 +136,11 @@ class EndThinkingAt:
 
     @property
     def window(self) -> int:
+        """As long as the closing sequence."""
         return len(self.close)
 
     def __call__(self, state: ForceState) -> Forced:
+        """The next token of the sequence, once the cap is reached or the sequence begun."""
         # Memory: tokens of the sequence written so far; all of them once the thought is closed.
         done = len(self.tokens)
         cap = state.budget if self.cap is None else self.cap
@@ -170,6 +173,7 @@ class InsertAt:
     marks: tuple[tuple[int | float, tuple[int, ...]], ...]
 
     def __call__(self, state: ForceState) -> Forced:
+        """The token of the mark that stands here, if one does."""
         token, when = jnp.int32(0), jnp.array(False)
         for place, ids in self.marks:
             first = place
@@ -206,13 +210,16 @@ class Noise:
 
     @property
     def window(self) -> int:
+        """As long as what it looks for."""
         return max(1, len(self.until))
 
     @property
     def memory(self) -> int:
+        """Whether the noise is over."""
         return 1 if self.until else 0
 
     def __call__(self, state: ForceState) -> Forced:
+        """Another value, by the dice."""
         whether, which = jax.random.split(state.key)
         strikes = jax.random.uniform(whether) < self.probability
         if self.after:
@@ -251,13 +258,16 @@ class Chain:
 
     @property
     def window(self) -> int:
+        """The longest that a hook wants."""
         return max(map(window_of, self.hooks), default=0)
 
     @property
     def memory(self) -> int:
+        """All that the hooks carry, side by side."""
         return sum(map(memory_of, self.hooks))
 
     def __call__(self, state: ForceState) -> Forced:
+        """What the last hook leaves."""
         memories, first, forced = [], 0, state.keep()
         for number, hook in enumerate(self.hooks):
             own = state.memory[first : first + memory_of(hook)]

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 
 from pruner_jax import text
-from pruner_jax.types import Origin, Prompts, Rollouts
+from pruner_jax.types import Prompts, Rollouts
 
 Spellings = Sequence[int | Sequence[int]]
 
@@ -128,7 +128,7 @@ class Records:
         self, rows: np.ndarray, token_nB: np.ndarray, logp_nB: np.ndarray, origin_nB: np.ndarray
     ) -> int:
         """What n steps wrote for the given rows, PAD from where a row was done; how many tokens."""
-        step, place = np.nonzero(origin_nB)
+        step, place = np.nonzero(origin_nB)  # Origin.PAD is 0
         b = rows[place]
         t = self.length_B[b] + step
         self._widen(int(t.max(initial=-1)) + 1)
@@ -151,10 +151,10 @@ class Records:
         """How many more tokens each row may get, int32 [B]; 0 for a row that is done."""
         return np.where(self.finished_B, 0, self.limit_B - self.length_B)
 
-    def history(self, row: int) -> np.ndarray:
-        """Prompt and tokens of a row, int32."""
+    def history(self, row: int, length: int) -> np.ndarray:
+        """Prompt and first ``length`` tokens of a row, int32."""
         prompt = self.prompts.tokens[self.group_B[row]]
-        return np.concatenate([prompt, self.tokens_BT[row, : self.length_B[row]]]).astype(np.int32)
+        return np.concatenate([prompt, self.tokens_BT[row, :length]]).astype(np.int32)
 
     def identity_B3(self) -> np.ndarray:
         """Problem, visit and sample of every row, uint32: what its random key is made of."""
@@ -207,8 +207,7 @@ class Records:
 def _per_row(name: str, value: int | np.ndarray | None, rows: int, default: int) -> np.ndarray:
     value = np.asarray(default if value is None else value, np.int32)
     if value.shape not in ((), (rows,)):
-        raise ValueError(f"{name} has shape {value.shape}; allowed: one number, or one for each of {rows} rows")
+        raise ValueError(
+            f"{name} has shape {value.shape}; allowed: one number, or one for each of {rows} rows"
+        )
     return np.broadcast_to(value, rows).copy()
-
-
-assert Origin.PAD == 0  # ``append`` counts what is not 0

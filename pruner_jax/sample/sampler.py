@@ -25,7 +25,7 @@ from pruner_jax.mesh import ROWS
 from pruner_jax.policy.config import ModelConfig
 from pruner_jax.sample import decode as device
 from pruner_jax.sample.force import Hook, memory_of, window_of
-from pruner_jax.sample.layout import Layout, Move, Shapes, admitted, least_free, nobody, rearrange
+from pruner_jax.sample.layout import Move, Shapes, admitted, least_free, nobody, rearrange
 from pruner_jax.sample.options import SampleOptions
 from pruner_jax.sample.pick import Picking
 from pruner_jax.sample.records import Given, Records, Spellings
@@ -188,9 +188,25 @@ class _Batch:
         self.layout = nobody(self.shapes)
         self.layers: list = []  # keys and values, on the device
         self.rows: device.Rows | None = None
-        self.memory_XM = np.zeros((0, memory_of(force)), np.int32)
+        self.memory_BM = np.zeros((len(records), memory_of(force)), np.int32)
+        self._replay()
         self.stats = SampleStats(rows=len(records))
         self.compiled = device.COMPILED.copy()
+
+    def _replay(self) -> None:
+        """The force hook's memory of what rows have been given."""
+        rows = np.flatnonzero(self.records.length_B)
+        if not self.memory_BM.shape[1] or not len(rows):
+            return
+        padded = np.resize(rows, _power_of_two(len(rows)))  # repeats some, to few sizes
+        width = self.shapes.slots(int(self.records.length_B.max()))
+        spare = width - self.records.tokens_BT.shape[1]
+        tokens_BT = np.pad(self.records.tokens_BT, ((0, 0), (0, max(spare, 0))))[padded, :width]
+        beginning = self._describe(padded, np.zeros(len(padded)), 0 * self.records.length_B)
+        memory_BM = device.replay(
+            beginning, tokens_BT, self.records.length_B[padded], self.key, program=self.program
+        )
+        self.memory_BM[rows] = np.asarray(memory_BM)[: len(rows)]
 
     # -- between blocks ----------------------------------------------------------------------------
 
@@ -204,13 +220,13 @@ class _Batch:
         entering, self.waiting = self.waiting[:count], self.waiting[count:]
         prompt_P = np.array([len(tokens) for tokens in self.records.prompts.tokens])
         history_B = prompt_P[self.records.group_B] + self.records.length_B
-        move = rearrange(
-            self.shapes, self.layout, left_B, history_B, entering, self.options.block
-        )
+        move = rearrange(self.shapes, self.layout, left_B, history_B, entering, self.options.block)
         if move is not None:
             self._relay(move)
             self.layout = move.layout
-            self.rows = self._describe(move)
+            self.rows = self._describe(
+                move.layout.row_X, move.layout.start_X, self.records.length_B
+            )
             if count:
                 self._prefill(move)
         return True
@@ -226,33 +242,122 @@ class _Batch:
             self.layers[i] = None  # so that the old pair is freed once the new one is there
             self.layers[i] = device.relay_layer(pair, move.source_X, move.shift_s, **shape)
 
-    def _describe(self, move: Move) -> device.Rows:
-        """All about the seated rows that the device needs to know."""
-        records, layout = self.records, move.layout
-        row_X = np.maximum(layout.row_X, 0)
-        taken_X = layout.row_X >= 0
-        window, count_X = window_of(self.program.force), np.where(taken_X, records.length_B[row_X], 0)
+    def _describe(self, row_X: np.ndarray, start_X: np.ndarray, length_B: np.ndarray):
+        """What the device must know of the rows (-1: an empty seat), ``length_B`` tokens long."""
+        records, window = self.records, window_of(self.program.force)
+        seated_X, row_X = row_X >= 0, np.maximum(row_X, 0)
         token_X = np.zeros(len(row_X), np.int32)
         recent_XW = np.full((len(row_X), window), -1, np.int32)
-        for seat in np.flatnonzero(taken_X):
-            history = records.history(row_X[seat])
-            token_X[seat] = history[-1]
-            last = history[max(len(history) - window, 0) :]
+        for seat in np.flatnonzero(seated_X):
+            row = row_X[seat]
+            token_X[seat] = records.history(row, length_B[row])[-1]
+            last = records.history(row, length_B[row])[-window:] if window else []
             recent_XW[seat, window - len(last) :] = last
-        stays_X = move.source_X >= 0
-        shard_X = np.repeat(np.arange(self.shapes.shards), layout.rows)
-        old_X = shard_X * self.layout_rows_before(move) + move.source_X
-        memory_XM = np.zeros((len(row_X), self.memory_XM.shape[1]), np.int32)
-        memory_XM[stays_X] = self.memory_XM[old_X[stays_X]]
         return device.Rows(
             token_B=token_X,
-            start_B=layout.start_X,
-            count_B=count_X.astype(np.int32),
+            start_B=start_X.astype(np.int32),
+            count_B=np.where(seated_X, length_B[row_X], 0).astype(np.int32),
             limit_B=records.limit_B[row_X],
-            alive_B=taken_X,
+            alive_B=seated_X,
             identity_B3=self.identity_B3[row_X],
             mode_B=records.mode_B[row_X],
             budget_B=records.budget_B[row_X],
-            memory_BM=memory_XM,
+            memory_BM=self.memory_BM[row_X],
             recent_BW=recent_XW,
         )
+
+    def _prefill(self, move: Move) -> None:
+        """Keys and values of the rows that come in: once for all that begin alike, then forked.
+
+        A few prompts at a time, as many for each shard.
+        """
+        layout, records = move.layout, self.records
+        distinct: list[dict[bytes, int]] = [{} for _ in layout.slot_s]
+        place_X = np.full(len(layout.row_X), -1)
+        for seat in np.flatnonzero(move.fresh_X):
+            row = layout.row_X[seat]
+            prefix = records.history(row, records.length_B[row])[:-1].tobytes()
+            own = distinct[seat // layout.rows]
+            place_X[seat] = own.setdefault(prefix, len(own))
+        longest = max(len(prefix) // 4 for own in distinct for prefix in own)
+        width = self.shapes.slots(longest)
+        most = max(len(own) for own in distinct)
+        some = min(_power_of_two(most), max(1, _power_of_two(PREFILL_TOKENS // width + 1) // 2))
+        for first in range(0, most, some):
+            tokens_BT = np.zeros((len(distinct), some, width), np.int32)
+            start_B = np.full((len(distinct), some), width, np.int32)
+            for shard, own in enumerate(distinct):
+                for place, prefix in enumerate(list(own)[first : first + some]):
+                    tokens = np.frombuffer(prefix, np.int32)
+                    start_B[shard, place] = width - len(tokens)
+                    tokens_BT[shard, place, width - len(tokens) :] = tokens
+                    self.stats.prompt_tokens += len(tokens)
+            fresh = device.prefill(
+                self.params, tokens_BT.reshape(-1, width), start_B.reshape(-1), program=self.program
+            )
+            here_X = (place_X >= first) & (place_X < first + some)
+            source_X = np.where(here_X, place_X - first, -1).astype(np.int32)
+            for i, pair in enumerate(fresh):
+                self.layers[i] = device.put_layer(
+                    self.layers[i], pair, source_X, layout.slot_s, program=self.program
+                )
+
+    # -- a block -----------------------------------------------------------------------------------
+
+    def start(self) -> device.Written:
+        """Set the device to work on a block; does not wait for it."""
+        left = int(self.records.left_B[self.layout.seated()].max())
+        steps = min(self.options.block, left, self.layout.slots - int(self.layout.slot_s.max()))
+        self.layers, self.rows, written = device.decode(
+            self.params,
+            self.layers,
+            self.rows,
+            self.layout.slot_s,
+            np.array([steps, self._enough()], np.int32),
+            self.key,
+            program=self.program,
+        )
+        return written
+
+    def _enough(self) -> int:
+        """Live rows at which the block ends early, because the batch is to be laid out anew.
+
+        With several shards none waits for another: each goes on as long as a row of it lives.
+        """
+        if self.shapes.shards > 1:
+            return 0
+        live = int((self.records.left_B[self.layout.seated()] > 0).sum())
+        if len(self.waiting):
+            return min(self.shapes.full - least_free(self.shapes, self.options.refill), live - 1)
+        fewer = self.shapes.rows(-(-self.layout.rows // 2))
+        return fewer if fewer < min(self.layout.rows, live) else 0
+
+    def finish(self, written: device.Written) -> np.ndarray:
+        """Look at the block, note what it wrote; the rows that it finished."""
+        written, memory_XM = jax.device_get((written, self.rows.memory_BM))
+        layout, stats = self.layout, self.stats
+        seats = np.flatnonzero(layout.row_X >= 0)
+        rows = layout.row_X[seats]
+        before = self.records.left_B[rows] > 0
+        self.memory_BM[rows] = memory_XM[seats]
+        stats.tokens += self.records.append(
+            rows,
+            written.token_nB[:, seats],
+            written.logp_nB[:, seats],
+            written.origin_nB[:, seats],
+        )
+        steps_s = written.steps_B[:: layout.rows]
+        self.layout = dataclasses.replace(layout, slot_s=layout.slot_s + steps_s)
+        stats.drawn += int((written.origin_nB == Origin.SAMPLED).sum())
+        stats.entropy += float(written.entropy_B.sum())
+        stats.blocks += 1
+        stats.steps += int(steps_s.max())
+        stats.row_steps += int(steps_s.sum()) * layout.rows
+        stats.slot_steps += int(steps_s.sum()) * layout.rows * layout.slots
+        stats.programs = dict(device.COMPILED - self.compiled)
+        return rows[before & (self.records.left_B[rows] == 0)]
+
+
+def _power_of_two(n: int) -> int:
+    """The least power of two that is at least ``n``."""
+    return 1 << (n - 1).bit_length()
