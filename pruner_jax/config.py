@@ -109,12 +109,33 @@ def _write_yaml(settings: Mapping[str, Any]) -> str:
 
 
 def _overlay(low: Mapping[str, Any], high: Mapping[str, Any]) -> dict[str, Any]:
-    """Two trees of settings as one; where both have a value, the second's."""
+    """Two trees of settings as one; where both have a value, the second's.
+
+    A mapping over a list changes the entries it numbers, or the single entry there is.
+    """
     merged = dict(low)
     for key, value in high.items():
-        both = isinstance(value, Mapping) and isinstance(merged.get(key), Mapping)
-        merged[key] = _overlay(merged[key], value) if both else value
+        old = merged.get(key)
+        if isinstance(value, Mapping) and isinstance(old, Mapping):
+            value = _overlay(old, value)
+        elif isinstance(value, Mapping) and isinstance(old, list):
+            value = _overlay_list(str(key), old, value)
+        merged[key] = value
     return merged
+
+
+def _overlay_list(key: str, old: list[Any], changes: Mapping[str, Any]) -> list[Any]:
+    if not all(str(place).isdigit() for place in changes):
+        changes = {0: changes} if len(old) == 1 else changes
+    entries = dict(enumerate(old))
+    for place, change in changes.items():
+        if not str(place).isdigit() or int(place) >= len(old):
+            raise ConfigError(
+                f"{key} is a list of {len(old)} entries, and {place!r} names none of them; say "
+                f"which one by its number, {key}.0 to {key}.{len(old) - 1}"
+            )
+        entries |= _overlay({int(place): entries[int(place)]}, {int(place): change})
+    return list(entries.values())
 
 
 def _replace(value: Any, path: Sequence[str], new: Any) -> Any:

@@ -66,6 +66,17 @@ def test_text_in_free_mappings_stays_text(tmp_path, file):
     assert got.problems.options == {**texts, "rate": 1e-3, "cut": "#x"}
 
 
+def test_overrides_reach_into_lists(tmp_path, file):
+    given = yaml.safe_load(pathlib.Path(file).read_text())
+    given["method"]["length"] = [{"kind": "sigmoid", "weight": 0.2}]
+    pathlib.Path(file).write_text(yaml.safe_dump(given))
+    for name in ("length.weight", "length.0.weight"):
+        got = load(PruneConfig, file, [f"--method.{name}=0.1"])
+        assert got.method["length"] == [{"kind": "sigmoid", "weight": 0.1}]
+    with pytest.raises(ConfigError, match="length is a list of 1 entries, and '3' names none"):
+        load(PruneConfig, file, ["--method.length.3.weight=0.1"])
+
+
 @pytest.mark.parametrize(
     ("override", "said"),
     [

@@ -80,6 +80,11 @@ class ModelConfig:
         """The Hugging Face dictionary this was read from; empty if it was made by hand."""
         return json.loads(self.hf_json) if self.hf_json else {}
 
+    @property
+    def stored_dtype(self) -> str:
+        """The precision that the folder's config.json names; float32 where it names none."""
+        return str(self.hf.get("dtype") or self.hf.get("torch_dtype") or "float32")
+
 
 def families() -> dict[str, ModuleType]:
     """The supported families by ``model_type``: one module each, named after it."""

@@ -41,10 +41,7 @@ def export_verb(settings: ExportConfig) -> dict[str, Any]:
         checkpoints.close()
     generation = read_json(source / GENERATION) if (source / GENERATION).exists() else None
     policy = Policy(model, params, load_tokenizer(source), generation, source)
-    raw = model.raw
-    handle.save(
-        policy, settings.to, dtype=str(raw.get("dtype") or raw.get("torch_dtype") or "float32")
-    )
+    handle.save(policy, settings.to, dtype=model.stored_dtype)
     return {"folder": str(settings.to), "checkpoint": name}
 
 

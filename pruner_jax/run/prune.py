@@ -534,4 +534,4 @@ def export(run: Session, params: PyTree) -> None:
     """The picked model as a Hugging Face folder."""
     policy = dataclasses.replace(run.policy, params=params)
     with run.clock.phase("save"):
-        handle.save(policy, run.folder.export, dtype=run.export_dtype)
+        handle.save(policy, run.folder.export, dtype=policy.config.stored_dtype)

@@ -87,12 +87,6 @@ class Session:
         """Whether the method takes statistics from the monitor set."""
         return "monitor" in needs(self.phase)
 
-    @property
-    def export_dtype(self) -> str:
-        """Precision of the exported weights: that of the model that came."""
-        raw = self.policy.config.raw
-        return str(raw.get("dtype") or raw.get("torch_dtype") or "float32")
-
     def take_parameters(self) -> PyTree:
         """The parameters that were loaded; the session lets go of them."""
         params = self.policy.params

@@ -1,0 +1,132 @@
+"""The whole path on a random model: what a run leaves, and that it goes on where it stopped."""
+
+import json
+
+import numpy as np
+import pytest
+
+import pruner_jax as pj
+from pruner_jax.report.read import read_run
+from pruner_jax.run import prune as prune_module
+from pruner_jax.run.prune import prune
+from pruner_jax.store.folder import FolderError
+from pruner_jax.store.records import read_rollouts
+
+TIMES = ("time/", "perf/", "seconds")
+
+
+def timeless(value):
+    if isinstance(value, dict):
+        return {k: timeless(v) for k, v in value.items() if not k.startswith(TIMES)}
+    return [timeless(part) for part in value] if isinstance(value, list) else value
+
+
+def left_behind(out):
+    """Everything that must not depend on when a run was stopped."""
+    lines = (out / "metrics.jsonl").read_text().splitlines()
+    return {
+        "metrics": [timeless(json.loads(line)) for line in lines],
+        "summary": timeless(json.loads((out / "summary.json").read_text())),
+        "rollouts": {p.name: read_rollouts(p) for p in sorted((out / "rollouts").iterdir())},
+        "export": {p.name: p.read_bytes() for p in sorted((out / "export").iterdir())},
+    }
+
+
+@pytest.fixture
+def whole(settings, tmp_path):
+    """An undisturbed run."""
+    prune(settings(f"--out={tmp_path / 'whole'}"))
+    return left_behind(tmp_path / "whole")
+
+
+def test_a_run_leaves_what_it_promises(settings, tmp_path):
+    summary = prune(settings())
+    out = tmp_path / "run"
+    assert json.loads((out / "summary.json").read_text()) == summary
+    assert [r["limit"] for r in summary["rounds"]] == [24, 16]
+    assert {"value", "low", "high"} <= summary["token_ratio"].keys()
+    assert summary["base"]["n_problems"] == 8
+    kinds = [json.loads(line)["kind"] for line in (out / "metrics.jsonl").read_text().splitlines()]
+    assert kinds.count("step") == 8 and kinds.count("pick") == 2
+    assert kinds.count("evaluate") == 1 + 2 * 2
+    assert "<html" in (out / "report.html").read_text()[:200]
+    read_run(out)
+    # What was sampled on the three sets never meets.
+    seen = {}
+    for path in (out / "rollouts").iterdir():
+        columns = read_rollouts(path, ["purpose", "problem_id"])
+        for purpose, problem in zip(columns["purpose"], columns["problem_id"]):
+            assert seen.setdefault(problem, purpose) == purpose
+    assert set(seen.values()) == {"train", "monitor", "test"}
+    # The export is a model that loads and answers.
+    policy = pj.load(out / "export")
+    assert np.isfinite(np.asarray(pj.logits(policy, [[1, 2, 3]]))).all()
+    assert len(pj.generate(policy, ["1 + 1?"], max_tokens=4).text) == 1
+
+
+@pytest.mark.parametrize(
+    ("where", "visit"),
+    [("weigh", 3), ("record_evaluation", 2), ("pick", 1), ("save", 4), ("test", 2), ("export", 1)],
+)
+def test_a_run_that_dies_goes_on_exactly(settings, tmp_path, whole, monkeypatch, where, visit):
+    class Died(BaseException):
+        """Not an Exception: nothing may catch it."""
+
+    real, seen = getattr(prune_module, where), []
+
+    def dying(*args, **kwargs):
+        seen.append(1)
+        if len(seen) == visit:
+            raise Died
+        return real(*args, **kwargs)
+
+    monkeypatch.setattr(prune_module, where, dying)
+    with pytest.raises(Died):
+        prune(settings())
+    monkeypatch.setattr(prune_module, where, real)
+    prune(settings())
+    again = left_behind(tmp_path / "run")
+    for part, value in whole.items():
+        assert again[part] == value, part
+
+
+def test_a_finished_run_is_not_played_again(settings, tmp_path, monkeypatch):
+    summary = prune(settings("--rounds.limits=[16]"))
+    monkeypatch.setattr(prune_module, "train_step", None)
+    assert prune(settings("--rounds.limits=[16]")) == summary
+
+
+def test_a_folder_of_other_settings_is_refused(settings):
+    prune(settings("--rounds.limits=[16]"))
+    with pytest.raises(FolderError, match="seed: was 0, now 1"):
+        prune(settings("--rounds.limits=[16]", "--seed=1"))
+
+
+def test_auto_limits_follow_the_lengths_and_end(settings):
+    summary = prune(
+        settings("--rounds.limits=auto", "--rounds.most=2", "--monitor.limit=24", "--test.limit=24")
+    )
+    limits = [r["limit"] for r in summary["rounds"]]
+    assert len(limits) <= 2 and all(a > b for a, b in zip([24, *limits], limits))
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("--sample.top_p=0.9", "rounds learn from their own samples"),
+        ("--method.name=thinkprun", "thinkprun"),
+        ("--pick.tolerance=0.001", "pick.tolerance is 0.001"),
+        ("--rounds.limits=[512]", "max_position_embeddings"),
+        ("--model=no/such/model/here", "no/such/model/here"),
+        ("--monitor.samples=1", "monitor.samples is 1"),
+    ],
+)
+def test_contradictions_end_with_a_clear_message(settings, override, said):
+    with pytest.raises((ValueError, OSError), match=said):
+        prune(settings(override))
+
+
+def test_a_dry_run_shows_sizes_and_leaves_nothing(settings, tmp_path):
+    found = prune(settings("--dry_run=true"))
+    assert found["rows_per_step"] == 16 and found["learner_state_bytes"] > 0
+    assert not (tmp_path / "run").exists()
