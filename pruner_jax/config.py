@@ -431,3 +431,6 @@ class ReportConfig:
 
     run: str
     """Folder of the run."""
+
+    picture: str | None = None
+    """Also write the chart of accuracy against tokens over the rounds to this .svg file."""

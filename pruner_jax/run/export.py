@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pathlib
+import sys
 from typing import Any
 
 import jax
@@ -14,6 +15,7 @@ from pruner_jax.policy import handle, weights
 from pruner_jax.policy.handle import Policy
 from pruner_jax.policy.hf import GENERATION, find_folder, read_config, read_json
 from pruner_jax.report import html
+from pruner_jax.report.picture import write_picture
 from pruner_jax.store.checkpoints import Checkpoints
 from pruner_jax.store.folder import RunFolder
 from pruner_jax.text import load_tokenizer
@@ -51,5 +53,10 @@ def _on_one_device(tree: Any) -> Any:
 
 
 def report_verb(settings: ReportConfig) -> dict[str, Any]:
-    """Build report.html again."""
-    return {"report": str(html.build(settings.run))}
+    """Build report.html again, and the picture if one is asked for."""
+    found = {"report": str(html.build(settings.run))}
+    if settings.picture is not None:
+        found["picture"] = str(write_picture(settings.run, settings.picture))
+    for name, path in found.items():
+        print(f"{name}: {path}", file=sys.stderr)
+    return found
