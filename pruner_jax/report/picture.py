@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import pathlib
+import re
 
 from pruner_jax.report.read import read_run
 from pruner_jax.report.way import way
 
+_MARGIN = 20
 _STYLE = pathlib.Path(__file__).parent / "page.css"
 
 
@@ -26,6 +28,15 @@ def write_picture(run_folder: str | os.PathLike[str], path: str | os.PathLike[st
     # Alone in a page the chart has no paper under it, and no page to take its font from.
     own = "svg { background: var(--paper); font-family: system-ui, sans-serif; }"
     chart = chart.replace("<svg ", '<svg xmlns="http://www.w3.org/2000/svg" ', 1)
+    chart = re.sub(r'viewBox="0 0 (\d+) (\d+)"', _with_margin, chart, count=1)
     head, tag, body = chart.partition(">")
     path.write_text(f"{head}{tag}<style>{_STYLE.read_text()}{own}</style>{body}\n")
     return path
+
+
+def _with_margin(view: re.Match[str]) -> str:
+    width, height = int(view[1]), int(view[2])
+    return (
+        f'viewBox="{-_MARGIN} {-_MARGIN} {width + 2 * _MARGIN} {height + 2 * _MARGIN}" '
+        f'width="{width + 2 * _MARGIN}"'
+    )
