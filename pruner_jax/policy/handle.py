@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from pruner_jax.mesh import Rules
+from pruner_jax.mesh import LEARN_RULES, Rules
 from pruner_jax.policy import export, hf
 from pruner_jax.policy.config import ModelConfig
 from pruner_jax.policy.forward import forward, unembed
@@ -39,7 +39,7 @@ def load(
     dtype: str = "float32",
     *,
     mesh: jax.sharding.Mesh | None = None,
-    rules: Rules = (),
+    rules: Rules = LEARN_RULES,
 ) -> Policy:
     """A policy from a Hugging Face folder or hub id.
 

@@ -44,16 +44,15 @@ def main() -> None:
     wanted_logits = jax.jit(decode, static_argnums=1)(
         unstack(params, jnp.float32), config, tokens, positions
     )
-    for size in ((2, 4, 1), (2, 2, 2)):
-        mesh = make_mesh(*size)
-        placed = jax.device_put(params, weight_shardings(config, mesh, LEARN_RULES))
-        up = placed["layers"]["up"]
-        assert up.addressable_shards[0].data.size * size[1] * size[2] == up.size
-        inputs = jax.device_put((tokens, positions), shardings(("rows", None), mesh, LEARN_RULES))
-        with jax.set_mesh(mesh):
-            found = jax.jit(learn, static_argnums=1)(placed, config, *inputs)
-        gaps = jax.tree.leaves(jax.tree.map(tiny.relative, found, wanted))
-        assert max(gaps) < 1e-5, (size, max(gaps))
+    mesh = make_mesh(2, 2, 2)
+    placed = jax.device_put(params, weight_shardings(config, mesh, LEARN_RULES))
+    up = placed["layers"]["up"]
+    assert up.addressable_shards[0].data.size * 4 == up.size  # split over fsdp and tensor
+    inputs = jax.device_put((tokens, positions), shardings(("rows", None), mesh, LEARN_RULES))
+    with jax.set_mesh(mesh):
+        found = jax.jit(learn, static_argnums=1)(placed, config, *inputs)
+    gaps = jax.tree.leaves(jax.tree.map(tiny.relative, found, wanted))
+    assert max(gaps) < 1e-5, max(gaps)
     for size in ((8, 1, 1), (2, 2, 2)):
         mesh = make_mesh(*size)
         there = weight_shardings(config, mesh, DECODE_RULES, stacked=False)

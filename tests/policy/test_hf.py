@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import huggingface_hub
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -147,13 +148,26 @@ def test_reading_holds_the_model_once(tmp_path):
 # -- what is wrong with a folder -------------------------------------------------------------------
 
 
-def test_no_folder_no_hub(tmp_path, monkeypatch):
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    with pytest.raises(ValueError, match="no such folder"):
+def test_only_a_hub_id_goes_to_the_hub(folder, tmp_path, monkeypatch):
+    asked = []
+
+    def snapshot_download(name, allow_patterns):
+        asked.append(name)
+        if name != "owner/model":
+            raise OSError("no network")
+        return str(folder)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
+    assert load(folder).folder == load("owner/model").folder == folder
+    assert asked == ["owner/model"]
+    with pytest.raises(ValueError, match=r"other/model: no such folder here, .* no network"):
+        load("other/model")
+    with pytest.raises(ValueError, match=r"nothing: no such folder, and no hub id"):
         load(tmp_path / "nothing")
     (tmp_path / "file").write_text("x")
-    with pytest.raises(ValueError, match="is a file"):
+    with pytest.raises(ValueError, match=r"file is a file; allowed: a folder"):
         load(tmp_path / "file")
+    assert asked == ["owner/model", "other/model"]
 
 
 @pytest.mark.parametrize(
