@@ -20,6 +20,7 @@ from pruner_jax.mesh import LEARN_RULES, make_mesh
 from pruner_jax.policy import handle
 from pruner_jax.problems.source import load_problems
 from pruner_jax.report.progress import Progress
+from pruner_jax.run.compilation import keep_compiled_programs
 from pruner_jax.run.engine import Engine
 from pruner_jax.run.measuring import measure
 from pruner_jax.store.folder import write_atomically
@@ -35,6 +36,7 @@ def evaluate_verb(settings: EvaluateConfig) -> dict[str, Any]:
             "test.limit is not set: say how long an answer may be (--test.limit=N), or take all "
             "settings from a run with --like RUN"
         )
+    keep_compiled_programs()
     problems = load_problems(settings.problems, settings.split)
     with contextlib.ExitStack() as stack:
         progress = stack.enter_context(Progress())

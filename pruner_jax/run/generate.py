@@ -15,6 +15,7 @@ from pruner_jax.config import SampleConfig
 from pruner_jax.policy import handle
 from pruner_jax.policy.handle import Policy
 from pruner_jax.policy.weights import unstack
+from pruner_jax.run.compilation import keep_compiled_programs
 from pruner_jax.sample.options import SampleOptions
 from pruner_jax.sample.sampler import sample
 from pruner_jax.text import TextOptions
@@ -85,6 +86,7 @@ def generate(
 
 def sample_verb(settings: SampleConfig) -> dict[str, Any]:
     """Print the responses to one question, with their token counts."""
+    keep_compiled_programs()
     policy = handle.load(settings.model)
     rollouts = generate(
         policy,

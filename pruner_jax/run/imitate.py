@@ -33,6 +33,7 @@ from pruner_jax.policy.handle import Policy
 from pruner_jax.problems import source
 from pruner_jax.problems.order import order
 from pruner_jax.report.progress import Progress
+from pruner_jax.run.compilation import keep_compiled_programs
 from pruner_jax.run.engine import Engine
 from pruner_jax.run.measuring import measure
 from pruner_jax.types import Problem, Purpose
@@ -43,6 +44,7 @@ SPEC = LossSpec(kind="ce")
 
 def warmup_verb(settings: WarmupConfig) -> dict[str, Any]:
     """Train, measure and write a model; what the measurement said."""
+    keep_compiled_programs()
     module = source.find(settings.problems.name)
     if not hasattr(module, "trace"):
         raise ValueError(

@@ -28,6 +28,7 @@ from pruner_jax.policy.handle import Policy
 from pruner_jax.problems.source import load_sets
 from pruner_jax.report.progress import Progress
 from pruner_jax.run.clock import Clock
+from pruner_jax.run.compilation import keep_compiled_programs
 from pruner_jax.run.engine import Engine
 from pruner_jax.run.state import Mark
 from pruner_jax.store.checkpoints import Checkpoints
@@ -171,6 +172,7 @@ class Session:
 @contextlib.contextmanager
 def open_session(settings: PruneConfig) -> Iterator[Session]:
     """Everything a run needs, checked; the folder is locked for this process meanwhile."""
+    keep_compiled_programs()
     method = methods.build(methods.MethodOptions.of(settings.method))
     phase = _the_phase(method)
     _check_settings(settings, phase)

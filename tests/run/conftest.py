@@ -45,8 +45,8 @@ def model(tmp_path_factory):
     return folder / "model"
 
 
-@pytest.fixture
-def settings(model, tmp_path):
+@pytest.fixture(scope="session")
+def settings(model):
     """``settings(*overrides)``: a run of two rounds of four steps that takes seconds."""
 
     def make(*overrides: str) -> PruneConfig:
@@ -55,7 +55,7 @@ def settings(model, tmp_path):
             None,
             [
                 f"--model={model}",
-                f"--out={tmp_path / 'run'}",
+                "--out=runs/unnamed",
                 "--problems.options.train=64",
                 "--problems.options.monitor=8",
                 "--problems.options.test=8",

@@ -32,15 +32,16 @@ def left_behind(out):
     }
 
 
-@pytest.fixture
-def whole(settings, tmp_path):
-    """An undisturbed run."""
-    prune(settings(f"--out={tmp_path / 'whole'}"))
-    return left_behind(tmp_path / "whole")
+@pytest.fixture(scope="module")
+def whole(settings, tmp_path_factory):
+    """What an undisturbed run leaves."""
+    out = tmp_path_factory.mktemp("whole") / "run"
+    prune(settings(f"--out={out}"))
+    return left_behind(out)
 
 
 def test_a_run_leaves_what_it_promises(settings, tmp_path):
-    summary = prune(settings())
+    summary = prune(settings(f"--out={tmp_path / 'run'}"))
     out = tmp_path / "run"
     assert json.loads((out / "summary.json").read_text()) == summary
     assert [r["limit"] for r in summary["rounds"]] == [24, 16]
@@ -82,29 +83,35 @@ def test_a_run_that_dies_goes_on_exactly(settings, tmp_path, whole, monkeypatch,
 
     monkeypatch.setattr(prune_module, where, dying)
     with pytest.raises(Died):
-        prune(settings())
+        prune(settings(f"--out={tmp_path / 'run'}"))
     monkeypatch.setattr(prune_module, where, real)
-    prune(settings())
+    prune(settings(f"--out={tmp_path / 'run'}"))
     again = left_behind(tmp_path / "run")
     for part, value in whole.items():
         assert again[part] == value, part
 
 
 def test_a_finished_run_is_not_played_again(settings, tmp_path, monkeypatch):
-    summary = prune(settings("--rounds.limits=[16]"))
+    summary = prune(settings(f"--out={tmp_path / 'run'}", "--rounds.limits=[16]"))
     monkeypatch.setattr(prune_module, "train_step", None)
-    assert prune(settings("--rounds.limits=[16]")) == summary
+    assert prune(settings(f"--out={tmp_path / 'run'}", "--rounds.limits=[16]")) == summary
 
 
-def test_a_folder_of_other_settings_is_refused(settings):
-    prune(settings("--rounds.limits=[16]"))
+def test_a_folder_of_other_settings_is_refused(settings, tmp_path):
+    prune(settings(f"--out={tmp_path / 'run'}", "--rounds.limits=[16]"))
     with pytest.raises(FolderError, match="seed: was 0, now 1"):
-        prune(settings("--rounds.limits=[16]", "--seed=1"))
+        prune(settings(f"--out={tmp_path / 'run'}", "--rounds.limits=[16]", "--seed=1"))
 
 
-def test_auto_limits_follow_the_lengths_and_end(settings):
+def test_auto_limits_follow_the_lengths_and_end(settings, tmp_path):
     summary = prune(
-        settings("--rounds.limits=auto", "--rounds.most=2", "--monitor.limit=24", "--test.limit=24")
+        settings(
+            f"--out={tmp_path / 'run'}",
+            "--rounds.limits=auto",
+            "--rounds.most=2",
+            "--monitor.limit=24",
+            "--test.limit=24",
+        )
     )
     limits = [r["limit"] for r in summary["rounds"]]
     assert len(limits) <= 2 and all(a > b for a, b in zip([24, *limits], limits))
@@ -121,12 +128,12 @@ def test_auto_limits_follow_the_lengths_and_end(settings):
         ("--monitor.samples=1", "monitor.samples is 1"),
     ],
 )
-def test_contradictions_end_with_a_clear_message(settings, override, said):
+def test_contradictions_end_with_a_clear_message(settings, tmp_path, override, said):
     with pytest.raises((ValueError, OSError), match=said):
-        prune(settings(override))
+        prune(settings(f"--out={tmp_path / 'run'}", override))
 
 
 def test_a_dry_run_shows_sizes_and_leaves_nothing(settings, tmp_path):
-    found = prune(settings("--dry_run=true"))
+    found = prune(settings(f"--out={tmp_path / 'run'}", "--dry_run=true"))
     assert found["rows_per_step"] == 16 and found["learner_state_bytes"] > 0
     assert not (tmp_path / "run").exists()
