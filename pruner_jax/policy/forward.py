@@ -40,13 +40,14 @@ def forward(
     segments_BT: jax.Array | None = None,
     cache: Cache | None = None,
     remat: str | None = None,
+    rotation: tuple[jax.Array, jax.Array] | None = None,
 ) -> tuple[jax.Array, Cache | None]:
     """Hidden states [B, T, D] after the final norm, and the cache with T more tokens in it.
 
     ``segments_BT`` packs several sequences into a row: attention stays inside equal, non-zero ids,
     and is causal by position. With a cache, token t of every row goes to slot ``cache.slot + t``:
     T = 1 is a decode step, more is a prefill of right-aligned rows (slots before ``start_B`` are
-    padding).
+    padding). ``rotation``: ``rope.rotation`` of the positions, where a loop has it at hand.
     """
     stacked = isinstance(params["layers"], dict)
     if cache is not None and (stacked or segments_BT is not None):
@@ -59,7 +60,8 @@ def forward(
     table = constrain(params["embed"], "tensor")  # rows are looked up whole, not split over fsdp
     x = constrain(jnp.take(table, tokens_BT, axis=0), ROWS)
     look = _look(positions_BT, segments_BT, cache)
-    block = functools.partial(_block, config, rope.rotation(config, positions_BT), look)
+    rotation = rotation or rope.rotation(config, positions_BT)
+    block = functools.partial(_block, config, rotation, look)
     if _REMAT[remat or "none"] is not None:
         block = jax.checkpoint(block, policy=_REMAT[remat or "none"])
     if stacked:

@@ -28,6 +28,7 @@ from pruner_jax.mesh import ROWS
 from pruner_jax.policy.cache import Cache, Pair, init_cache, put, relay
 from pruner_jax.policy.config import ModelConfig
 from pruner_jax.policy.forward import forward, unembed
+from pruner_jax.policy.rope import rotation
 from pruner_jax.sample.force import ForceState, Hook
 from pruner_jax.sample.pick import Picking, pick, score
 from pruner_jax.types import Origin
@@ -178,6 +179,11 @@ def _block(program, params, layers, rows, slot_1, limits, key):
         steps_B=jnp.zeros(width, jnp.int32),
     )
 
+    # Sines and cosines of the whole block: inside the loop XLA:CPU works them out again for every
+    # head of every layer (5 % of a step of a model with 4 layers of width 128).
+    position_nB1 = slot_1[0] + jnp.arange(program.block)[:, None, None] - rows.start_B[:, None]
+    turns = jax.vmap(functools.partial(rotation, program.config))(position_nB1)
+
     def goes_on(carry):
         step, _, rows, _ = carry
         return (step < limits[0]) & (jnp.sum(rows.alive_B) > limits[1])
@@ -185,9 +191,13 @@ def _block(program, params, layers, rows, slot_1, limits, key):
     def one(carry):
         step, layers, rows, written = carry
         cache = Cache(layers, rows.start_B, slot_1[0] + step)
-        position_B1 = (cache.slot - rows.start_B)[:, None]
         hidden, cache = forward(
-            params, program.config, rows.token_B[:, None], position_B1, cache=cache
+            params,
+            program.config,
+            rows.token_B[:, None],
+            position_nB1[step],
+            cache=cache,
+            rotation=jax.tree.map(lambda x: x[step], turns),
         )
         logits = unembed(params, program.config, hidden[:, 0])
         rows, token, logp, origin, entropy = _next(program, rows, logits, draw_B, force_B)
