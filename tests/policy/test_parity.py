@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 
 import numpy as np
@@ -40,7 +41,7 @@ def test_what_we_write_they_load(name, tmp_path):
 def test_what_they_write_we_load(name, dtype, tmp_path):
     """Their random weights, in many files; in bfloat16 the bits survive the way here and back."""
     torch.manual_seed(0)
-    raw = dict(tiny.CONFIGS[name])
+    raw = copy.deepcopy(tiny.CONFIGS[name])  # transformers writes into nested dictionaries
     config = transformers.AutoConfig.for_model(raw.pop("model_type"), **raw)
     model = transformers.AutoModelForCausalLM.from_config(config, attn_implementation="eager")
     with torch.no_grad():
@@ -120,7 +121,7 @@ def test_config_json_that_we_write_reads_the_same_there(tmp_path):
         config, params = tiny.model(name)
         folder = save(Policy(config, params, None), tmp_path / name)
         theirs = transformers.AutoConfig.from_pretrained(folder)
-        before = transformers.AutoConfig.for_model(**raw)
+        before = transformers.AutoConfig.for_model(**copy.deepcopy(raw))
         assert theirs.rope_parameters == before.rope_parameters
         assert json.loads((folder / "config.json").read_text()).items() >= (
             {key: value for key, value in raw.items() if "dtype" not in key}.items()
