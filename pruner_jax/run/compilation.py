@@ -17,7 +17,7 @@ import jax
 
 
 def keep_compiled_programs() -> None:
-    """Switch the cache on, unless the environment has set one up (an empty name switches it off)."""
+    """Switch the cache on, unless the environment set one up (an empty name: switched off)."""
     if "JAX_COMPILATION_CACHE_DIR" in os.environ:
         return
     home = os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache"

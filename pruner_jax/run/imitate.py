@@ -59,6 +59,7 @@ def warmup_verb(settings: WarmupConfig) -> dict[str, Any]:
         scratch = pathlib.Path(stack.enter_context(tempfile.TemporaryDirectory()))
         policy = _begin(settings, module, scratch, mesh)
         verifier = stack.enter_context(Verifier(settings.verify))
+        verifier.prepare(problems["test"])
         engine = Engine.of(
             policy,
             text_options=settings.text,

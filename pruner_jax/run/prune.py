@@ -168,8 +168,10 @@ def begin_round(run: Session, state: RunState, limit: int) -> None:
     state.limit = limit
     state.step = 0
     state.candidates = []
-    if run.phase.reset.optimiser == "round":
-        state.learn = init_state(state.learn.params, run.engine.config, run.optimizer, run.mesh)
+    if run.phase.reset.optimiser == "round" and state.round > 0:
+        params = state.learn.params
+        state.learn = None  # the old moments go before the new ones are made
+        state.learn = run.fresh_optimizer(params)
     if run.spec.needs_reference:
         state.reference = reference_of(run, state)
     run.progress.log(f"round {state.round + 1}: limit {limit} tokens")
@@ -254,6 +256,7 @@ def train_step(run: Session, state: RunState) -> dict[str, Any]:
             **counts(graded),
             **learning,
             **speed.metrics(),
+            **{f"perf/verify_{name}": n for name, n in run.engine.verifier.stats.items()},
             **clock.lap(),
         }
     )
@@ -423,6 +426,7 @@ def end_round(run: Session, state: RunState) -> None:
             reason=picked.reason,
         )
         state.rounds.append(dataclasses.asdict(entry))
+        state.learn = state.learn.replace(params=None)  # makes room for those that were picked
         params = run.checkpoints.load_parameters(state.origin.parameters, run.parameters_like)
         state.learn = state.learn.replace(params=params)
     if picked.kept and run.settings.rounds.limits == "auto" and state.ended is None:
@@ -471,6 +475,7 @@ def finish(run: Session, state: RunState) -> dict[str, Any]:
     """Test both models, write the summary, the report and the export."""
     if state.ended is not None:
         run.progress.log(f"no further round: {state.ended}")
+    state.learn = state.reference = None  # their memory is wanted for the test
     final = merged(run, state)
     results = {}
     for name, params in (("base", None), ("final", final)):

@@ -112,6 +112,13 @@ class Session:
             state_shardings(config, self.optimizer, self.mesh),
         )
 
+    def fresh_optimizer(self, params: PyTree) -> LearnState:
+        """The same parameters with an optimiser that has seen nothing; they are not copied."""
+        like = self.learn_like
+        places = jax.tree.map(lambda x: x.sharding, like.opt_state)
+        opt_state = jax.jit(self.optimizer.transform.init, out_shardings=places)(params)
+        return LearnState(params, opt_state, jax.device_put(jnp.int32(0), like.step.sharding))
+
     def rollouts(self, mark: Mark) -> pathlib.Path:
         """The file of an evaluation."""
         return self.folder.rollouts / mark.rollouts
