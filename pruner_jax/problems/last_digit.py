@@ -5,13 +5,13 @@ models, and what makes overthinking countable. A question lists k labelled digit
 up, one step a term:
 
     Find the last digit of the sum: C7 A4 F9.
-    <think> C7=7 A4=3 check=1 F9=0 check=0 again C7=7 A4=1 F9=0</think>
+    <think> C7=7 A4=3 check=1 F9=0 again C7=7 check=7 A4=1 check=1 F9=0 check=0</think>
     \\boxed{0}
 
 A step is a label, its digit copied, and the running sum mod 10 (the first step is an echo, so that
 all steps look alike; a model of this size needs that to learn the task at all). ``check`` says the
-sum of the step once more and repairs a slip, ``again`` starts a second pass over the whole sum. The
-shortest answer has ``minimal_tokens(k)`` tokens; the rest is redundant, counted by ``redundancy``.
+sum of the step once more and repairs a slip, ``again`` starts a second, careful pass over the whole
+sum. The shortest answer has ``minimal_tokens(k)`` tokens; ``redundancy`` counts the rest.
 
 Takes ``Options`` and a split, gives ``list[Problem]``. Leaves out sampling, training and the noise
 itself: ``noise_rule`` only says, in token ids, where an environment would put it.
@@ -57,12 +57,12 @@ class Options:
     """Which questions are drawn."""
     slip: float = 0.1
     """Share of steps whose first value is wrong in a trace; a check repairs it."""
-    checks: float = 0.7
+    checks: float = 0.6
     """Chance of one more check, after each value of the first pass (a geometric number)."""
     max_checks: int = 3
     """Most checks of one step."""
     second_pass: float = 0.85
-    """Share of traces that go over the whole sum a second time."""
+    """Share of traces that go over the whole sum a second time, with one check at each step."""
     direct: float = 0.0
     """Share of two-term traces with an empty thought (for methods that may skip thinking)."""
     noise: float = 0.0
@@ -143,22 +143,27 @@ def trace(problem: Problem, rng: np.random.Generator, options: Options) -> str:
     labels, digits = problem.columns["labels"], problem.columns["digits"]
     thought = ""
     if not (len(digits) == 2 and rng.random() < options.direct):
-        thought = _pass(labels, digits, rng, options, options.checks)
+        thought = _pass(labels, digits, rng, options)
         if rng.random() < options.second_pass:
-            thought += " again" + _pass(labels, digits, rng, options, 0.0)
+            thought += " again" + _pass(labels, digits, rng, options, careful=True)
     return f"{thought}</think>\n\\boxed{{{problem.answer}}}"
 
 
 def _pass(
-    labels: str, digits: Sequence[int], rng: np.random.Generator, options: Options, checks: float
+    labels: str,
+    digits: Sequence[int],
+    rng: np.random.Generator,
+    options: Options,
+    careful: bool = False,
 ) -> str:
-    """One pass over the sum; a slip is followed by a check even where ``checks`` is 0."""
+    """One pass over the sum; ``careful``: one check a step, else by chance and after each slip."""
     text, total = "", 0
     for label, digit in zip(labels, digits):
         total = (total + digit) % 10
         slip = rng.random() < options.slip
         first = (total + int(rng.integers(1, 10))) % 10 if slip else total
-        count = min(int(slip) + int(rng.geometric(1.0 - checks)) - 1, options.max_checks)
+        count = 1 if careful else int(slip) + int(rng.geometric(1.0 - options.checks)) - 1
+        count = min(count, options.max_checks)
         text += f" {label}{digit}={first}" + f" check={total}" * count
     return text
 
