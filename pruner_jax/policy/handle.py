@@ -23,7 +23,7 @@ from pruner_jax.policy.weights import Tree, weight_shardings
 from pruner_jax.text import load_tokenizer
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)  # arrays have no one truth value to compare by
 class Policy:
     """A model in hand. ``generation`` is its ``generation_config.json``, if it has one."""
 
