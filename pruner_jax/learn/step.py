@@ -49,8 +49,8 @@ class LearnState:
 def init_state(params: Params, config: ModelConfig, optimizer: Optimizer, mesh: Mesh) -> LearnState:
     """A fresh state from parameters, which are copied: the state's own will be donated."""
     to = state_shardings(config, optimizer, mesh)
-    params = jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), params)
-    params = jax.device_put(params, to.params, may_alias=False)
+    params = jax.tree.map(lambda x: jnp.array(x, jnp.float32, copy=True), params)
+    params = jax.device_put(params, to.params)
     opt_state = jax.jit(optimizer.transform.init, out_shardings=to.opt_state)(params)
     return LearnState(params, opt_state, jax.device_put(jnp.int32(0), to.step))
 

@@ -17,12 +17,12 @@ from pruner_jax.mesh import make_mesh
 jax.config.update("jax_disable_most_optimizations", True)
 
 
-def run(mesh, spec):
-    """Parameters and scores after several updates."""
+def run(mesh, spec, tree):
+    """State, scores and metrics after several updates; the tree is used again, so it must live."""
     options = LearnOptions(row_tokens=16, micro_tokens=32)
     made = little.rows_for(spec, 24)
     optimizer = make_optimizer(OptimizerOptions(learning_rate=1e-2, eps=1e-4), CONFIG, 4)
-    state = step.init_state(little.params(), CONFIG, optimizer, mesh)
+    state = step.init_state(tree, CONFIG, optimizer, mesh)
     update = step.make_update(CONFIG, spec, options, optimizer, mesh)
     for seed in range(2):
         state, metrics = learn(
@@ -34,9 +34,9 @@ def run(mesh, spec):
 
 assert jax.device_count() == 8
 name, *shape = sys.argv[1:]
-one = run(make_mesh(1, 1, 1, jax.devices()[:1]), SPECS[name])
-eight = run(make_mesh(*map(int, shape)), SPECS[name])
 before = little.params()
+eight = run(make_mesh(*map(int, shape)), SPECS[name], before)
+one = run(make_mesh(1, 1, 1, jax.devices()[:1]), SPECS[name], before)
 for (path, a), b, c in zip(
     jax.tree_util.tree_leaves_with_path(one[0].params),
     jax.tree.leaves(eight[0].params),
