@@ -99,7 +99,7 @@ class LearnOptions:
 
     row_tokens: int | None = None
     """Tokens of a packed row; a longer row is an error, never cut. null: the size that costs least
-    for the lengths at hand (half a power of two apart)."""
+    for the lengths at hand, a power of two or a tight fit."""
 
     attention_tokens: int | None = None
     """Row length at which attention costs as much as the rest of the model, for the automatic
@@ -107,7 +107,7 @@ class LearnOptions:
 
     micro_tokens: int | None = None
     """Tokens a device works on at once (at least one packed row; two for pairs); more are
-    accumulated over micro-batches. null: 1024 on a CPU, 16384 elsewhere."""
+    accumulated over micro-batches. null: 512 on a CPU, 16384 elsewhere."""
 
     logp_chunk: int = 4096
     """Tokens whose logits a device holds at once; times the vocabulary times 4 bytes of memory."""
@@ -148,7 +148,7 @@ class LearnOptions:
             unrolled_layers=(4 if cpu else 0)
             if self.unrolled_layers is None
             else self.unrolled_layers,
-            micro_tokens=self.micro_tokens or (1024 if cpu else 16384),
+            micro_tokens=self.micro_tokens or (512 if cpu else 16384),
             remat=("none" if cpu else "full") if self.remat == "auto" else self.remat,
             dtype=("float32" if cpu else "bfloat16") if self.dtype == "auto" else self.dtype,
         )

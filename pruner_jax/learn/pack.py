@@ -102,7 +102,7 @@ def plan(
     Raises:
       ValueError: a row does not fit into ``learn.row_tokens``.
     """
-    used_B = np.where(active(rows, spec), used(rows), 0)
+    used_B = used(rows)  # also of rows that stay out, so that the sizes do not follow their number
     T = options.row_tokens or _cheapest(used_B, options.attention_tokens)
     if used_B.max(initial=0) > T:
         b = int(used_B.argmax())
@@ -119,13 +119,18 @@ def plan(
 def _cheapest(used_B: np.ndarray, attention_tokens: int) -> int:
     """The T that costs least: short rows cost less attention, long ones leave fewer slots empty.
 
-    A slot costs ``1 + T / attention_tokens``; the sizes tried are 2^k and 3/4 of that.
+    A slot costs ``1 + T / attention_tokens``. Powers of two are tried, because a new size compiles
+    a new program; and a tight fit, where it saves a sixth (many rows cut off at the limit).
     """
     longest = int(used_B.max(initial=8))
     top = _power_of_two(longest)
-    sizes = [top * 2**k * n // 4 for k in range(3) for n in (3, 4)]
-    fitting = [T for T in sizes if longest <= T]
-    return min(fitting, key=lambda T: _bins(used_B, T) * T * (1 + T / attention_tokens))
+    step = max(8, top // 16)
+    handicap = {step * -(-longest // step): 1.2} | {top * k: 1.0 for k in (1, 2, 4)}
+
+    def cost(T: int) -> float:
+        return handicap[T] * _bins(used_B, T) * T * (1 + T / attention_tokens)
+
+    return min(handicap, key=cost)
 
 
 def _bins(used_B: np.ndarray, T: int) -> int:

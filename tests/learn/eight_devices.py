@@ -1,7 +1,5 @@
 """Run by test_learn_devices.py in a process of its own: the same updates on meshes of 8 devices."""
 
-import sys
-
 import jax
 import jax.numpy as jnp
 import little
@@ -32,27 +30,31 @@ def run(mesh, spec, tree):
     return state, np.nan_to_num(scores), metrics
 
 
+def compare(name, *shape):
+    before = little.params()
+    eight = run(make_mesh(*shape), SPECS[name], before)
+    one = run(make_mesh(1, 1, 1, jax.devices()[:1]), SPECS[name], before)
+    for (path, a), b, c in zip(
+        jax.tree_util.tree_leaves_with_path(one[0].params),
+        jax.tree.leaves(eight[0].params),
+        jax.tree.leaves(before),
+    ):
+        moved, apart = jnp.abs(a - c).max(), np.abs(np.asarray(a) - np.asarray(b)).max()
+        assert moved > 1e-3 and apart < 1e-5, (name, shape, path, apart, moved)
+    np.testing.assert_allclose(one[1], eight[1], atol=1e-4)
+    for key, value in one[2].items():
+        if not key.startswith("perf/"):
+            np.testing.assert_allclose(value, eight[2][key], rtol=1e-3, atol=1e-5, err_msg=key)
+    return eight[0]
+
+
 assert jax.device_count() == 8
-name, *shape = sys.argv[1:]
-before = little.params()
-eight = run(make_mesh(*map(int, shape)), SPECS[name], before)
-one = run(make_mesh(1, 1, 1, jax.devices()[:1]), SPECS[name], before)
-for (path, a), b, c in zip(
-    jax.tree_util.tree_leaves_with_path(one[0].params),
-    jax.tree.leaves(eight[0].params),
-    jax.tree.leaves(before),
-):
-    moved, apart = jnp.abs(a - c).max(), np.abs(np.asarray(a) - np.asarray(b)).max()
-    assert moved > 1e-3, path
-    assert apart < 1e-5, (path, apart, moved)
-np.testing.assert_allclose(one[1], eight[1], atol=1e-4)
-for key, value in one[2].items():
-    if not key.startswith("perf/"):
-        np.testing.assert_allclose(value, eight[2][key], rtol=1e-3, atol=1e-5, err_msg=key)
-# Parameters and moments are cut alike: none of the eight devices holds more than its part.
-if shape == ["2", "2", "2"]:
-    embed = eight[0].params["embed"]
-    moments = [x for x in jax.tree.leaves(eight[0].opt_state) if x.shape == embed.shape]
-    assert len(moments) == 2
-    for x in (embed, *moments):
-        assert x.addressable_shards[0].data.size == x.size // 4, x.sharding
+compare("ppo", 8, 1, 1)
+compare("dpo", 1, 8, 1)
+state = compare("gspo", 2, 2, 2)
+# Parameters and moments are cut alike: a device of the last mesh holds a quarter of the embedding.
+embed = state.params["embed"]
+moments = [x for x in jax.tree.leaves(state.opt_state) if x.shape == embed.shape]
+assert len(moments) == 2
+for x in (embed, *moments):
+    assert x.addressable_shards[0].data.size == x.size // 4, x.sharding

@@ -1,6 +1,7 @@
 """Losses on packed rows, without a model: literal numbers, the unpacked formulas, torch."""
 
 import dataclasses
+import functools
 import math
 
 import handmade
@@ -21,19 +22,23 @@ from pruner_jax.types import Origin, Weighted
 def packed_loss(logp_BT, entropy_BT, rows, spec, sizes):
     """Loss and metrics of rows whose log-probabilities are given, through packing."""
     batch, places = pack.pack(rows, spec, sizes)
-    sums = None
-    for m in range(int(batch.steps)):
-        micro = jax.tree.map(lambda x, m=m: jnp.asarray(x[m]), batch.micro)
-        logp_RN = entropy_RN = jnp.zeros(micro.share_RN.shape)
-        for b, (where, r, n) in pack.spots(rows, places):
-            if where == m:
-                train = np.flatnonzero(rows.train_BT[b])
-                logp_RN = logp_RN.at[r, n].set(logp_BT[b, train])
-                entropy_RN = entropy_RN.at[r, n].set(entropy_BT[b, train])
-        part = loss_of(spec.kind)(spec, logp_RN, entropy_RN, micro)
-        sums = part if sums is None else sums + part
-    means = {name: total / number for name, (total, number) in sums.means.items()}
-    return sums.loss / batch.count, means | sums.peaks
+    T = rows.train_BT.shape[1]
+    origin_MRN = np.zeros(batch.micro.target_RN.shape, int)
+    for b, spot in pack.spots(rows, places):
+        origin_MRN[spot] = b * T + np.flatnonzero(rows.train_BT[b])
+    return _packed_loss(logp_BT, entropy_BT, origin_MRN, batch, spec)
+
+
+@functools.partial(jax.jit, static_argnames="spec")
+def _packed_loss(logp_BT, entropy_BT, origin_MRN, batch, spec):
+    """All micro-batches side by side, the empty ones too: they must add nothing."""
+    logp_MRN, entropy_MRN = (x.reshape(-1)[origin_MRN] for x in (logp_BT, entropy_BT))
+    parts = jax.vmap(functools.partial(loss_of(spec.kind), spec))(
+        logp_MRN, entropy_MRN, batch.micro
+    )
+    means = {name: total.sum() / number.sum() for name, (total, number) in parts.means.items()}
+    peaks = {name: values.max() for name, values in parts.peaks.items()}
+    return parts.loss.sum() / batch.count, means | peaks
 
 
 @pytest.mark.parametrize("name", SPECS)

@@ -117,6 +117,14 @@ def test_automatic_sizes_hold_the_rows_and_are_few():
     assert len(sizes) <= 3
 
 
+def test_rows_cut_off_at_a_limit_are_packed_tightly():
+    """Where nearly all rows are as long as the longest, a power of two would be half empty."""
+    full = np.full(100, 4250)
+    assert pack._cheapest(full, 8192) == 4608
+    short = np.random.default_rng(0).normal(57, 10, 256).clip(5, 86).astype(int)
+    assert pack._cheapest(short, 190) == 128
+
+
 def test_short_rows_share_packed_rows():
     """Many rows of 10 among one of 60: packed, not padded to 60 each."""
     B = 400
