@@ -90,6 +90,8 @@ Every verb knows:
   --print_config    print the resolved settings and stop
   --json            results as JSON on stdout, and nothing else there
   --traceback       show where an error came from
+prune and warmup also know:
+  --dry-run         check everything, show sizes, and stop
 
 pruner-jax --version prints the version."""
 
@@ -140,7 +142,7 @@ def _run(verb: Verb, words: list[str]) -> int:
         return _fail(130, "interrupted; the same command continues")
     except config.ConfigError as error:
         return _fail(2, str(error))
-    except (ValueError, OSError) as error:
+    except Exception as error:
         if traceback:
             raise
         return _fail(1, _explain(error))
@@ -183,13 +185,25 @@ def _print_help(verb: Verb) -> None:
     config.parser(verb.config, f"pruner-jax {verb.name} {words}".strip(), verb.help).print_help()
 
 
-def _explain(error: ValueError | OSError) -> str:
+def _explain(error: Exception) -> str:
+    """What to tell about a failure. Our own errors are ValueErrors and say what to change."""
     if isinstance(error, OSError) and error.errno == errno.ENOSPC:
         return (
             f"the disk is full ({error.filename or 'while writing'}); what was complete is kept: "
             "free some space and run the same command to continue"
         )
-    return str(error) or type(error).__name__
+    first = (str(error).strip().splitlines() or [""])[0]
+    if isinstance(error, MemoryError) or (
+        isinstance(error, RuntimeError) and "RESOURCE_EXHAUSTED" in first  # as XLA says it
+    ):
+        return (
+            f"out of memory ({first or type(error).__name__}); less is needed with smaller "
+            "sample.rows (rows decoded at once), learn.micro_tokens (tokens per pass of the "
+            "learner) or rounds.prompts (problems per step), or with learn.remat=full"
+        )
+    if isinstance(error, (ValueError, OSError)):
+        return str(error) or type(error).__name__
+    return f"{type(error).__name__}: {first} (--traceback shows where)"
 
 
 def _fail(code: int, message: str) -> int:

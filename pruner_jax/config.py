@@ -58,8 +58,9 @@ def load(cls: type[T], file: str | None = None, overrides: Sequence[str] = ()) -
     """
     import argparse
 
-    overrides, like = _take_like(cls, overrides)
-    given = _overlay(like, _read_yaml(file) if file else {})
+    overrides = _spell_out(cls, overrides)
+    given = _read_yaml(file) if file else {}
+    given = _overlay(_like(cls, given, overrides), given)
     rest, free = _take_free(cls, given, overrides)
     try:
         made = parser(cls)
@@ -74,6 +75,36 @@ def load(cls: type[T], file: str | None = None, overrides: Sequence[str] = ()) -
         raise ConfigError(f"{where}{error.message or error}") from None
     except ValueError as error:
         raise ConfigError(str(error)) from None
+
+
+def _spell_out(cls: type, words: Sequence[str]) -> list[str]:
+    """Command-line words with what people leave out: ``--dry-run`` is ``--dry_run=true``, and
+    ``--problems last_digit`` names what fills the room: ``--problems.name=last_digit``."""
+    kinds = typing.get_type_hints(cls)
+    found: list[str] = []
+    left = list(words)
+    while left:
+        word = left.pop(0)
+        key, equals, value = word.removeprefix("--").partition("=")
+        head, dot, tail = key.partition(".")
+        name = head.replace("-", "_")
+        kind = kinds.get(name)
+        if not word.startswith("--") or kind is None:
+            found.append(word)
+            continue
+        takes_next = left and (
+            left[0].lower() in ("true", "false") if kind is bool else not left[0].startswith("--")
+        )
+        if not equals and takes_next:
+            equals, value = "=", left.pop(0)
+        if kind is bool and not equals:
+            equals, value = "=", "true"
+        parts = dataclasses.fields(kind) if dataclasses.is_dataclass(kind) else ()
+        named = not dot and "name" in {part.name for part in parts}
+        if named and re.fullmatch(r"[\w./-]+", value):  # a mapping in YAML has braces
+            dot, tail = ".", "name"
+        found.append(f"--{name}{dot}{tail}{equals}{value}")
+    return found
 
 
 class _Loader(yaml.SafeLoader):
@@ -177,18 +208,21 @@ def _take_free(
             if not isinstance(free[name], dict):
                 raise ConfigError(f"{name} is {free[name]!r}; allowed: a mapping")
     rest: list[str] = []
-    words = iter(overrides)
-    for word in words:
+    for word in overrides:
         key, equals, value = word.removeprefix("--").partition("=")
         name = next((n for n in names if key == n or key.startswith(f"{n}.")), None)
         if not word.startswith("--") or name is None:
             rest.append(word)
             continue
         if not equals:
-            value = next(words, None)
-            if value is None:
-                raise ConfigError(f"{word} needs a value: {word}=VALUE")
-        tree = yaml.load(value, _Loader)
+            raise ConfigError(f"{word} needs a value: {word}=VALUE")
+        try:
+            tree = yaml.load(value, _Loader)
+        except yaml.YAMLError as error:
+            raise ConfigError(
+                f"{word}: the value is not YAML ({' '.join(str(error).split())}); put text that "
+                f"YAML would read otherwise in quotes"
+            ) from None
         for part in reversed(key.removeprefix(name).split(".")[1:]):
             tree = {part: tree}
         if not isinstance(tree, dict):
@@ -197,26 +231,29 @@ def _take_free(
     return rest, free
 
 
-def _take_like(cls: type, overrides: Sequence[str]) -> tuple[list[str], dict[str, Any]]:
-    """Settings that ``--like RUN_OR_FILE`` brings to a class that knows it, and the words."""
+def _like(cls: type, given: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
+    """Settings that ``like: RUN_OR_FILE``, in the file or on the command line, brings to a class
+    that knows it."""
     names = {field.name for field in dataclasses.fields(cls)}
-    words = list(overrides)
-    place = next((i for i, w in enumerate(words) if w.partition("=")[0] == "--like"), None)
-    if "like" not in names or place is None:
-        return words, {}
-    _, equals, path = words[place].partition("=")
-    if not equals:
-        if place + 1 == len(words):
-            raise ConfigError("--like needs a run's folder or a YAML file")
-        path = words.pop(place + 1)
-        words[place] = f"--like={path}"
+    if "like" not in names:
+        return {}
+    path = given.get("like")
+    for word in overrides:
+        if word.partition("=")[0] == "--like":
+            path = word.partition("=")[2]
+            if not path:
+                raise ConfigError("--like needs a run's folder or a YAML file")
+    if path is None:
+        return {}
+    if not isinstance(path, str):
+        raise ConfigError(f"like is {path!r}; allowed: a run's folder or a YAML file")
     source = pathlib.Path(path)
-    given = load(PruneConfig, str(source / "config.yaml" if source.is_dir() else source))
+    run = load(PruneConfig, str(source / "config.yaml" if source.is_dir() else source))
     shared = names & {field.name for field in dataclasses.fields(PruneConfig)} - {"model", "out"}
-    settings = {name: plain(getattr(given, name)) for name in sorted(shared)}
-    if settings["test"]["limit"] is None and given.rounds.limits != "auto":
-        settings["test"]["limit"] = max(given.rounds.limits)
-    return words, settings
+    settings = {name: plain(getattr(run, name)) for name in sorted(shared)}
+    if settings["test"]["limit"] is None and run.rounds.limits != "auto":
+        settings["test"]["limit"] = max(run.rounds.limits)
+    return settings
 
 
 def plain(value: Any) -> Any:
@@ -316,7 +353,7 @@ class PruneConfig:
     guards: GuardOptions = _default(GuardOptions)
 
     dry_run: bool = False
-    """Resolve and check everything, show shapes and memory, and stop."""
+    """Resolve and check everything, show shapes and memory, and stop. --dry-run alone says true."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -359,6 +396,9 @@ class WarmupConfig:
 
     export_dtype: typing.Literal["float32", "bfloat16"] = "float32"
     """Precision of the written weights."""
+
+    dry_run: bool = False
+    """Resolve and check everything, show sizes, and stop. --dry-run alone says true."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -87,7 +87,13 @@ def load_tokenizer(folder: str | Path) -> PreTrainedTokenizerFast:
         )
     from transformers import PreTrainedTokenizerFast
 
-    return PreTrainedTokenizerFast.from_pretrained(str(folder))
+    try:
+        return PreTrainedTokenizerFast.from_pretrained(str(folder))
+    except Exception as error:  # a broken file shows as whatever the parser stumbled on
+        raise ValueError(
+            f"{folder / 'tokenizer.json'}: this, or tokenizer_config.json beside it, is broken "
+            f"({type(error).__name__}: {error}); copy the tokenizer's files again"
+        ) from error
 
 
 def encode(tokenizer: PreTrainedTokenizerFast, text: str, *, specials: bool = False) -> np.ndarray:

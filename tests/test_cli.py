@@ -54,6 +54,43 @@ def test_a_failure_is_one_message_and_exit_code_1(tmp_path, capsys):
     assert said.startswith("pruner-jax: error: ") and "Traceback" not in said
 
 
+def out_of_memory():
+    from jax.errors import JaxRuntimeError
+
+    return JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes.\nBuffers: ...")
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (lambda: KeyError("added_tokens"), "KeyError: 'added_tokens' (--traceback shows where)"),
+        (
+            lambda: RuntimeError("no worker starts\nmore"),
+            "RuntimeError: no worker starts (",
+        ),
+        (lambda: OSError(28, "No space left", "x/y"), "the disk is full (x/y)"),
+        (lambda: MemoryError(), "out of memory (MemoryError); less is needed with smaller sample"),
+        (out_of_memory, "learn.micro_tokens"),
+    ],
+)
+def test_whatever_goes_wrong_is_one_line(monkeypatch, capsys, error, said):
+    def fails(_):
+        raise error()
+
+    monkeypatch.setattr("pruner_jax.report.html.build", fails)
+    assert cli.main(["report", "somewhere"]) == 1
+    err = capsys.readouterr().err
+    assert err.startswith("pruner-jax: error: ") and said in err and err.count("\n") == 1
+    with pytest.raises(type(error())):
+        cli.main(["report", "somewhere", "--traceback"])
+
+
+def test_broken_settings_on_the_command_line_exit_with_2(capsys):
+    words = ["--model=m", "--out=o", "--method.options={a:"]
+    assert cli.main(["prune", *words, "--print_config"]) == 2
+    assert "method.options" in capsys.readouterr().err
+
+
 def test_json_stands_alone_on_stdout(monkeypatch, capsys, tmp_path):
     def build(_):
         print("chatter of a library")

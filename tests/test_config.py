@@ -136,6 +136,45 @@ def test_like_takes_what_evaluation_shares_with_a_run(file):
         load(EvaluateConfig, None, ["--model=m", "--like=nowhere"])
 
 
+@pytest.mark.parametrize("first", ["like: {file}\n", ""])
+def test_like_may_stand_in_the_file_and_the_command_line_wins(tmp_path, file, first):
+    other = yaml.safe_load(pathlib.Path(file).read_text()) | {"seed": 9}
+    (tmp_path / "other.yaml").write_text(yaml.safe_dump(other))
+    mine = tmp_path / "evaluate.yaml"
+    mine.write_text(first.format(file=file) + "model: m\ntest: {samples: 3}\n")
+    words = [] if first else [f"--like={file}"]
+    got = load(EvaluateConfig, str(mine), words)
+    assert (got.test.limit, got.test.samples, got.seed) == (64, 3, 0)
+    assert load(EvaluateConfig, str(mine), ["--like", str(tmp_path / "other.yaml")]).seed == 9
+    mine.write_text(f"like: {file}\nmodel: m\nout: o\n")
+    with pytest.raises(ConfigError, match="like"):
+        load(PruneConfig, str(mine))  # a run is like nothing else
+
+
+@pytest.mark.parametrize("words", [["--dry-run"], ["--dry_run"], ["--dry_run=true"]])
+def test_a_switch_may_stand_alone(file, words):
+    assert load(PruneConfig, file, words).dry_run
+    assert load(PruneConfig, file, [*words, "--seed", "4"]).seed == 4
+    assert load(config.WarmupConfig, None, [*words, "--out=x"]).dry_run
+    assert not load(PruneConfig, file, ["--dry-run", "false"]).dry_run
+
+
+@pytest.mark.parametrize("words", [["--problems", "gsm8k"], ["--problems=gsm8k"]])
+def test_a_bare_word_names_the_problems(file, words):
+    got = load(EvaluateConfig, None, ["--model=m", *words])
+    assert got.problems.name == "gsm8k"
+    got = load(EvaluateConfig, None, ["--model=m", *words, "--problems.options.test=3"])
+    assert (got.problems.name, got.problems.options) == ("gsm8k", {"test": 3})
+    got = load(EvaluateConfig, None, ["--model=m", "--problems={name: math500}"])
+    assert got.problems.name == "math500"
+
+
+@pytest.mark.parametrize("word", ["--method.options={a:", "--method.options='x"])
+def test_broken_yaml_in_an_override_names_the_override(file, word):
+    with pytest.raises(ConfigError, match=r"method\.options=.*not YAML"):
+        load(PruneConfig, file, [word])
+
+
 @pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.yaml")), ids=lambda path: path.stem)
 def test_every_shipped_config_is_valid_and_tells_its_story(path):
     kind = config.WarmupConfig if path.stem.startswith("warmup") else PruneConfig

@@ -35,12 +35,33 @@ def read_tensors(path: Path) -> dict[str, np.ndarray]:
             header = json.loads(file.read(start - 8))
         except ValueError as error:
             raise ValueError(f"{path}: not safetensors, its header is not JSON ({error})") from None
+    _check_header(path, header)
     header.pop("__metadata__", None)
     needed = start + max((entry["data_offsets"][1] for entry in header.values()), default=0)
     if size < needed:
         raise ValueError(f"{path}: truncated; its header promises {needed} bytes, found {size}")
     data = np.memmap(path, np.uint8, "r")[start:] if header else np.empty(0, np.uint8)
     return {name: _view(path, name, data, entry) for name, entry in header.items()}
+
+
+def _check_header(path: Path, header: object) -> None:
+    if not isinstance(header, dict):
+        raise ValueError(f"{path}: not safetensors, its header is no JSON object")
+    for name, entry in header.items():
+        if name == "__metadata__":
+            continue
+        offsets = entry.get("data_offsets") if isinstance(entry, dict) else None
+        whole = (
+            isinstance(offsets, list)
+            and [type(offset) for offset in offsets] == [int, int]
+            and isinstance(entry.get("shape"), list)
+            and "dtype" in entry
+        )
+        if not whole:
+            raise ValueError(
+                f"{path}: broken header, tensor {name} needs dtype, shape and two data_offsets; "
+                f"found {entry!r}"
+            )
 
 
 def _view(path: Path, name: str, data: np.ndarray, entry: dict) -> np.ndarray:

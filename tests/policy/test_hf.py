@@ -188,6 +188,12 @@ def test_only_a_hub_id_goes_to_the_hub(folder, tmp_path, monkeypatch):
         (lambda f: truncate(f, 1), r"model\.safetensors: truncated; its header promises \d+ bytes"),
         (lambda f: truncate(f, 10**9), r"truncated or not safetensors"),
         (lambda f: (f / "model.safetensors").write_bytes(b"\x02" + b"\0" * 7 + b"??"), "not JSON"),
+        (
+            lambda f: header(f, {"w": {"dtype": "F32", "shape": [1]}}),
+            r"tensor w needs .*data_offsets",
+        ),
+        (lambda f: header(f, ["w"]), r"model\.safetensors: not safetensors"),
+        (lambda f: (f / "tokenizer.json").write_text("{}"), r"tokenizer\.json: .* broken"),
         (lambda f: index(f, "model-00001-of-00002.safetensors"), "missing; .*index.json lists it"),
     ],
 )
@@ -206,6 +212,11 @@ def change(folder: Path, **fields) -> None:
 def truncate(folder: Path, less: int) -> None:
     data = (folder / "model.safetensors").read_bytes()
     (folder / "model.safetensors").write_bytes(data[: max(len(data) - less, 4)])
+
+
+def header(folder: Path, value: object) -> None:
+    text = json.dumps(value).encode()
+    (folder / "model.safetensors").write_bytes(len(text).to_bytes(8, "little") + text)
 
 
 def index(folder: Path, name: str) -> None:
