@@ -75,17 +75,17 @@ class Written:
     steps_B: jax.Array  # int32, steps that the block made, the same for all rows of a shard
 
 
-def _spread(program: Program, function: Callable, *, whole: tuple[int, ...] = ()) -> Callable:
+def _spread(mesh: Mesh | None, function: Callable, *, whole: tuple[int, ...] = ()) -> Callable:
     """The function on each shard of the rows; arguments numbered in ``whole`` are not split."""
-    if program.mesh is None:
+    if mesh is None:
         return function
 
     def call(*args):
         rows, every = PartitionSpec(ROWS), PartitionSpec()
         specs = tuple(every if i in whole else rows for i in range(len(args)))
-        return jax.shard_map(
-            function, mesh=program.mesh, in_specs=specs, out_specs=rows, check_vma=False
-        )(*args)
+        return jax.shard_map(function, mesh=mesh, in_specs=specs, out_specs=rows, check_vma=False)(
+            *args
+        )
 
     return call
 
@@ -93,55 +93,72 @@ def _spread(program: Program, function: Callable, *, whole: tuple[int, ...] = ()
 # -- the cache -------------------------------------------------------------------------------------
 
 
-@functools.partial(jax.jit, static_argnames="program")
-def prefill(params: Any, tokens_BT: jax.Array, start_B: jax.Array, *, program: Program):
+@functools.partial(jax.jit, static_argnames=("config", "mesh"))
+def prefill(
+    params: Any,
+    tokens_BT: jax.Array,
+    start_B: jax.Array,
+    *,
+    config: ModelConfig,
+    mesh: Mesh | None = None,
+) -> list[Pair]:
     """Keys and values of right-aligned tokens, per layer; row b's begin at ``start_B[b]``."""
     COMPILED["prefill"] += 1
 
     def run(params, tokens_BT, start_B):
         rows, width = tokens_BT.shape
-        dtype = params["embed"].dtype
-        cache = init_cache(program.config, rows, width, dtype).replace(start_B=start_B)
+        cache = init_cache(config, rows, width, params["embed"].dtype).replace(start_B=start_B)
         position_BT = jnp.arange(width, dtype=jnp.int32) - start_B[:, None]
-        return forward(params, program.config, tokens_BT, position_BT, cache=cache)[1].layers
+        return forward(params, config, tokens_BT, position_BT, cache=cache)[1].layers
 
-    return _spread(program, run, whole=(0,))(params, tokens_BT, start_B)
+    return _spread(mesh, run, whole=(0,))(params, tokens_BT, start_B)
 
 
-@functools.partial(jax.jit, static_argnames=("rows", "slots", "dtype", "program"))
-def empty(*, rows: int, slots: int, dtype: Any, program: Program) -> list[Pair]:
+@functools.partial(jax.jit, static_argnames=("config", "rows", "slots", "dtype", "mesh"))
+def empty(
+    *, config: ModelConfig, rows: int, slots: int, dtype: Any, mesh: Mesh | None = None
+) -> list[Pair]:
     """Keys and values of no rows yet, in so many rows on all shards together."""
     COMPILED["empty"] += 1
-    layers = init_cache(program.config, rows, slots, dtype).layers
-    if program.mesh is None:
+    layers = init_cache(config, rows, slots, dtype).layers
+    if mesh is None:
         return layers
-    return jax.lax.with_sharding_constraint(
-        layers, NamedSharding(program.mesh, PartitionSpec(ROWS))
-    )
+    return jax.lax.with_sharding_constraint(layers, NamedSharding(mesh, PartitionSpec(ROWS)))
 
 
-@functools.partial(jax.jit, static_argnames=("slots", "program"))
+@functools.partial(jax.jit, static_argnames=("slots", "mesh"))
 def relay_layer(
-    pair: Pair, source_B: jax.Array, shift_1: jax.Array, *, slots: int, program: Program
+    pair: Pair,
+    source_B: jax.Array,
+    shift_s: jax.Array,
+    *,
+    slots: int,
+    mesh: Mesh | None = None,
 ) -> Pair:
-    """One layer's keys and values with other rows, moved down by ``shift`` slots, in ``slots``.
+    """One layer's keys and values with other rows, moved down by each shard's shift, in ``slots``.
 
     ``source_B`` numbers rows of the same shard, -1 for none. One layer at a time, so that old and
     new cache never exist whole together.
     """
     COMPILED["relay"] += 1
-    move = lambda pair, source_B, shift_1: relay(pair, source_B, shift_1[0], slots)  # noqa: E731
-    return _spread(program, move)(pair, source_B, shift_1)
+
+    def move(pair, source_B, shift_s):
+        return relay(pair, source_B, shift_s[0], slots)
+
+    return _spread(mesh, move)(pair, source_B, shift_s)
 
 
-@functools.partial(jax.jit, static_argnames="program", donate_argnames="pair")
+@functools.partial(jax.jit, static_argnames="mesh", donate_argnames="pair")
 def put_layer(
-    pair: Pair, fresh: Pair, source_B: jax.Array, slot_1: jax.Array, *, program: Program
+    pair: Pair, fresh: Pair, source_B: jax.Array, slot_s: jax.Array, *, mesh: Mesh | None = None
 ) -> Pair:
-    """One layer with rows of a prefill forked into it, ending at the slot; -1 keeps a row."""
+    """One layer with rows of a prefill forked into it, ending at their slot; -1 keeps a row."""
     COMPILED["put"] += 1
-    fork = lambda pair, fresh, source_B, slot_1: put(pair, fresh, source_B, slot_1[0])  # noqa: E731
-    return _spread(program, fork)(pair, fresh, source_B, slot_1)
+
+    def fork(pair, fresh, source_B, slot_s):
+        return put(pair, fresh, source_B, slot_s[0])
+
+    return _spread(mesh, fork)(pair, fresh, source_B, slot_s)
 
 
 # -- decoding --------------------------------------------------------------------------------------
@@ -152,7 +169,7 @@ def decode(
     params: Any,
     layers: list[Pair],
     rows: Rows,
-    slot_1: jax.Array,
+    slot_s: jax.Array,
     limits: jax.Array,
     key: jax.Array,
     *,
@@ -160,14 +177,14 @@ def decode(
 ) -> tuple[list[Pair], Rows, Written]:
     """At most ``limits[0]`` steps for all rows; ends early when ``limits[1]`` or fewer are alive.
 
-    ``key`` holds seed and purpose; ``slot_1`` is the next slot of each shard.
+    ``key`` holds seed and purpose; ``slot_s`` is the next slot of each shard.
     """
     COMPILED["decode"] += 1
     run = functools.partial(_block, program)
-    return _spread(program, run, whole=(0, 4, 5))(params, layers, rows, slot_1, limits, key)
+    return _spread(program.mesh, run, whole=(0, 4, 5))(params, layers, rows, slot_s, limits, key)
 
 
-def _block(program, params, layers, rows, slot_1, limits, key):
+def _block(program, params, layers, rows, slot_s, limits, key):
     """The loop. Only the cache and the parts of Rows that change are carried round it."""
     draw_B, force_B = _streams(key, rows.identity_B3)
     width = len(rows.token_B)
@@ -181,7 +198,7 @@ def _block(program, params, layers, rows, slot_1, limits, key):
 
     # Sines and cosines of the whole block: inside the loop XLA:CPU works them out again for every
     # head of every layer (5 % of a step of a model with 4 layers of width 128).
-    position_nB1 = slot_1[0] + jnp.arange(program.block)[:, None, None] - rows.start_B[:, None]
+    position_nB1 = slot_s[0] + jnp.arange(program.block)[:, None, None] - rows.start_B[:, None]
     turns = jax.vmap(functools.partial(rotation, program.config))(position_nB1)
 
     def goes_on(carry):
@@ -190,7 +207,7 @@ def _block(program, params, layers, rows, slot_1, limits, key):
 
     def one(carry):
         step, layers, rows, written = carry
-        cache = Cache(layers, rows.start_B, slot_1[0] + step)
+        cache = Cache(layers, rows.start_B, slot_s[0] + step)
         hidden, cache = forward(
             params,
             program.config,

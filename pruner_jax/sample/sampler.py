@@ -233,10 +233,14 @@ class _Batch:
 
     def _relay(self, move: Move) -> None:
         """Keys and values of the rows that stay, in the new layout; one layer after the other."""
-        shape = {"slots": move.layout.slots, "program": self.program}
+        shape = {"slots": move.layout.slots, "mesh": self.program.mesh}
         if (move.source_X < 0).all():
-            dtype = self.params["embed"].dtype
-            self.layers = device.empty(rows=len(move.source_X), dtype=dtype, **shape)
+            self.layers = device.empty(
+                config=self.program.config,
+                rows=len(move.source_X),
+                dtype=self.params["embed"].dtype,
+                **shape,
+            )
             return
         for i, pair in enumerate(self.layers):
             self.layers[i] = None  # so that the old pair is freed once the new one is there
@@ -293,13 +297,17 @@ class _Batch:
                     tokens_BT[shard, place, width - len(tokens) :] = tokens
                     self.stats.prompt_tokens += len(tokens)
             fresh = device.prefill(
-                self.params, tokens_BT.reshape(-1, width), start_B.reshape(-1), program=self.program
+                self.params,
+                tokens_BT.reshape(-1, width),
+                start_B.reshape(-1),
+                config=self.program.config,
+                mesh=self.program.mesh,
             )
             here_X = (place_X >= first) & (place_X < first + some)
             source_X = np.where(here_X, place_X - first, -1).astype(np.int32)
             for i, pair in enumerate(fresh):
                 self.layers[i] = device.put_layer(
-                    self.layers[i], pair, source_X, layout.slot_s, program=self.program
+                    self.layers[i], pair, source_X, layout.slot_s, mesh=self.program.mesh
                 )
 
     # -- a block -----------------------------------------------------------------------------------

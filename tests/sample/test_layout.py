@@ -1,0 +1,118 @@
+"""Layouts: few shapes, nobody lost, and a new one only where it pays."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pruner_jax.sample.layout import Shapes, admitted, nobody, rearrange
+
+
+def shapes(full: int = 16, shards: int = 1, multiple: int = 32, growth: float = 1.25) -> Shapes:
+    return Shapes(full, shards, multiple, growth)
+
+
+def test_rows_come_in_halves():
+    assert [shapes(256).rows(n) for n in (256, 129, 128, 65, 9, 1)] == [256, 256, 128, 128, 16, 8]
+    assert [shapes(100).rows(n) for n in (100, 51, 50, 13, 1)] == [100, 100, 50, 13, 8]
+    assert shapes(3).rows(1) == 3
+
+
+def test_slots_grow_by_a_factor_in_multiples():
+    found = sorted({shapes().slots(n) for n in range(1, 1000)})
+    assert found == [32, 64, 96, 128, 160, 224, 288, 384, 480, 608, 768, 960, 1216]
+    assert shapes(multiple=128, growth=2.0).slots(1025) == 2048
+
+
+def test_waiting_rows_come_in_when_enough_seats_are_free():
+    assert admitted(shapes(16), live=0, waiting=40, refill=1.0) == 16
+    assert admitted(shapes(16), live=9, waiting=40, refill=0.5) == 0
+    assert admitted(shapes(16), live=8, waiting=40, refill=0.5) == 8
+    assert admitted(shapes(16), live=15, waiting=40, refill=0.0) == 1
+    assert admitted(shapes(16), live=2, waiting=3, refill=0.5) == 3
+
+
+def begin(how: Shapes, count: int, *, length: int = 10, limit: int = 100, block: int = 32):
+    left, history = np.full(count, limit), np.full(count, length)
+    move = rearrange(how, nobody(how), left, history, np.arange(count), block)
+    return move.layout, left, history
+
+
+def test_a_layout_that_is_good_enough_stays():
+    layout, left, history = begin(shapes(16), 16)
+    assert (layout.rows, layout.slots, layout.slot_s.tolist()) == (16, 64, [32])
+    assert rearrange(shapes(16), layout, left, history, np.arange(0), 32) is None
+    left[:7] = 0  # nine are left: not yet half
+    assert rearrange(shapes(16), layout, left, history, np.arange(0), 32) is None
+
+
+def test_finished_rows_make_it_smaller_and_a_full_cache_larger():
+    layout, left, history = begin(shapes(16), 16)
+    left[:8] = 0
+    move = rearrange(shapes(16), layout, left, history, np.arange(0), 32)
+    assert move.layout.row_X.tolist() == list(range(8, 16))
+    assert move.source_X.tolist() == list(range(8, 16)) and not move.fresh_X.any()
+    # Nine tokens each are in the cache, down to its first slot.
+    assert move.shift_s.tolist() == [23] and move.layout.start_X.tolist() == [0] * 8
+    layout, left, history = begin(shapes(16), 16, length=33)
+    full = type(layout)(layout.row_X, layout.start_X, np.array([64], np.int32), 64)
+    assert rearrange(shapes(16), full, left, history, np.arange(0), 32).layout.slots == 96
+    assert rearrange(shapes(16), full, np.minimum(left, 1), history, np.arange(0), 32) is not None
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.data())
+def test_nobody_is_lost_whatever_happens(data):
+    how = shapes(data.draw(st.integers(1, 20)), data.draw(st.sampled_from([1, 2, 4])), 8)
+    rng = np.random.default_rng(data.draw(st.integers(0, 1000)))
+    count = data.draw(st.integers(1, 80))
+    length, total = rng.integers(1, 30, count), rng.integers(1, 60, count)
+    refill, block = data.draw(st.sampled_from([0.0, 0.5, 1.0])), data.draw(st.integers(1, 20))
+    made, waiting, layout, shard_of = np.zeros(count, int), np.arange(count), nobody(how), {}
+    for _ in range(10000):
+        left = total - made
+        live = int((left[layout.seated()] > 0).sum())
+        if not live and not len(waiting):
+            break
+        n = admitted(how, live, len(waiting), refill)
+        assert live or n
+        move = rearrange(how, layout, left, length + made, waiting[:n], block)
+        waiting = waiting[n:]
+        if move is not None:
+            old, layout = layout, move.layout
+            seats = layout.row_X.reshape(how.shards, -1)
+            assert seats.shape[1] <= how.full and len(set(layout.seated())) == len(layout.seated())
+            for s, seat in np.argwhere(seats >= 0):
+                source = move.source_X.reshape(seats.shape)[s, seat]
+                if source >= 0:  # the same row, in the same shard
+                    assert old.row_X.reshape(how.shards, -1)[s, source] == seats[s, seat]
+                    assert shard_of[seats[s, seat]] == s
+                shard_of[seats[s, seat]] = s
+        seated = layout.row_X >= 0
+        rows = layout.row_X[seated]
+        slot_X = np.repeat(layout.slot_s, layout.rows)
+        going = left[rows] > 0
+        # A live row holds all its tokens but the newest one, and there is room for the block.
+        held = (slot_X - layout.start_X)[seated][going]
+        np.testing.assert_array_equal(held, (length + made)[rows][going] - 1)
+        assert (layout.start_X[seated][going] >= 0).all()
+        steps = min(block, int(left[rows].max()))
+        assert layout.slot_s.max() + steps <= layout.slots
+        made[rows[going]] = np.minimum(total, made + steps)[rows[going]]
+        layout = type(layout)(layout.row_X, layout.start_X, layout.slot_s + steps, layout.slots)
+    assert (made == total).all() and not len(waiting)
+
+
+def test_shards_are_filled_evenly():
+    how = shapes(16, shards=4)
+    layout, _, _ = begin(how, 30)
+    assert [(part >= 0).sum() for part in np.split(layout.row_X, 4)] == [8, 8, 8, 6]
+    assert layout.rows == 8
+
+
+@pytest.mark.parametrize("field", ["rows", "slots"])
+def test_shapes_are_few(field):
+    how = shapes(256)
+    assert len({getattr(how, field)(n) for n in range(1, 257)}) <= 8
