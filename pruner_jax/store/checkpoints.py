@@ -7,27 +7,46 @@ the candidates of a round) are kept under a name for as long as a full state spe
 
 from __future__ import annotations
 
+import contextlib
+import errno
+import os
 import pathlib
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 PyTree = Any
 
+PARTIAL = "*.orbax-checkpoint-tmp*"  # what Orbax calls a checkpoint until it is complete
+
 
 class Checkpoints:
-    """The ``checkpoints`` folder of a run."""
+    """The ``checkpoints`` folder of a run.
 
-    def __init__(self, folder: pathlib.Path, keep: int = 2):
+    ``read_only`` leaves everything as it is, so that the folder may be looked at while its run goes
+    on; otherwise what an interrupted save left half-written is removed.
+    """
+
+    def __init__(self, folder: pathlib.Path, keep: int = 2, *, read_only: bool = False):
         import orbax.checkpoint as ocp
 
         self._folder = folder.absolute()
         self._parameters = self._folder / "parameters"
-        self._parameters.mkdir(parents=True, exist_ok=True)
+        states = self._folder / "states"
+        if read_only and not states.is_dir():
+            raise ValueError(f"{str(folder)!r} holds no checkpoints")
+        if not read_only:
+            self._parameters.mkdir(parents=True, exist_ok=True)
+            for half_written in [*self._parameters.glob(PARTIAL), *states.glob(PARTIAL)]:
+                shutil.rmtree(half_written)
         self._states = ocp.CheckpointManager(
-            self._folder / "states",
+            states,
             options=ocp.CheckpointManagerOptions(
-                max_to_keep=keep, create=True, enable_async_checkpointing=True
+                max_to_keep=None if read_only else keep,
+                create=not read_only,
+                read_only=read_only,
+                save_interval_steps=0 if read_only else 1,
+                enable_async_checkpointing=not read_only,
             ),
         )
         self._writer = ocp.StandardCheckpointer()
@@ -46,12 +65,11 @@ class Checkpoints:
 
         self.wait()
         self._drop_unused(meta["parameters"])
-        self._states.save(
-            position,
-            args=ocp.args.Composite(
-                arrays=ocp.args.StandardSave(arrays), meta=ocp.args.JsonSave(dict(meta))
-            ),
+        parts = ocp.args.Composite(
+            arrays=ocp.args.StandardSave(arrays), meta=ocp.args.JsonSave(dict(meta))
         )
+        with self._writing():
+            self._states.save(position, args=parts)
 
     def meta(self, position: int) -> dict[str, Any]:
         """What was saved beside the arrays."""
@@ -73,8 +91,9 @@ class Checkpoints:
 
     def save_parameters(self, name: str, parameters: PyTree) -> None:
         """Keep parameters under a name, whole or not at all; a later save replaces them."""
-        self._writer.save(self._parameters / name, parameters, force=True)
-        self._writer.wait_until_finished()
+        with self._writing():
+            self._writer.save(self._parameters / name, parameters, force=True)
+            self._writer.wait_until_finished()
 
     def load_parameters(self, name: str, like: PyTree) -> PyTree:
         """Parameters kept under a name, with the shapes, dtypes and shardings of ``like``."""
@@ -91,13 +110,26 @@ class Checkpoints:
 
     def wait(self) -> None:
         """Return when nothing is being saved any more; a failed save raises here."""
-        self._states.wait_until_finished()
+        with self._writing():
+            self._states.wait_until_finished()
 
     def close(self) -> None:
         """Finish what is being saved and stop the background threads."""
-        self.wait()
-        self._states.close()
-        self._writer.close()
+        try:
+            self.wait()
+        finally:
+            self._states.close()
+            self._writer.close()
+
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[None]:
+        """A full disk shows as the OSError it is: Orbax tells of it in words only."""
+        try:
+            yield
+        except Exception as error:
+            if not _says_disk_full(error):
+                raise
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self._folder)) from error
 
     def _drop_unused(self, needed: Iterable[str]) -> None:
         used = set(needed)
@@ -105,3 +137,16 @@ class Checkpoints:
             used.update(self.meta(position)["parameters"])
         for name in self.names() - used:
             shutil.rmtree(self._parameters / name)
+
+
+def _says_disk_full(error: BaseException | None) -> bool:
+    """Whether the error, or the one that it comes from, speaks of ENOSPC."""
+    while error is not None:
+        if getattr(error, "errno", None) == errno.ENOSPC:
+            return True
+        if f"os_error_code='{errno.ENOSPC}'" in str(error):  # TensorStore's way to say it
+            return True
+        if os.strerror(errno.ENOSPC) in str(error):
+            return True
+        error = error.__cause__ or error.__context__
+    return False

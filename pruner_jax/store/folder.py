@@ -3,8 +3,9 @@
     OUT/config.yaml   OUT/metrics.jsonl   OUT/rollouts/   OUT/checkpoints/
     OUT/summary.json  OUT/report.html     OUT/export/
 
-One process at a time writes to a folder (a lock that the system drops with the process), and a
-folder belongs to one configuration: starting another one there is refused, key by key.
+One process at a time writes to a folder (a lock that the system drops with the process). From its
+first checkpoint on a folder belongs to one configuration: starting another one there is refused,
+key by key, except for settings that only say how a machine is to be used.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import fcntl
 import os
 import pathlib
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any
 
 import yaml
@@ -31,6 +32,8 @@ class RunFolder:
     """The paths of one run."""
 
     root: pathlib.Path
+    changes: tuple[str, ...] = ()
+    """Settings that differ from the previous start and were accepted, as ``key: was x, now y``."""
 
     @property
     def config(self) -> pathlib.Path:
@@ -63,14 +66,29 @@ class RunFolder:
         return self.root / "export"
 
 
+def flush_to_disk(path: pathlib.Path) -> None:
+    """Return once a file's content, or a folder's list of names, would survive a power cut."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    except OSError as error:
+        # Some network file systems know no such thing for folders.
+        if error.errno != errno.EINVAL or not path.is_dir():
+            raise
+    finally:
+        os.close(handle)
+
+
 def write_atomically(path: pathlib.Path, text: str) -> None:
     """Write a whole file or nothing: no reader sees half of it, a full disk leaves the old one."""
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(handle, "w") as file:
             file.write(text)
+        flush_to_disk(pathlib.Path(temporary))
         os.chmod(temporary, 0o644)
         os.replace(temporary, path)
+        flush_to_disk(path.parent)
     except BaseException:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(temporary)
@@ -78,13 +96,20 @@ def write_atomically(path: pathlib.Path, text: str) -> None:
 
 
 @contextlib.contextmanager
-def open_folder(out: str | os.PathLike[str], config: Mapping[str, Any]) -> Iterator[RunFolder]:
+def open_folder(
+    out: str | os.PathLike[str], config: Mapping[str, Any], machine: Collection[str] = ()
+) -> Iterator[RunFolder]:
     """Take a run folder for this process, new or to be continued.
 
     Args:
       out: the folder; made if it is not there.
       config: the resolved configuration, plain data. Its key ``out`` is not compared, so that a
         folder may be moved and continued.
+      machine: settings that change no result (dotted keys, or the beginning of some, such as
+        ``verify`` for ``verify.workers``). They may differ from start to start; what changed is in
+        the folder's ``changes``, and config.yaml holds the new values.
+
+    A run that has no checkpoint yet has nothing to lose: other settings take its folder over.
 
     Raises:
       FolderError: another process writes there, or the folder was begun with other settings (each
@@ -100,10 +125,17 @@ def open_folder(out: str | os.PathLike[str], config: Mapping[str, Any]) -> Itera
         )
     folder.root.mkdir(parents=True, exist_ok=True)
     with _lock(folder.root):
+        text = yaml.safe_dump(dict(config), sort_keys=False)
         if folder.config.exists():
-            _refuse_other_config(folder, config)
-        else:
-            write_atomically(folder.config, yaml.safe_dump(dict(config), sort_keys=False))
+            old, new = _read_config(folder), yaml.safe_load(text)
+            changed = _changed(old, new)
+            refused = [key for key in changed if not _within(key, machine)]
+            # The same sections: no config.yaml of another program is ever replaced.
+            if refused and not (old.keys() == new.keys() and _is_empty_run(folder)):
+                raise _belongs_to_another(folder, [changed[key] for key in refused])
+            folder = dataclasses.replace(folder, changes=tuple(changed.values()))
+        if folder.changes or not folder.config.exists():
+            write_atomically(folder.config, text)
         folder.rollouts.mkdir(exist_ok=True)
         folder.checkpoints.mkdir(exist_ok=True)
         yield folder
@@ -145,17 +177,47 @@ def _flatten(tree: Any, prefix: str = "") -> dict[str, Any]:
     return {prefix: tree}
 
 
-def _refuse_other_config(folder: RunFolder, config: Mapping[str, Any]) -> None:
-    old = _flatten(yaml.safe_load(folder.config.read_text()) or {})
-    new = _flatten(yaml.safe_load(yaml.safe_dump(dict(config))))
-    changed = [
-        f"  {key}: was {old.get(key, '(not set)')!r}, now {new.get(key, '(not set)')!r}"
+def _read_config(folder: RunFolder) -> dict[str, Any]:
+    try:
+        found = yaml.safe_load(folder.config.read_text()) or {}
+        if isinstance(found, dict):
+            return found
+        problem = f"holds {found!r}"
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        problem = " ".join(str(error).split())
+    raise FolderError(
+        f"{folder.config} is no configuration ({problem}); it was changed from outside: restore "
+        "it, or choose another --out"
+    )
+
+
+def _changed(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, str]:
+    """By dotted key, how each setting differs; ``out`` is not looked at."""
+    old, new, unset = _flatten(old), _flatten(new), "(not set)"
+    return {
+        key: f"{key}: was {old.get(key, unset)!r}, now {new.get(key, unset)!r}"
         for key in sorted(old.keys() | new.keys())
-        if key != "out" and old.get(key, "(not set)") != new.get(key, "(not set)")
-    ]
-    if changed:
-        raise FolderError(
-            f"out={str(folder.root)!r} belongs to a run with other settings:\n"
-            + "\n".join(changed)
-            + "\nGive the same settings to continue it, or another --out to start a new run."
-        )
+        if key != "out" and old.get(key, unset) != new.get(key, unset)
+    }
+
+
+def _within(key: str, names: Collection[str]) -> bool:
+    return any(key == name or key.startswith(f"{name}.") for name in names)
+
+
+def _is_empty_run(folder: RunFolder) -> bool:
+    """Whether this is a run of ours that was stopped before its first checkpoint was complete."""
+    parts = (folder.config, folder.metrics, folder.rollouts, folder.checkpoints)
+    ours = {part.name for part in parts}
+    if any(path.name not in ours and path.name[0] != "." for path in folder.root.iterdir()):
+        return False
+    states = folder.checkpoints / "states"
+    return not (states.is_dir() and any(path.name.isdigit() for path in states.iterdir()))
+
+
+def _belongs_to_another(folder: RunFolder, changes: Iterable[str]) -> FolderError:
+    return FolderError(
+        f"out={str(folder.root)!r} belongs to a run with other settings:\n"
+        + "\n".join(f"  {change}" for change in changes)
+        + "\nGive the same settings to continue it, or another --out to start a new run."
+    )

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from pruner_jax.store.folder import flush_to_disk, write_atomically
 from pruner_jax.types import Graded, Verdict, Weighted
 
 
@@ -32,6 +33,13 @@ class Metrics:
             file.write(line + "\n")
         self.count += 1
 
+    def sync(self) -> None:
+        """Return once all lines would survive a power cut; asked for before a checkpoint is saved
+        that counts on them."""
+        if self.path.exists():
+            flush_to_disk(self.path)
+            flush_to_disk(self.path.parent)
+
     def cut(self, count: int) -> None:
         """Keep the first ``count`` lines; a line left half-written goes with the rest."""
         lines = self.path.read_text().splitlines(keepends=True) if self.path.exists() else []
@@ -41,9 +49,7 @@ class Metrics:
                 "the file was changed from outside: restore it, or start again with another --out"
             )
         if len(lines) > count:
-            temporary = self.path.with_suffix(".tmp")
-            temporary.write_text("".join(lines[:count]))
-            os.replace(temporary, self.path)
+            write_atomically(self.path, "".join(lines[:count]))
         self.count = count
 
     def read(self) -> list[dict[str, Any]]:
@@ -68,7 +74,7 @@ def _plain(value: Any) -> Any:
 def write_rollouts(
     path: pathlib.Path, graded: Graded, *, round: int, step: int, weighted: Weighted | None = None
 ) -> None:
-    """Write graded rollouts to one Parquet file, a row each, whole or not at all.
+    """Write graded rollouts to one Parquet file, a row each, whole or not at all, safe on the disk.
 
     ``weight`` is the mean weight over a row's trained tokens, null where there is none.
     """
@@ -110,7 +116,9 @@ def write_rollouts(
     temporary = path.with_name(f".{path.name}.tmp")
     try:
         pq.write_table(pa.table(columns), temporary, compression="zstd")
+        flush_to_disk(temporary)
         os.replace(temporary, path)
+        flush_to_disk(path.parent)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise

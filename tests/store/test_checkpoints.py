@@ -1,3 +1,5 @@
+import errno
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -43,3 +45,59 @@ def test_named_parameters_live_as_long_as_a_state_speaks_of_them(tmp_path):
     with pytest.raises(ValueError, match=r"candidate.*is not there; the run has \['start'\]"):
         store.load_parameters("candidate", tree(0))
     store.close()
+
+
+FULL = (
+    'RESOURCE_EXHAUSTED: Error writing "w/0.0" in OCDBT database: Failed to write 8 bytes to file '
+    "7: No space left on device [os_error_code='28']"
+)
+
+
+def test_a_full_disk_is_an_oserror_wherever_orbax_tells_of_it(tmp_path, monkeypatch):
+    """Orbax raises ValueErrors like this one; so it was seen on a file system of 8 MB."""
+
+    def full(*_, **__):
+        raise ValueError(FULL)
+
+    store = Checkpoints(tmp_path)
+    for owner, name, act in (
+        (store._writer, "save", lambda: store.save_parameters("start", tree(1))),
+        (store._states, "save", lambda: store.save(1, tree(1), {"parameters": []})),
+        (store._states, "wait_until_finished", store.wait),
+    ):
+        with monkeypatch.context() as patch:
+            patch.setattr(owner, name, full)
+            with pytest.raises(OSError) as caught:
+                act()
+            assert caught.value.errno == errno.ENOSPC
+            assert caught.value.filename == str(tmp_path)
+    monkeypatch.setattr(store._writer, "save", lambda *_, **__: int("x"))
+    with pytest.raises(ValueError, match="invalid literal"):  # other errors stay what they are
+        store.save_parameters("start", tree(1))
+    store.close()
+
+
+def test_what_an_interrupted_save_left_is_removed_by_the_next_writer_only(tmp_path):
+    store = Checkpoints(tmp_path)
+    store.save(1, tree(1), {"parameters": []})
+    store.save_parameters("start", tree(1))
+    store.close()
+    halves = [
+        tmp_path / "parameters" / "candidate.orbax-checkpoint-tmp",
+        tmp_path / "states" / "2.orbax-checkpoint-tmp-123",
+    ]
+    for half in halves:
+        (half / "d").mkdir(parents=True)
+
+    reader = Checkpoints(tmp_path, read_only=True)
+    assert reader.latest() == 1 and reader.names() == {"start"}
+    assert reader.meta(1) == {"parameters": []}
+    reader.close()
+    assert all(half.exists() for half in halves)
+
+    store = Checkpoints(tmp_path)
+    assert not any(half.exists() for half in halves)
+    assert store.latest() == 1 and store.names() == {"start"}
+    store.close()
+    with pytest.raises(ValueError, match="holds no checkpoints"):
+        Checkpoints(tmp_path / "nowhere", read_only=True)

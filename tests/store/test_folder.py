@@ -3,6 +3,7 @@ import subprocess
 import sys
 
 import pytest
+import yaml
 
 from pruner_jax.store.folder import FolderError, open_folder, write_atomically
 
@@ -16,15 +17,68 @@ def test_a_folder_is_continued_by_the_same_settings(tmp_path):
         pass
 
 
+def saved(folder):
+    """As if a checkpoint had been completed."""
+    (folder.checkpoints / "states" / "0").mkdir(parents=True)
+
+
 def test_other_settings_are_refused_by_name(tmp_path):
-    with open_folder(tmp_path / "run", CONFIG):
-        pass
+    with open_folder(tmp_path / "run", CONFIG) as folder:
+        saved(folder)
     other = {"out": "a", "seed": 1, "learn": {"lr": 2e-4, "clip": [0.2, 0.28]}}
     with pytest.raises(
         FolderError, match=r"learn.lr: was 0.0001, now 0.0002\n  seed: was 0, now 1"
     ):
         with open_folder(tmp_path / "run", other):
             pass
+
+
+def test_settings_of_the_machine_may_differ_between_starts(tmp_path):
+    config = {**CONFIG, "verify": {"workers": 1, "timeout_s": 5.0}, "verifying": 1}
+    machine = frozenset({"verify.workers", "learn"})
+    with open_folder(tmp_path / "run", config, machine) as folder:
+        saved(folder)
+        assert folder.changes == ()
+    other = {**config, "verify": {"workers": 8, "timeout_s": 5.0}, "learn": {"lr": 1, "clip": []}}
+    with open_folder(tmp_path / "run", other, machine) as folder:
+        assert folder.changes == (
+            "learn.clip: was [0.2, 0.28], now []",
+            "learn.lr: was 0.0001, now 1",
+            "verify.workers: was 1, now 8",
+        )
+        assert yaml.safe_load(folder.config.read_text()) == other
+    # A prefix ends at a dot, and one refused key refuses all.
+    slower = {"workers": 8, "timeout_s": 1.0}
+    for key, change in (("verify.timeout_s", {"verify": slower}), ("seed", {"seed": 2})):
+        with pytest.raises(FolderError, match=f"settings:\n  {key}: was .*\nGive"):
+            with open_folder(tmp_path / "run", {**other, **change}, {"verify.workers", "see"}):
+                pass
+    assert yaml.safe_load((tmp_path / "run" / "config.yaml").read_text()) == other
+
+
+def test_other_settings_take_over_a_run_without_a_checkpoint(tmp_path):
+    other = {**CONFIG, "seed": 1}
+    with open_folder(tmp_path / "run", CONFIG) as folder:
+        (folder.rollouts / "base-monitor.parquet").write_text("")
+        (folder.checkpoints / "parameters" / "start").mkdir(parents=True)
+        (folder.checkpoints / "states" / "0.orbax-checkpoint-tmp").mkdir(parents=True)
+    with open_folder(tmp_path / "run", other) as folder:
+        assert folder.changes == ("seed: was 0, now 1",)
+        assert yaml.safe_load(folder.config.read_text()) == other
+        folder.summary.write_text("{}")  # a finished run keeps its settings, checkpoints or not
+    with pytest.raises(FolderError, match="seed: was 1, now 0"), open_folder(folder.root, CONFIG):
+        pass
+
+
+def test_a_config_yaml_of_another_program_is_never_taken_over(tmp_path):
+    (tmp_path / "config.yaml").write_text("theirs: 1\n")
+    with pytest.raises(FolderError, match="theirs: was 1"), open_folder(tmp_path, CONFIG):
+        pass
+    with pytest.raises(FolderError, match="theirs: was 1"), open_folder(tmp_path, CONFIG):
+        pass
+    (tmp_path / "config.yaml").write_text("a: [\n")
+    with pytest.raises(FolderError, match="is no configuration"), open_folder(tmp_path, CONFIG):
+        pass
 
 
 def test_a_folder_of_something_else_is_refused_and_untouched(tmp_path):

@@ -1,4 +1,5 @@
 import math
+import os
 
 import numpy as np
 import pytest
@@ -84,3 +85,23 @@ def test_unknown_rollout_files_are_dropped(tmp_path):
         (tmp_path / name).write_text("")
     keep_only(tmp_path, ["a.parquet"])
     assert [path.name for path in tmp_path.iterdir()] == ["a.parquet"]
+
+
+def test_records_are_on_the_disk_before_anything_counts_on_them(tmp_path, monkeypatch):
+    synced = []
+    real = os.fsync
+
+    def fsync(handle):
+        synced.append(os.path.basename(os.readlink(f"/proc/self/fd/{handle}")))
+        real(handle)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    write_rollouts(tmp_path / "x.parquet", hand_made(), round=1, step=7)
+    assert synced == [".x.parquet.tmp", tmp_path.name]  # the content first, then the name
+    synced.clear()
+    metrics = Metrics(tmp_path / "metrics.jsonl")
+    metrics.sync()
+    metrics.append({"step": 1})
+    assert synced == []
+    metrics.sync()
+    assert synced == ["metrics.jsonl", tmp_path.name]
