@@ -6,7 +6,8 @@ is "step" or "evaluate") and the options, and gives None or an ``Alarm`` with th
 it. What is done about an alarm (stop, roll back, warn) is the run's business.
 
 A guard compares the mean of the last window of steps with the mean of the run's first window, so
-it is silent until two windows have passed. A metric that a run does not record keeps its guard
+it is silent until two windows have passed. After a rollback only later records count as "now": what
+was rolled back does not ring again. A metric that a run does not record keeps its guard
 silent. The latest record must come as it is in memory: in the file null stands for NaN.
 """
 
@@ -103,15 +104,26 @@ def not_finite(history: History, options: GuardOptions) -> Alarm | None:
 
 def accuracy_collapse(history: History, options: GuardOptions) -> Alarm | None:
     """Monitor accuracy far below the start model's (the first evaluation of the run)."""
-    seen = [record["accuracy"] for record in history if record.get("kind") == "evaluate"]
-    if options.accuracy is None or len(seen) < 2 or seen[0] - seen[-1] <= options.accuracy:
+    first = _accuracies(history)[:1]
+    last = _accuracies(_since_rollback(history))[-1:]
+    if options.accuracy is None or not last or first[0] - last[0] <= options.accuracy:
         return None
     return Alarm(
         "accuracy",
-        f"monitor accuracy fell from {seen[0]:.3f} to {seen[-1]:.3f}, by more than "
+        f"monitor accuracy fell from {first[0]:.3f} to {last[0]:.3f}, by more than "
         f"{options.accuracy:g} (guards.accuracy)",
-        {"start": seen[0], "now": seen[-1]},
+        {"start": first[0], "now": last[0]},
     )
+
+
+def _accuracies(history: History) -> list[float]:
+    return [record["accuracy"] for record in history if record.get("kind") == "evaluate"]
+
+
+def _since_rollback(history: History) -> History:
+    """The records after the last alarm that rolled the run back; all of them without one."""
+    back = [i for i, r in enumerate(history) if r.get("action") == "rollback"]
+    return history[back[-1] + 1 :] if back else history
 
 
 def entropy_collapse(history: History, options: GuardOptions) -> Alarm | None:
@@ -179,11 +191,13 @@ def empty_thinking(history: History, options: GuardOptions) -> Alarm | None:
 
 def _windows(history: History, name: str, window: int) -> tuple[float, float] | tuple[None, None]:
     """Mean over the first and over the last window of steps; None while they overlap."""
-    values = [
-        record[name]
-        for record in history
-        if record.get("kind") == "step" and record.get(name) is not None
-    ]
-    if len(values) < 2 * window:
+    everything, now = _values(history, name), _values(_since_rollback(history), name)
+    if len(everything) < 2 * window or len(now) < window:
         return None, None
-    return float(np.mean(values[:window])), float(np.mean(values[-window:]))
+    return float(np.mean(everything[:window])), float(np.mean(now[-window:]))
+
+
+def _values(history: History, name: str) -> list[float]:
+    """The metric at every step that recorded it as a number."""
+    found = [record.get(name) for record in history if record.get("kind") == "step"]
+    return [value for value in found if value is not None and math.isfinite(value)]

@@ -17,14 +17,15 @@ import jax.numpy as jnp
 import numpy as np
 
 from pruner_jax import text
+from pruner_jax.mesh import DECODE_RULES
 from pruner_jax.policy.config import ModelConfig
 from pruner_jax.policy.handle import Policy
-from pruner_jax.policy.weights import unstack
+from pruner_jax.policy.weights import unstack, weight_shardings
 from pruner_jax.run.clock import Clock
 from pruner_jax.sample.options import SampleOptions
 from pruner_jax.sample.sampler import SampleStats, sample
 from pruner_jax.text import TextOptions
-from pruner_jax.types import Graded, Problem, Purpose
+from pruner_jax.types import Graded, Problem, Prompts, Purpose
 from pruner_jax.verify.grade import Grader
 from pruner_jax.verify.pool import Verifier
 
@@ -45,6 +46,7 @@ class Engine:
     sampling: SampleOptions
     verifier: Verifier
     seed: int
+    mesh: jax.sharding.Mesh | None = None  # None: one device
 
     @classmethod
     def of(
@@ -55,6 +57,7 @@ class Engine:
         sampling: SampleOptions,
         verifier: Verifier,
         seed: int,
+        mesh: jax.sharding.Mesh | None = None,
     ) -> Engine:
         """An engine for a loaded policy; it needs a tokenizer."""
         if policy.tokenizer is None:
@@ -70,6 +73,7 @@ class Engine:
             sampling=sampling,
             verifier=verifier,
             seed=seed,
+            mesh=mesh if mesh is not None and mesh.size > 1 else None,
         )
 
     def decode(self, tokens: Sequence[int] | np.ndarray) -> str:
@@ -79,7 +83,11 @@ class Engine:
 
     def decode_params(self, params: PyTree) -> PyTree:
         """The sampler's form of the learner's parameters: cast, a list of layers."""
-        return _decode_params(params, self.dtype)
+        if self.mesh is None:
+            return _decode_params(params, self.dtype)
+        places = weight_shardings(self.config, self.mesh, DECODE_RULES, stacked=False)
+        cast = jax.jit(lambda params: unstack(params, jnp.dtype(self.dtype)), out_shardings=places)
+        return cast(params)
 
     @property
     def dtype(self) -> str:
@@ -90,6 +98,33 @@ class Engine:
         """The same engine with other settings of sampling."""
         return dataclasses.replace(self, sampling=dataclasses.replace(self.sampling, **changes))
 
+    def prompts(
+        self,
+        problems: Sequence[Problem],
+        *,
+        purpose: Purpose,
+        limit: int,
+        visit_P: np.ndarray | int = 0,
+        check: bool = False,
+    ) -> Prompts:
+        """Rendered and encoded problems; with ``check``, an error where one and ``limit`` more
+        tokens do not fit into the model's context."""
+        return text.make_prompts(
+            self.tokenizer,
+            problems,
+            self.text,
+            limit=limit,
+            purpose=purpose,
+            visit_P=visit_P,
+            max_prompt_tokens=self.config.context - limit if check else None,
+        )
+
+    def cache_bytes(self, limit: int) -> int:
+        """Keys and values of a full batch of responses of ``limit`` tokens, prompts left out."""
+        config = self.config
+        per_token = 2 * config.layers * config.kv_heads * config.head_width
+        return self.sampling.rows * limit * per_token * jnp.dtype(self.dtype).itemsize
+
     def rollout(
         self,
         params: PyTree,
@@ -99,7 +134,6 @@ class Engine:
         samples: int,
         limit: int,
         visit_P: np.ndarray | int = 0,
-        prompt_limit: int | None = None,
         clock: Clock | None = None,
         on_progress: Progress | None = None,
     ) -> tuple[Graded, SampleStats]:
@@ -112,7 +146,6 @@ class Engine:
           samples: G responses to each.
           limit: most tokens of a response.
           visit_P: how often each problem was drawn before.
-          prompt_limit: the limit the prompt speaks of, where it is not ``limit``.
           clock: counts the phases ``rollout`` and ``verify``.
           on_progress: told how far it is.
 
@@ -121,14 +154,7 @@ class Engine:
         """
         clock = clock or Clock()
         with clock.phase("rollout"):
-            prompts = text.make_prompts(
-                self.tokenizer,
-                problems,
-                self.text,
-                limit=prompt_limit or limit,
-                purpose=purpose,
-                visit_P=visit_P,
-            )
+            prompts = self.prompts(problems, purpose=purpose, limit=limit, visit_P=visit_P)
             opened_P = [text.opens_thought(prompt, self.text) for prompt in prompts.text]
             opened_B = np.repeat(np.array(opened_P, bool), samples)
             grader = Grader(
@@ -157,6 +183,7 @@ class Engine:
                 options=self.sampling,
                 on_row=check,
                 on_progress=on_progress,
+                mesh=self.mesh,
             )
         with clock.phase("verify"):
             return grader.result(rollouts), stats

@@ -36,6 +36,8 @@ def evaluate_verb(settings: EvaluateConfig) -> dict[str, Any]:
             "test.limit is not set: say how long an answer may be (--test.limit=N), or take all "
             "settings from a run with --like RUN"
         )
+    if settings.out is not None:
+        pathlib.Path(settings.out).mkdir(parents=True, exist_ok=True)
     keep_compiled_programs()
     problems = load_problems(settings.problems, settings.split)
     with contextlib.ExitStack() as stack:
@@ -98,9 +100,8 @@ def _measure(
         title=f"{name} {folder}",
     )
     if settings.out is not None:
-        out = pathlib.Path(settings.out)
-        out.mkdir(parents=True, exist_ok=True)
-        write_rollouts(out / f"{name}.parquet", graded, round=0, step=0)
+        path = pathlib.Path(settings.out) / f"{name}.parquet"
+        write_rollouts(path, graded, round=0, step=0)
     return outcomes(graded)
 
 

@@ -9,11 +9,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from pruner_jax import config
+from pruner_jax import config, methods
 from pruner_jax.config import ExportConfig, PruneConfig, ReportConfig
 from pruner_jax.policy import handle, weights
 from pruner_jax.policy.handle import Policy
-from pruner_jax.policy.hf import GENERATION, find_folder, read_config, read_json
+from pruner_jax.policy.hf import CONFIG, GENERATION, find_folder, read_config, read_json
 from pruner_jax.report import html
 from pruner_jax.report.picture import write_picture
 from pruner_jax.store.checkpoints import Checkpoints
@@ -22,29 +22,52 @@ from pruner_jax.text import load_tokenizer
 
 
 def export_verb(settings: ExportConfig) -> dict[str, Any]:
-    """Write parameters of a run as a Hugging Face folder: those it picked last, or named ones."""
+    """Write parameters of a run as a Hugging Face folder.
+
+    Without a name those it picked last, merged with the start's if the method says so: of a
+    finished run the same bytes as ``OUT/export``. With a name those of that checkpoint, as they are.
+    """
     folder = RunFolder(pathlib.Path(settings.run))
     if not folder.config.exists():
         raise ValueError(f"run={settings.run!r} is not the folder of a run: no config.yaml in it")
     run = config.load(PruneConfig, str(folder.config))
-    checkpoints = Checkpoints(folder.checkpoints)
+    source = _model_files(folder, run.model)
+    model = read_config(source)
+    like = _on_one_device(weights.abstract(model, jnp.float32))
+    checkpoints = Checkpoints(folder.checkpoints, read_only=True)
     try:
         position = checkpoints.latest()
         if position is None:
             raise ValueError(f"run={settings.run!r} has no complete checkpoint yet")
         state = checkpoints.meta(position)["state"]
         name = settings.checkpoint or state["origin"]["parameters"]
-        source = find_folder(run.model)
-        model = read_config(source)
-        params = checkpoints.load_parameters(
-            name, _on_one_device(weights.abstract(model, jnp.float32))
-        )
+        params = checkpoints.load_parameters(name, like)
+        if settings.checkpoint is None:
+            merge = methods.build(methods.MethodOptions.of(run.method)).merge
+            if merge is not None:
+                start = checkpoints.load_parameters(state["start"]["parameters"], like)
+                params = jax.tree.map(merge, start, params)
     finally:
         checkpoints.close()
     generation = read_json(source / GENERATION) if (source / GENERATION).exists() else None
     policy = Policy(model, params, load_tokenizer(source), generation, source)
     handle.save(policy, settings.to, dtype=model.stored_dtype)
     return {"folder": str(settings.to), "checkpoint": name}
+
+
+def _model_files(folder: RunFolder, model: str) -> pathlib.Path:
+    """A folder with the run's config.json and tokenizer: its own export, or the model it began
+    with, whose path may be relative to another folder than this process stands in."""
+    if (folder.export / CONFIG).exists():
+        return folder.export
+    try:
+        return find_folder(model)
+    except ValueError as error:
+        raise ValueError(
+            f"run={str(folder.root)!r} has no export/ yet, and its model {model!r} is not found "
+            f"from {pathlib.Path.cwd()} either ({error}); go to the folder that the run was "
+            "started from"
+        ) from error
 
 
 def _on_one_device(tree: Any) -> Any:

@@ -25,10 +25,12 @@ from pruner_jax.learn.rows import Rows, rows_of_examples
 from pruner_jax.learn.step import init_state, make_update
 from pruner_jax.measure import stats
 from pruner_jax.measure.outcomes import outcomes
+from pruner_jax.measure.summary import plain
 from pruner_jax.mesh import LEARN_RULES, make_mesh
 from pruner_jax.objective.loss_spec import LossSpec
 from pruner_jax.policy import handle, weights
 from pruner_jax.policy.config import from_hf
+from pruner_jax.policy.export import check_target
 from pruner_jax.policy.handle import Policy
 from pruner_jax.problems import source
 from pruner_jax.problems.order import order
@@ -43,7 +45,8 @@ SPEC = LossSpec(kind="ce")
 
 
 def warmup_verb(settings: WarmupConfig) -> dict[str, Any]:
-    """Train, measure and write a model; what the measurement said."""
+    """Train, measure and write a model; what the measurement said, in a dry run the sizes."""
+    check_target(settings.out)
     keep_compiled_programs()
     module = source.find(settings.problems.name)
     if not hasattr(module, "trace"):
@@ -71,6 +74,9 @@ def warmup_verb(settings: WarmupConfig) -> dict[str, Any]:
         def write(problem: Problem, rng: np.random.Generator) -> str:
             return module.trace(problem, rng, traces)
 
+        if settings.dry_run:
+            _batch(settings, engine, write, problems["train"], 0)  # its traces fit
+            return _describe(settings, policy, problems, mesh, progress)
         policy = _train(settings, policy, engine, write, problems["train"], mesh, progress)
         graded = measure(
             engine,
@@ -83,7 +89,9 @@ def warmup_verb(settings: WarmupConfig) -> dict[str, Any]:
             title="test set",
         )
         handle.save(policy, settings.out, dtype=settings.export_dtype)
-        result = stats.describe(outcomes(graded), settings.test.confidence, settings.test.resamples)
+        result = plain(
+            stats.describe(outcomes(graded), settings.test.confidence, settings.test.resamples)
+        )
         for name, value in result.items():
             progress.log(f"{name}: {value}")
         progress.log(f"model: {settings.out}")
@@ -113,6 +121,32 @@ def _begin(settings: WarmupConfig, module: Any, scratch: pathlib.Path, mesh: Any
         json.loads(generation.read_text()) if generation.exists() else None,
         scratch,
     )
+
+
+def _describe(
+    settings: WarmupConfig,
+    policy: Policy,
+    problems: dict[str, list[Problem]],
+    mesh: jax.sharding.Mesh,
+    progress: Progress,
+) -> dict[str, Any]:
+    """What a dry run shows."""
+    optimizer = make_optimizer(settings.optimizer, policy.config, settings.steps)
+    make_update(policy.config, SPEC, settings.learn, optimizer, mesh)  # checks, compiles nothing
+    state = (policy.params, jax.eval_shape(optimizer.transform.init, policy.params))
+    found = {
+        "model": policy.config.model_type,
+        "parameters": sum(x.size for x in jax.tree.leaves(policy.params)),
+        "layers": policy.config.layers,
+        "devices": dict(mesh.shape),
+        "problems": {name: len(part) for name, part in problems.items()},
+        "steps": settings.steps,
+        "traces_per_step": settings.batch,
+        "learner_state_bytes": sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(state)),
+    }
+    for name, value in found.items():
+        progress.log(f"{name}: {value}")
+    return found
 
 
 def _train(

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import os
 from typing import Any
 
@@ -43,6 +44,8 @@ from pruner_jax.verify.grade import counts
 
 PyTree = Any
 
+_TEST_FILES = ("base-test.parquet", "final-test.parquet")
+
 
 def prune_verb(settings: PruneConfig) -> dict[str, Any]:
     """The verb ``prune``."""
@@ -69,6 +72,7 @@ def prune(settings: PruneConfig | str | os.PathLike[str], out: str | None = None
         if run.folder.summary.exists():
             return finished(run)
         state = resume(run) or start(run)
+        say_what_can_be_told(run, state)
         while (limit := limit_of_next_round(run, state)) is not None:
             begin_round(run, state, limit)
             play_round(run, state)
@@ -92,14 +96,18 @@ def start(run: Session) -> RunState:
     del params
     graded = evaluate(run, state.learn.params, "start model")
     state.start = state.origin = record_evaluation(run, state, graded, "base-monitor", "start")
-    least = check_tolerance(outcomes(graded), run.settings.pick)
+    compare_sampler_with_learner(run, state, graded)
+    save(run, state)
+    return state
+
+
+def say_what_can_be_told(run: Session, state: RunState) -> None:
+    """Refuse a tolerance that the monitor set cannot tell from noise, before training."""
+    least = check_tolerance(read_outcomes(run.rollouts(state.start)), run.settings.pick)
     run.progress.log(
         f"smallest loss of accuracy the monitor set can tell from none: {least:.4f} "
         f"(tolerance {run.settings.pick.tolerance:g})"
     )
-    compare_sampler_with_learner(run, state, graded)
-    save(run, state)
-    return state
 
 
 def resume(run: Session) -> RunState | None:
@@ -107,9 +115,11 @@ def resume(run: Session) -> RunState | None:
     position = run.checkpoints.latest()
     if position is None:
         return None
+    run.take_parameters()  # not wanted: the checkpoint has newer ones
     meta = run.checkpoints.meta(position)
     run.metrics.cut(meta["lines"])
-    keep_only(run.folder.rollouts, meta["rollouts"])
+    # Test files are whole, and only written once the rounds are over: they stay.
+    keep_only(run.folder.rollouts, [*meta["rollouts"], *_TEST_FILES])
     run.rollout_files[:] = meta["rollouts"]
     run.history[:] = run.metrics.read()
     run.clock.total.update(meta["seconds"])
@@ -162,16 +172,12 @@ def limit_of_next_round(run: Session, state: RunState) -> int | None:
 
 
 def begin_round(run: Session, state: RunState, limit: int) -> None:
-    """Fresh optimiser and reference if the method says so. Nothing to do in a resumed round."""
+    """Set the limit and the reference. Nothing to do in a resumed round."""
     if state.limit is not None:
         return
     state.limit = limit
     state.step = 0
     state.candidates = []
-    if run.phase.reset.optimiser == "round" and state.round > 0:
-        params = state.learn.params
-        state.learn = None  # the old moments go before the new ones are made
-        state.learn = run.fresh_optimizer(params)
     if run.spec.needs_reference:
         state.reference = reference_of(run, state)
     run.progress.log(f"round {state.round + 1}: limit {limit} tokens")
@@ -197,11 +203,13 @@ def play_round(run: Session, state: RunState) -> None:
             mean_tokens=record["completions/mean_length"],
             truncated=record["completions/clipped_ratio"],
         )
-        if state.step % rounds.evaluate_every == 0 or state.step == rounds.steps:
-            add_candidate(run, state)
-            run.progress.start(rounds.steps, title, done=state.step)
         if not heed_guards(run, state, record):
             return
+        if state.step % rounds.evaluate_every == 0 or state.step == rounds.steps:
+            add_candidate(run, state)
+            if not heed_guards(run, state, record):
+                return
+            run.progress.start(rounds.steps, title, done=state.step)
         if state.step % rounds.save_every == 0 and state.step < rounds.steps:
             save(run, state)
 
@@ -209,7 +217,6 @@ def play_round(run: Session, state: RunState) -> None:
 def train_step(run: Session, state: RunState) -> dict[str, Any]:
     """Sample, check, weigh, learn; the record of the step as it was written down."""
     settings, clock = run.settings, run.clock
-    clock.lap()
     index, visit = order(
         len(run.problems["train"]), settings.seed, state.cursor, settings.rounds.prompts
     )
@@ -371,9 +378,9 @@ def add_candidate(run: Session, state: RunState) -> None:
 
 def heed_guards(run: Session, state: RunState, record: dict[str, Any]) -> bool:
     """Whether the round may go on after this step."""
-    check_agreement(run, record)
     alarms = guards.watch(run.history, run.settings.guards)
     if not alarms:
+        check_agreement(run, record)
         return True
     action = run.settings.guards.action
     for alarm in alarms:
@@ -390,9 +397,11 @@ def heed_guards(run: Session, state: RunState, record: dict[str, Any]) -> bool:
         )
     if action == "warn":
         return True
-    state.candidates = []
     if action == "stop":
         state.ended = f"guard {alarms[0].guard}: {alarms[0].reason}"
+    # Candidates from before the steps that rang are sound; the others go.
+    sound = state.steps - run.settings.guards.window
+    state.candidates = [mark for mark in state.candidates if mark.step <= sound]
     return False
 
 
@@ -428,7 +437,12 @@ def end_round(run: Session, state: RunState) -> None:
         state.rounds.append(dataclasses.asdict(entry))
         state.learn = state.learn.replace(params=None)  # makes room for those that were picked
         params = run.checkpoints.load_parameters(state.origin.parameters, run.parameters_like)
-        state.learn = state.learn.replace(params=params)
+        alarmed = state.step < run.settings.rounds.steps
+        if alarmed or run.phase.reset.optimiser == "round":
+            state.learn = None  # the old moments go before the new ones are made
+            state.learn = run.fresh_optimizer(params)
+        else:
+            state.learn = state.learn.replace(params=params)
     if picked.kept and run.settings.rounds.limits == "auto" and state.ended is None:
         state.ended = f"round {state.round + 1} had no checkpoint in the band"
     state.round += 1
@@ -449,7 +463,7 @@ def compare_sampler_with_learner(run: Session, state: RunState, graded: Graded) 
         options=run.settings.learn,
         mesh=run.mesh,
     )
-    inside = ~np.isnan(logp_BT)
+    inside = np.arange(logp_BT.shape[1]) < few.length_B[:, None]
     difference = float(np.abs(logp_BT - few.logp_BT)[inside].mean())
     run.progress.log(f"sampler and learner differ by {difference:.2e} in log-probability")
     check_agreement(run, {"sampling/sampling_logp_difference/mean": difference})
@@ -460,6 +474,11 @@ def check_agreement(run: Session, record: dict[str, Any]) -> None:
     difference = record.get("sampling/sampling_logp_difference/mean")
     if difference is None or difference <= run.logp_tolerance:
         return
+    if math.isnan(difference):
+        raise ValueError(
+            "the learner's log-probabilities are not numbers (NaN): the model's weights or its "
+            "precision (learn.dtype, sample.dtype) cannot be right"
+        )
     raise ValueError(
         f"sampler and learner differ by {difference:.3g} in log-probability on average, allowed is "
         f"{run.logp_tolerance:g} (rounds.logp_tolerance): the rows are not what the learner takes "
@@ -476,17 +495,15 @@ def finish(run: Session, state: RunState) -> dict[str, Any]:
     if state.ended is not None:
         run.progress.log(f"no further round: {state.ended}")
     state.learn = state.reference = None  # their memory is wanted for the test
+    base = run.checkpoints.load_parameters(state.start.parameters, run.parameters_like)
+    before = test(run, base, "base")
+    del base
     final = merged(run, state)
-    results = {}
-    for name, params in (("base", None), ("final", final)):
-        if params is None:
-            params = run.checkpoints.load_parameters("start", run.parameters_like)
-        results[name] = test(run, params, name)
-        del params
+    after = test(run, final, "final")
     export(run, final)
     result = summary(
-        results["base"],
-        results["final"],
+        before,
+        after,
         rounds=[Round(**entry) for entry in state.rounds],
         seconds=run.clock.total,
         versions=versions(),
@@ -495,6 +512,8 @@ def finish(run: Session, state: RunState) -> dict[str, Any]:
         seed=run.settings.seed,
     )
     run.checkpoints.wait()
+    result["ended"] = state.ended
+    result["alarms"] = [record for record in run.history if record["kind"] == "alarm"]
     write_atomically(run.folder.summary, json.dumps(result, indent=2) + "\n")
     return finished(run)
 
@@ -519,7 +538,10 @@ def merged(run: Session, state: RunState) -> PyTree:
 
 
 def test(run: Session, params: PyTree, name: str) -> Outcomes:
-    """One model on the test set."""
+    """One model on the test set; once sampled it is kept, so a run killed here loses one of two."""
+    path = run.folder.rollouts / f"{name}-test.parquet"
+    if path.exists():
+        return read_outcomes(path)
     with run.clock.phase("evaluate"):
         graded = measure(
             run.engine,
@@ -531,7 +553,7 @@ def test(run: Session, params: PyTree, name: str) -> Outcomes:
             progress=run.progress,
             title=f"test set, {name} model",
         )
-    write_rollouts(run.folder.rollouts / f"{name}-test.parquet", graded, round=0, step=0)
+    write_rollouts(path, graded, round=0, step=0)
     return outcomes(graded)
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
+import math
 import pathlib
 from collections.abc import Iterator
 from typing import Any
@@ -34,7 +35,7 @@ from pruner_jax.run.state import Mark
 from pruner_jax.store.checkpoints import Checkpoints
 from pruner_jax.store.folder import RunFolder, open_folder
 from pruner_jax.store.records import Metrics, write_rollouts
-from pruner_jax.types import Graded, Problem, Weighted
+from pruner_jax.types import Graded, Problem, Purpose, Weighted
 from pruner_jax.verify.pool import Verifier
 
 PyTree = Any
@@ -170,6 +171,13 @@ class Session:
             "reference_bytes": reference,
             "gradient_bytes": parameters * 4,
             "sampler_bytes": parameters * jnp.dtype(self.engine.dtype).itemsize,
+            "cache_bytes": {
+                "round": self.engine.cache_bytes(
+                    self.cap if rounds.limits == "auto" else max(rounds.limits)
+                ),
+                "monitor": self.engine.cache_bytes(self.cap),
+                "test": self.engine.cache_bytes(self.test_cap),
+            },
         }
         for name, value in found.items():
             self.progress.log(f"{name}: {value}")
@@ -188,7 +196,7 @@ def open_session(settings: PruneConfig) -> Iterator[Session]:
         problems = load_sets(settings.problems)
         mesh = make_mesh(settings.mesh.data, settings.mesh.fsdp, settings.mesh.tensor)
         policy = handle.load(settings.model, mesh=mesh, rules=LEARN_RULES)
-        check(method, {"monitor", "answers"})
+        check(method, {"monitor"})
         verifier = stack.enter_context(Verifier(settings.verify))
         verifier.prepare(problem for part in problems.values() for problem in part)
         engine = Engine.of(
@@ -197,9 +205,10 @@ def open_session(settings: PruneConfig) -> Iterator[Session]:
             sampling=settings.sample,
             verifier=verifier,
             seed=settings.seed,
+            mesh=mesh,
         )
-        updates = settings.rounds.steps * phase.loss.epochs * phase.loss.minibatches
-        optimizer = make_optimizer(settings.optimizer, policy.config, updates)
+        _check_context(settings, engine, problems)
+        optimizer = make_optimizer(settings.optimizer, policy.config, _updates(settings, phase))
         session = Session(
             settings=settings,
             policy=policy,
@@ -213,6 +222,7 @@ def open_session(settings: PruneConfig) -> Iterator[Session]:
             progress=progress,
             clock=Clock(),
         )
+        del policy, engine  # the session alone holds the parameters, until they are taken
         if not settings.dry_run:
             session.folder = stack.enter_context(open_folder(settings.out, plain(settings)))
             session.metrics = Metrics(session.folder.metrics)
@@ -232,13 +242,16 @@ def _the_phase(method: Method) -> Phase:
         and not phases[0].collect.keep
         and not phases[0].condition.modes
         and phases[0].condition.budget is None
+        and phases[0].collect.problems is None
+        and phases[0].collect.temperature is None
         and phases[0].reset.parameters == "never"
+        and "iteration" not in (phases[0].reset.optimiser, phases[0].reset.reference)
     )
     if not plain_rounds:
         raise ValueError(
-            f"method {method.name!r} collects other than at every step with the current policy, or "
-            "gives its rows modes or budgets; prune cannot play that yet. It plays methods of one "
-            "phase with collect.policy current and collect.every step"
+            f"method {method.name!r} collects other than at every step with the current policy, "
+            "gives its rows modes or budgets, or resets by iteration; prune cannot play that yet. "
+            "It plays methods of one phase with collect.policy current and collect.every step"
         )
     return phases[0]
 
@@ -259,6 +272,36 @@ def _check_settings(settings: PruneConfig, phase: Phase) -> None:
             f"monitor.samples is {settings.monitor.samples}; the checkpoint rule needs 2 or more "
             "to tell a loss from noise"
         )
+
+
+def _check_context(
+    settings: PruneConfig, engine: Engine, problems: dict[str, list[Problem]]
+) -> None:
+    """Every prompt with its longest response fits into the model: now, not on the second day."""
+    limits = settings.rounds.limits
+    longest = {
+        "train": _cap(settings, "monitor") if limits == "auto" else max(limits),
+        "monitor": _cap(settings, "monitor"),
+        "test": _cap(settings, "test"),
+    }
+    for name, part in problems.items():
+        try:
+            engine.prompts(part, purpose=Purpose(name), limit=longest[name], check=True)
+        except ValueError as error:
+            raise ValueError(f"{name} set: {error}") from None
+
+
+def _updates(settings: PruneConfig, phase: Phase) -> int:
+    """Optimiser updates until the schedule of the learning rate ends: a round's if every round has
+    a fresh optimiser, else the run's."""
+    rounds = settings.rounds
+    count = rounds.most if rounds.limits == "auto" else len(rounds.limits)
+    if phase.reset.optimiser == "round":
+        count = 1
+    each = phase.loss.minibatches
+    if phase.loss.update_rows is not None:
+        each = math.ceil(rounds.prompts * phase.collect.samples / phase.loss.update_rows)
+    return count * rounds.steps * phase.loss.epochs * each
 
 
 def _cap(settings: PruneConfig, name: str) -> int:
