@@ -66,12 +66,12 @@ class Rows:
 
 @flax.struct.dataclass
 class Written:
-    """What a block wrote: n steps (rows of the arrays) by B rows; PAD where a row was not alive."""
+    """What a block wrote, T steps at most; PAD from where a row was not alive."""
 
-    token_nB: jax.Array  # int32
-    logp_nB: jax.Array  # float32
-    origin_nB: jax.Array  # uint8
-    entropy_B: jax.Array  # float32, summed over the tokens that the policy drew
+    token_BT: jax.Array  # int32
+    logp_BT: jax.Array  # float32
+    origin_BT: jax.Array  # uint8
+    entropy_B: jax.Array  # float32, nats, summed over the tokens in the loss
     steps_B: jax.Array  # int32, steps that the block made, the same for all rows of a shard
 
 
@@ -186,67 +186,52 @@ def decode(
 
 def _block(program, params, layers, rows, slot_s, limits, key):
     """The loop. Only the cache and the parts of Rows that change are carried round it."""
-    draw_B, force_B = _streams(key, rows.identity_B3)
+    streams = _streams(key, rows.identity_B3)
     width = len(rows.token_B)
-    written = Written(
-        token_nB=jnp.zeros((program.block, width), jnp.int32),
-        logp_nB=jnp.zeros((program.block, width), jnp.float32),
-        origin_nB=jnp.zeros((program.block, width), jnp.uint8),
-        entropy_B=jnp.zeros(width, jnp.float32),
-        steps_B=jnp.zeros(width, jnp.int32),
-    )
-
     # Sines and cosines of the whole block: inside the loop XLA:CPU works them out again for every
     # head of every layer (5 % of a step of a model with 4 layers of width 128).
-    position_nB1 = slot_s[0] + jnp.arange(program.block)[:, None, None] - rows.start_B[:, None]
-    turns = jax.vmap(functools.partial(rotation, program.config))(position_nB1)
+    position_TB1 = slot_s[0] + jnp.arange(program.block)[:, None, None] - rows.start_B[:, None]
+    turns = jax.vmap(functools.partial(rotation, program.config))(position_TB1)
 
     def goes_on(carry):
-        step, _, rows, _ = carry
+        step, _, rows, *_ = carry
         return (step < limits[0]) & (jnp.sum(rows.alive_B) > limits[1])
 
     def one(carry):
-        step, layers, rows, written = carry
-        cache = Cache(layers, rows.start_B, slot_s[0] + step)
+        step, layers, rows, written, entropy_B = carry
         hidden, cache = forward(
             params,
             program.config,
             rows.token_B[:, None],
-            position_nB1[step],
-            cache=cache,
+            position_TB1[step],
+            cache=Cache(layers, rows.start_B, slot_s[0] + step),
             rotation=jax.tree.map(lambda x: x[step], turns),
         )
         logits = unembed(params, program.config, hidden[:, 0])
-        rows, token, logp, origin, entropy = _next(program, rows, logits, draw_B, force_B)
-        written = written.replace(
-            token_nB=written.token_nB.at[step].set(token),
-            logp_nB=written.logp_nB.at[step].set(logp),
-            origin_nB=written.origin_nB.at[step].set(origin),
-            entropy_B=written.entropy_B + entropy,
-        )
-        return step + 1, cache.layers, rows, written
+        rows, new, entropy = _next(program, rows, logits, *streams)
+        written = jax.tree.map(lambda all_TB, new_B: all_TB.at[step].set(new_B), written, new)
+        return step + 1, cache.layers, rows, written, entropy_B + entropy
 
-    steps, layers, rows, written = jax.lax.while_loop(
-        goes_on, one, (jnp.int32(0), layers, rows, written)
+    written = tuple(jnp.zeros((program.block, width), t) for t in (jnp.int32, jnp.float32, "uint8"))
+    steps, layers, rows, written, entropy_B = jax.lax.while_loop(
+        goes_on, one, (jnp.int32(0), layers, rows, written, jnp.zeros(width))
     )
-    return layers, rows, written.replace(steps_B=jnp.full(width, steps))
+    return layers, rows, Written(*(x.T for x in written), entropy_B, jnp.full(width, steps))
 
 
 def _next(program, rows, logits_BV, draw_B, force_B):
-    """The rows one token longer, and that token with its log-probability, origin and entropy."""
+    """The rows one token longer; the tokens with log-probability and origin; their entropy."""
+    alive, forced = rows.alive_B, None
     with jax.named_scope("pick"):
         at = jax.vmap(jax.random.fold_in)
         uniform_B = jax.vmap(jax.random.uniform)(at(draw_B, rows.count_B))
-        token = pick(logits_BV, uniform_B, program.picking)
-        in_loss = rows.alive_B
-        forced = None
+        token, in_loss = pick(logits_BV, uniform_B, program.picking), alive
         if program.force is not None:
             forced = _force(program.force, rows, token, at(force_B, rows.count_B))
-            token, in_loss = forced.token, forced.in_loss & rows.alive_B
+            token, in_loss = forced.token, forced.in_loss & alive
         logp, entropy = score(logits_BV, token, program.picking)
         if forced is not None:
             logp = jnp.where(jnp.isnan(forced.logp), logp, forced.logp)
-    alive = rows.alive_B
     origin = jnp.where(in_loss, Origin.SAMPLED, Origin.FORCED)
     token = jnp.where(alive, token, 0)
     count = rows.count_B + alive
@@ -258,13 +243,8 @@ def _next(program, rows, logits_BV, draw_B, force_B):
         memory_BM=rows.memory_BM if forced is None else forced.memory,
         recent_BW=_remember(rows.recent_BW, token),
     )
-    return (
-        rows,
-        token,
-        jnp.where(alive, logp, 0),
-        jnp.where(alive, origin, Origin.PAD).astype(jnp.uint8),
-        jnp.where(in_loss, entropy, 0),
-    )
+    origin = jnp.where(alive, origin, Origin.PAD).astype(jnp.uint8)
+    return rows, (token, jnp.where(alive, logp, 0), origin), jnp.where(in_loss, entropy, 0)
 
 
 def _streams(key: jax.Array, identity_B3: jax.Array) -> tuple[jax.Array, jax.Array]:

@@ -125,17 +125,17 @@ class Records:
     # -- while rows are written --------------------------------------------------------------------
 
     def append(
-        self, rows: np.ndarray, token_nB: np.ndarray, logp_nB: np.ndarray, origin_nB: np.ndarray
+        self, rows: np.ndarray, token_BT: np.ndarray, logp_BT: np.ndarray, origin_BT: np.ndarray
     ) -> int:
-        """What n steps wrote for the given rows, PAD from where a row was done; how many tokens."""
-        step, place = np.nonzero(origin_nB)  # Origin.PAD is 0
+        """What a block wrote for the given rows, PAD from where a row was done; how many tokens."""
+        place, step = np.nonzero(origin_BT)  # Origin.PAD is 0
         b = rows[place]
         t = self.length_B[b] + step
         self._widen(int(t.max(initial=-1)) + 1)
-        self.tokens_BT[b, t] = token_nB[step, place]
-        self.logp_BT[b, t] = logp_nB[step, place]
-        self.origin_BT[b, t] = origin_nB[step, place]
-        self.length_B[rows] += np.count_nonzero(origin_nB, axis=0).astype(np.int32)
+        self.tokens_BT[b, t] = token_BT[place, step]
+        self.logp_BT[b, t] = logp_BT[place, step]
+        self.origin_BT[b, t] = origin_BT[place, step]
+        self.length_B[rows] += np.count_nonzero(origin_BT, axis=1).astype(np.int32)
         return len(step)
 
     @property

@@ -350,13 +350,13 @@ class _Batch:
         self.memory_BM[rows] = memory_XM[seats]
         stats.tokens += self.records.append(
             rows,
-            written.token_nB[:, seats],
-            written.logp_nB[:, seats],
-            written.origin_nB[:, seats],
+            written.token_BT[seats],
+            written.logp_BT[seats],
+            written.origin_BT[seats],
         )
         steps_s = written.steps_B[:: layout.rows]
         self.layout = dataclasses.replace(layout, slot_s=layout.slot_s + steps_s)
-        stats.drawn += int((written.origin_nB == Origin.SAMPLED).sum())
+        stats.drawn += int((written.origin_BT == Origin.SAMPLED).sum())
         stats.entropy += float(written.entropy_B.sum())
         stats.blocks += 1
         stats.steps += int(steps_s.max())

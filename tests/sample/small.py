@@ -10,11 +10,15 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 
 from pruner_jax.policy.config import ModelConfig, RopeConfig
 from pruner_jax.policy.forward import forward, unembed
 from pruner_jax.policy.weights import init, unstack
+from pruner_jax.sample.decode import Program, Rows
+from pruner_jax.sample.force import Hook, memory_of, window_of
 from pruner_jax.sample.options import SampleOptions
+from pruner_jax.sample.pick import Picking
 from pruner_jax.sample.sampler import SampleStats, sample
 from pruner_jax.types import Problem, Prompts, Purpose, Rollouts
 
@@ -61,6 +65,7 @@ def prompts(count: int = 5, *, order: Sequence[int] | None = None, visit: int = 
 
 def run(asked: Prompts | None = None, **changes) -> tuple[Rollouts, SampleStats]:
     """``sample`` with the settings above, some of them changed; options by their names."""
+    weights = changes.pop("params", None) or params()
     names = {field.name for field in dataclasses.fields(SampleOptions)}
     options = {name: changes.pop(name) for name in names & set(changes)}
     arguments = dict(
@@ -73,7 +78,29 @@ def run(asked: Prompts | None = None, **changes) -> tuple[Rollouts, SampleStats]
         decode=lambda tokens: " ".join(map(str, tokens)),
         options=dataclasses.replace(OPTIONS, **options),
     )
-    return sample(params(), CONFIG, asked or prompts(), **{**arguments, **changes})
+    return sample(weights, CONFIG, asked or prompts(), **{**arguments, **changes})
+
+
+def program(hook: Hook | None = None, mesh: Mesh | None = None) -> Program:
+    """What a block of the settings above is compiled from."""
+    return Program(CONFIG, Picking(), END, OPTIONS.block, hook, mesh)
+
+
+def rows(count: int, hook: Hook | None = None) -> Rows:
+    """Live rows at their beginning."""
+    zero = np.zeros(count, np.int32)
+    return Rows(
+        token_B=zero,
+        start_B=zero,
+        count_B=zero,
+        limit_B=zero + LIMIT,
+        alive_B=zero == 0,
+        identity_B3=np.zeros((count, 3), np.uint32),
+        mode_B=zero,
+        budget_B=zero,
+        memory_BM=np.zeros((count, memory_of(hook)), np.int32),
+        recent_BW=np.zeros((count, window_of(hook)), np.int32),
+    )
 
 
 @functools.partial(jax.jit, static_argnames="temperature")

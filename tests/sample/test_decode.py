@@ -6,12 +6,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import small
 
 from pruner_jax.policy.cache import init_cache
 from pruner_jax.policy.config import ModelConfig, RopeConfig
 from pruner_jax.policy.weights import abstract
 from pruner_jax.sample import decode as device
-from pruner_jax.sample.force import memory_of, noise, window_of
+from pruner_jax.sample.force import noise
 from pruner_jax.sample.pick import Picking
 
 CONFIG = ModelConfig(
@@ -32,18 +33,13 @@ B, S = 32, 1024
 
 
 def lowered(hook=None):
-    def ints(*shape, dtype=jnp.int32):
-        return jax.ShapeDtypeStruct(shape, dtype)
-
-    rows = device.Rows(
-        ints(B), ints(B), ints(B), ints(B), ints(B, dtype=bool), ints(B, 3, dtype=jnp.uint32),
-        ints(B), ints(B), ints(B, memory_of(hook)), ints(B, window_of(hook)),
-    )  # fmt: skip
     layers = jax.eval_shape(lambda: init_cache(CONFIG, B, S, jnp.float32)).layers
     key = jax.eval_shape(lambda: jax.random.key(0))
     program = device.Program(CONFIG, Picking(), (1, 2), 16, hook)
     params = abstract(CONFIG, jnp.float32, stacked=False)
-    return device.decode.lower(params, layers, rows, ints(1), ints(2), key, program=program)
+    slot_s, limits = np.zeros(1, np.int32), np.zeros(2, np.int32)
+    rows = small.rows(B, hook)
+    return device.decode.lower(params, layers, rows, slot_s, limits, key, program=program)
 
 
 @pytest.mark.parametrize("hook", [None, noise(0.1, (3, 4), after=(5,), until=(6,))])
