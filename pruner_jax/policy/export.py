@@ -7,6 +7,7 @@ What is written loads in ``transformers`` 4 and 5 and in servers that read its f
 from __future__ import annotations
 
 import dataclasses
+import errno
 import functools
 import json
 import math
@@ -87,6 +88,17 @@ def _check(target: Path, config: ModelConfig, params: Tree, dtype: str | None) -
             "the parameters do not have the shapes of their config with layers stacked (an "
             "unstacked tree is for decoding only)"
         )
+    check_target(target)
+
+
+def check_target(folder: str | os.PathLike[str]) -> None:
+    """Refuses a folder that a model cannot be written to without losing something.
+
+    Raises:
+      ValueError: it is a file, or holds what is no part of a model.
+      OSError: it, or the folder it would lie in, is not writable.
+    """
+    target = Path(folder).expanduser().absolute()
     if target.exists() and not target.is_dir():
         raise ValueError(f"{target} is a file; allowed: a new folder, or one that holds a model")
     ours = {CONFIG, GENERATION, INDEX, *TOKENIZER_FILES}
@@ -96,6 +108,11 @@ def _check(target: Path, config: ModelConfig, params: Tree, dtype: str | None) -
                 f"{target} holds {entry.name}, which is no part of a model folder and would be "
                 "lost; choose another folder or move it away"
             )
+    above = next(parent for parent in target.parents if parent.exists())
+    if not above.is_dir():
+        raise ValueError(f"{target} cannot be made: {above} is a file")
+    if not os.access(above, os.W_OK | os.X_OK):
+        raise PermissionError(errno.EACCES, "no permission to write here", str(above))
 
 
 def _write_small(

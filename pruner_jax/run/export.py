@@ -25,7 +25,7 @@ def export_verb(settings: ExportConfig) -> dict[str, Any]:
     """Write parameters of a run as a Hugging Face folder.
 
     Without a name those it picked last, merged with the start's if the method says so: of a
-    finished run the same bytes as ``OUT/export``. With a name those of that checkpoint, as they are.
+    finished run the same bytes as ``OUT/export``. With a name those of that checkpoint, unmerged.
     """
     folder = RunFolder(pathlib.Path(settings.run))
     if not folder.config.exists():
