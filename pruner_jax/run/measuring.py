@@ -6,6 +6,7 @@ statistics are computed on) can be read back from there.
 
 from __future__ import annotations
 
+import dataclasses
 import pathlib
 from collections.abc import Sequence
 from typing import Any
@@ -35,11 +36,13 @@ def measure(
 ) -> Graded:
     """Graded samples of the set's problems under the evaluation's own sampling settings.
 
-    ``params`` are decode parameters. The random keys depend on the seed, the set and the problem,
-    not on the model, so two models are measured with the same draws.
+    ``params`` are decode parameters. The prompt names no token limit (``text.limit_sentence`` is a
+    matter of training), so every model is asked the same. The random keys depend on the seed, the
+    set and the problem, not on the model, so two models are measured with the same draws.
     """
     problems = problems[: options.problems]
-    engine = engine.with_sampling(
+    silent = dataclasses.replace(engine.text, limit_sentence="")
+    engine = dataclasses.replace(engine, text=silent).with_sampling(
         temperature=options.temperature, top_p=options.top_p, top_k=options.top_k
     )
     progress.start(len(problems) * options.samples, title)

@@ -222,6 +222,8 @@ def open_session(settings: PruneConfig) -> Iterator[Session]:
             progress=progress,
             clock=Clock(),
         )
+        for line in _unlike_published(method, settings):
+            progress.log(line)
         del policy, engine  # the session alone holds the parameters, until they are taken
         if not settings.dry_run:
             session.folder = stack.enter_context(open_folder(settings.out, plain(settings)))
@@ -272,6 +274,18 @@ def _check_settings(settings: PruneConfig, phase: Phase) -> None:
             f"monitor.samples is {settings.monitor.samples}; the checkpoint rule needs 2 or more "
             "to tell a loss from noise"
         )
+
+
+def _unlike_published(method: Method, settings: PruneConfig) -> Iterator[str]:
+    """A line for every setting of another room under which the method is not the published one."""
+    for room, wanted in method.wants.items():
+        for name, value in wanted.items():
+            found = getattr(getattr(settings, room), name)
+            if found != value:
+                yield (
+                    f"{room}.{name} is {found!r}; {method.name} as asked for was published with "
+                    f"{value!r}"
+                )
 
 
 def _check_context(
