@@ -2,17 +2,19 @@
 
     python benchmarks/resume.py configs/resume.yaml --kills 30 --seed 0
 
-One run goes through undisturbed. Then, kill after kill, another run of the same configuration is
-started, killed with signal 9 inside a chosen phase (rollout, verify, learn, save, evaluate, pick:
-each in turn, at a random one of its visits and a random moment of it), and started again by the
-same command until it ends. Compared: tokens and everything else in ``rollouts/``, ``metrics.jsonl``
-and ``summary.json`` (times and speeds aside), and every byte of ``export/``. Prints one line per
-kill and exits with 1 if any run ended differently.
+One run goes through undisturbed, a second one is timed (by then everything is compiled and kept on
+disk) and must be the same. Then, kill after kill, another run of the same configuration is started,
+killed with signal 9 in a chosen phase (rollout, verify, learn, save, evaluate, pick: each in turn,
+at a random one of its visits and a random moment of it), and started again by the same command,
+which ends it. Compared: tokens and everything else in ``rollouts/``, ``metrics.jsonl`` and
+``summary.json`` (times and speeds aside), and every byte of ``export/``. Prints one line per kill.
+Exits with 1 if any run ended differently, or if fewer runs than asked for were really killed.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import hashlib
 import json
 import os
@@ -27,42 +29,64 @@ import threading
 import time
 
 PHASES = ("rollout", "verify", "learn", "save", "evaluate", "pick")
+INSIDE, AFTER = b"killed inside", b"killed soon after"
 TIMES = ("time/", "perf/", "seconds", "timestamp")
 
 
 def child(arguments: list[str]) -> None:
-    """The command itself, with a phase clock that kills this process at the chosen instant."""
+    """The command itself, with a phase clock that is watched: by ``PRUNER_JAX_WATCH`` it writes how
+    long every visit of every phase took, or kills this process at the chosen instant."""
     from pruner_jax import cli
     from pruner_jax.run.clock import Clock
 
-    phase, visit, delay = json.loads(os.environ["PRUNER_JAX_KILL"])
-    seen = 0
+    order = json.loads(os.environ["PRUNER_JAX_WATCH"])
+    visits: dict[str, list[float]] = {}
+    running: list[str] = []
     whole = Clock.phase
 
+    def kill() -> None:
+        # Written at once, for nothing is flushed after it.
+        os.write(2, b"\n" + (INSIDE if order["phase"] in running else AFTER) + b"\n")
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    @contextlib.contextmanager
     def watched(self: Clock, name: str):
-        nonlocal seen
-        if name == phase:
-            seen += 1
-            if seen == visit:
-                threading.Timer(delay, os.kill, (os.getpid(), signal.SIGKILL)).start()
-        return whole(self, name)
+        seconds = visits.setdefault(name, [])
+        if (order.get("phase"), order.get("visit")) == (name, len(seconds) + 1):
+            timer = threading.Timer(order["delay"], kill)
+            timer.daemon = True
+            timer.start()
+        began = time.perf_counter()
+        running.append(name)
+        with whole(self, name):
+            yield
+        running.pop()
+        seconds.append(time.perf_counter() - began)
 
     Clock.phase = watched
-    sys.exit(cli.main(arguments))
+    code = cli.main(arguments)
+    if "write" in order:
+        pathlib.Path(order["write"]).write_text(json.dumps(visits))
+    sys.exit(code)
 
 
-def start(arguments: list[str], kill: tuple[str, int, float] | None = None) -> int:
-    """Run the command in a process of its own; its exit code (-9: killed)."""
-    if kill is None:
+def start(arguments: list[str], watch: dict | None = None) -> str:
+    """Run the command in a process of its own; how it ended: done, or killed inside or after the
+    chosen visit. Ends this program if the command failed."""
+    if watch is None:
         command = [sys.executable, "-m", "pruner_jax", *arguments]
         environment = dict(os.environ)
     else:
         command = [sys.executable, __file__, "--child", *arguments]
-        environment = {**os.environ, "PRUNER_JAX_KILL": json.dumps(kill)}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True)
-    if done.returncode not in (0, -signal.SIGKILL):
-        sys.exit(f"{' '.join(command)} ended with {done.returncode}:\n{done.stderr[-4000:]}")
-    return done.returncode
+        environment = {**os.environ, "PRUNER_JAX_WATCH": json.dumps(watch)}
+    done = subprocess.run(command, env=environment, capture_output=True)
+    if done.returncode == 0:
+        return "done"
+    for how in (INSIDE, AFTER):
+        if done.returncode == -signal.SIGKILL and how in done.stderr:
+            return how.decode()
+    said = done.stderr.decode(errors="replace")[-4000:]
+    sys.exit(f"{' '.join(command)} ended with {done.returncode}:\n{said}")
 
 
 def timeless(value: object) -> object:
@@ -108,42 +132,56 @@ def main() -> int:
     parser.add_argument(
         "--out", default=None, help="folder for the runs; a temporary one if absent"
     )
-    parser.add_argument("overrides", nargs="*", help="settings after --, such as --seed=1")
-    options = parser.parse_args()
+    parser.epilog = "Settings may follow after --, such as -- --seed=1"
+    words = sys.argv[1:]
+    end = words.index("--") if "--" in words else len(words)
+    options, overrides = parser.parse_args(words[:end]), words[end + 1 :]
     root = pathlib.Path(options.out or tempfile.mkdtemp(prefix="resume-"))
     root.mkdir(parents=True, exist_ok=True)
 
     def command(name: str) -> list[str]:
-        return ["prune", options.config, f"--out={root / name}", *options.overrides]
+        return ["prune", options.config, f"--out={root / name}", *overrides]
 
     began = time.perf_counter()
     start(command("whole"))
     whole = fingerprint(root / "whole")
     print(f"undisturbed: {time.perf_counter() - began:.0f} s, {len(whole)} things to compare")
+    began = time.perf_counter()
+    start(command("timed"), {"write": str(root / "visits.json")})
+    changed = differences(whole, fingerprint(root / "timed"))
+    if changed:
+        print(f"not even an undisturbed run comes out the same twice: {', '.join(changed[:5])}")
+        return 1
+    visits = json.loads((root / "visits.json").read_text())
+    phases = [phase for phase in PHASES if visits.get(phase)]
+    counted = ", ".join(f"{len(visits[phase])} x {phase}" for phase in phases)
+    print(f"once more:   {time.perf_counter() - began:.0f} s, {counted}")
 
     chance = random.Random(options.seed)
-    failed = 0
-    for number in range(options.kills):
-        phase = PHASES[number % len(PHASES)]
-        # Phases are visited some ten times in a short run; a visit that never comes ends
-        # undisturbed, which is reported and not counted as a kill.
-        visit = chance.randint(1, {"pick": 2, "save": 4, "evaluate": 4}.get(phase, 10))
-        delay = chance.random() * {"pick": 0.02, "save": 0.2}.get(phase, 0.5)
+    killed = failed = 0
+    for number in range(2 * options.kills):
+        if killed == options.kills:
+            break
+        phase = phases[killed % len(phases)]
+        visit = chance.randrange(len(visits[phase]))
+        delay = 0.8 * chance.random() * visits[phase][visit]
         out = root / f"kill-{number:02d}"
-        code = start(command(out.name), (phase, visit, delay))
-        if code == -signal.SIGKILL:
+        watch = {"phase": phase, "visit": visit + 1, "delay": delay}
+        how = start(command(out.name), watch)
+        if how != "done":
+            killed += 1
             start(command(out.name))
         changed = differences(whole, fingerprint(out))
         failed += bool(changed)
-        how = "killed" if code == -signal.SIGKILL else "NOT KILLED"
+        how = f"NOT KILLED in {phase}" if how == "done" else f"{how} {phase}"
         verdict = f"DIFFERENT: {', '.join(changed[:5])}" if changed else "same"
-        print(f"{number:3d}  {how} in {phase} (visit {visit}, after {delay:.3f} s): {verdict}")
+        print(f"{number:3d}  {how} (visit {visit + 1}, {delay:.3f} s after it began): {verdict}")
         sys.stdout.flush()
         shutil.rmtree(out)
     if options.out is None and not failed:
         shutil.rmtree(root)
-    print(f"{options.kills - failed} of {options.kills} runs ended as the undisturbed one")
-    return 1 if failed else 0
+    print(f"{killed} of {options.kills} kills happened; {failed} runs ended differently")
+    return 1 if failed or killed < options.kills else 0
 
 
 if __name__ == "__main__":
