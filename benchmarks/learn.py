@@ -1,0 +1,131 @@
+"""How fast an update is, and how much memory it takes, for several ways to run it.
+
+    python benchmarks/learn.py                                   # the tiny model, on any machine
+    python benchmarks/learn.py --micro_tokens 512 2048 4096 --unrolled_layers 0 4
+    python benchmarks/learn.py --model 1.5b --rows 64 --mean 1500 --remat dots full   # one big GPU
+
+Random weights, random rows (normal lengths), policy gradient over all of them: one update as
+``learn`` runs it. Every combination of the settings is compiled first, then they take turns, so
+that a machine that slows down slows all of them; the median counts. Each has a state of its own, so
+memory bounds how many. One JSON line each.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import time
+
+import jax
+import numpy as np
+
+from pruner_jax.learn import pack, step
+from pruner_jax.learn.optimizer import make_optimizer
+from pruner_jax.learn.options import LearnOptions, OptimizerOptions
+from pruner_jax.learn.rows import Rows
+from pruner_jax.mesh import make_mesh
+from pruner_jax.objective.loss_spec import LossSpec
+from pruner_jax.policy import weights
+from pruner_jax.policy.config import ModelConfig, RopeConfig
+
+MODELS = {
+    "tiny": ModelConfig(
+        model_type="qwen3", vocab_size=128, width=96, layers=2, heads=4, kv_heads=2, head_width=24,
+        mlp_width=256, context=512, rope=RopeConfig(1e4), norm_eps=1e-6, tied=True, qk_norm=True,
+    ),
+    "1.5b": ModelConfig(
+        model_type="qwen2", vocab_size=151936, width=1536, layers=28, heads=12, kv_heads=2,
+        head_width=128, mlp_width=8960, context=32768, rope=RopeConfig(1e6), norm_eps=1e-6,
+        tied=True, qkv_bias=True,
+    ),
+}  # fmt: skip
+SETTINGS = ("micro_tokens", "row_tokens", "logp_chunk", "unrolled_layers", "remat", "dtype")
+
+
+def main() -> None:
+    """Read the settings, compile all combinations, let them take turns."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--model", choices=MODELS, default="tiny")
+    parser.add_argument("--rows", type=int, default=256)
+    parser.add_argument("--prompt", type=int, default=12, help="tokens of a prompt")
+    parser.add_argument("--mean", type=float, default=45, help="mean tokens of a response")
+    parser.add_argument("--spread", type=float, default=0.25, help="their deviation over the mean")
+    parser.add_argument("--rounds", type=int, default=5)
+    for name in SETTINGS:
+        kind = str if name in ("remat", "dtype") else int
+        parser.add_argument(f"--{name}", type=kind, nargs="+", default=[None])
+    args = parser.parse_args()
+    config = MODELS[args.model]
+    rows = random_rows(args, config.vocab_size)
+    chosen = itertools.product(*(getattr(args, name) for name in SETTINGS))
+    runs = [Run(config, rows, dict(zip(SETTINGS, values))) for values in chosen]
+    for _ in range(args.rounds):
+        for run in runs:
+            run.update()
+    for run in runs:
+        print(json.dumps(run.result(rows)), flush=True)
+
+
+def random_rows(args: argparse.Namespace, vocabulary: int) -> Rows:
+    """Rows with normal response lengths, cut off at twice the mean."""
+    draw = np.random.default_rng(0)
+    length_B = draw.normal(args.mean, args.spread * args.mean, args.rows)
+    length_B = np.clip(length_B, 1, 2 * args.mean).astype(int)
+    inside = np.arange(length_B.max()) < length_B[:, None]
+    return Rows(
+        prompt=tuple(draw.integers(0, vocabulary, args.prompt) for _ in length_B),
+        response=tuple(draw.integers(0, vocabulary, n) for n in length_B),
+        train_BT=inside,
+        weight_BT=np.broadcast_to(draw.normal(size=(args.rows, 1)), inside.shape),
+        old_logp_BT=np.full(inside.shape, -np.log(vocabulary), np.float32),
+    )
+
+
+class Run:
+    """One combination: its program, its state and its times."""
+
+    def __init__(self, config: ModelConfig, rows: Rows, settings: dict) -> None:
+        said = {name: value for name, value in settings.items() if value is not None}
+        options = LearnOptions(**said).resolve(jax.default_backend())
+        spec, mesh = LossSpec(), make_mesh()
+        optimizer = make_optimizer(OptimizerOptions(), config, 1)
+        update = step.make_update(config, spec, options, optimizer, mesh)
+        self.sizes = pack.plan(rows, spec, options, shards=step.row_shards(mesh))
+        batch, _ = pack.pack(rows, spec, self.sizes)
+        self.slots = int(batch.steps) * self.sizes.rows * self.sizes.tokens
+        self.batch = step.to_devices(batch, mesh)
+        params = weights.init(config, jax.random.key(0), "float32")
+        self.state = step.init_state(params, config, optimizer, mesh)
+        del params
+        start = time.perf_counter()
+        self.program = update.lower(self.state, self.batch).compile()
+        self.compile_s = time.perf_counter() - start
+        self.settings, self.times = said, []
+        self.update()
+        self.times.clear()
+
+    def update(self) -> None:
+        """One update, timed."""
+        start = time.perf_counter()
+        self.state, metrics = self.program(self.state, self.batch)
+        jax.block_until_ready((self.state, metrics))
+        self.times.append(time.perf_counter() - start)
+
+    def result(self, rows: Rows) -> dict:
+        """What is printed."""
+        median, tokens = float(np.median(self.times)), int(pack.used(rows).sum())
+        return {
+            **self.settings,
+            "T": self.sizes.tokens,
+            "R": self.sizes.rows,
+            "filled": round(tokens / self.slots, 3),
+            "ms": round(median * 1e3, 1),
+            "tokens_per_s": round(tokens / median),
+            "temporary_MB": round(self.program.memory_analysis().temp_size_in_bytes / 1e6),
+            "compile_s": round(self.compile_s, 1),
+        }
+
+
+if __name__ == "__main__":
+    main()
