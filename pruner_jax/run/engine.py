@@ -105,10 +105,8 @@ class Engine:
         purpose: Purpose,
         limit: int,
         visit_P: np.ndarray | int = 0,
-        check: bool = False,
     ) -> Prompts:
-        """Rendered and encoded problems; with ``check``, an error where one and ``limit`` more
-        tokens do not fit into the model's context."""
+        """Rendered and encoded problems; ``limit`` may stand in the prompt."""
         return text.make_prompts(
             self.tokenizer,
             problems,
@@ -116,7 +114,6 @@ class Engine:
             limit=limit,
             purpose=purpose,
             visit_P=visit_P,
-            max_prompt_tokens=self.config.context - limit if check else None,
         )
 
     def cache_bytes(self, limit: int) -> int:

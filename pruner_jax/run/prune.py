@@ -135,6 +135,7 @@ def resume(run: Session) -> RunState | None:
 def save(run: Session, state: RunState) -> None:
     """A checkpoint from which the run goes on exactly as it would have."""
     with run.clock.phase("save"):
+        run.metrics.sync()
         run.checkpoints.save(
             run.next_position(),
             state.learn,

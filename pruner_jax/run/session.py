@@ -40,6 +40,29 @@ from pruner_jax.verify.pool import Verifier
 
 PyTree = Any
 
+# Settings that change speed, memory or safety but not what a run is; they may differ later.
+# (How rows are batched and packed moves sums by rounding, so a run continued under other values of
+# those is the same run, not the same bits.)
+MACHINE = (
+    "dry_run",
+    "guards.action",
+    "learn.attention_tokens",
+    "learn.logp_chunk",
+    "learn.micro_tokens",
+    "learn.remat",
+    "learn.row_tokens",
+    "rounds.log_rollouts_every",
+    "rounds.logp_tolerance",
+    "rounds.save_every",
+    "sample.block",
+    "sample.refill",
+    "sample.rows",
+    "sample.slot_growth",
+    "sample.slot_multiple",
+    "verify.memory_mb",
+    "verify.workers",
+)
+
 
 @dataclasses.dataclass
 class Session:
@@ -226,7 +249,11 @@ def open_session(settings: PruneConfig) -> Iterator[Session]:
             progress.log(line)
         del policy, engine  # the session alone holds the parameters, until they are taken
         if not settings.dry_run:
-            session.folder = stack.enter_context(open_folder(settings.out, plain(settings)))
+            session.folder = stack.enter_context(
+                open_folder(settings.out, plain(settings), machine=MACHINE)
+            )
+            for change in session.folder.changes:
+                progress.log(f"changed since the run was stopped: {change}")
             session.metrics = Metrics(session.folder.metrics)
             session.checkpoints = Checkpoints(session.folder.checkpoints)
             stack.callback(session.checkpoints.close)
@@ -298,11 +325,18 @@ def _check_context(
         "monitor": _cap(settings, "monitor"),
         "test": _cap(settings, "test"),
     }
+    context = engine.config.context
     for name, part in problems.items():
-        try:
-            engine.prompts(part, purpose=Purpose(name), limit=longest[name], check=True)
-        except ValueError as error:
-            raise ValueError(f"{name} set: {error}") from None
+        limit = longest[name]
+        tokens = engine.prompts(part, purpose=Purpose(name), limit=limit).tokens
+        for problem, prompt in zip(part, tokens):
+            if len(prompt) + limit > context:
+                raise ValueError(
+                    f"{name} set, problem {problem.id!r}: a prompt of {len(prompt)} tokens and a "
+                    f"response of up to {limit} do not fit into the model's context of {context} "
+                    "(max_position_embeddings). Lower the limit (rounds.limits, monitor.limit, "
+                    "test.limit), or drop the problem"
+                )
 
 
 def _updates(settings: PruneConfig, phase: Phase) -> int:
