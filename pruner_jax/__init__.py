@@ -1,4 +1,4 @@
-"""pruner_jax: the same answers in fewer tokens. Public names resolve lazily, so the import is quick."""
+"""The same answers in fewer tokens. Public names resolve lazily, so the import is quick."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """Sums, means and quantiles under a mask: the only place that divides by a count.
 
-Every function takes ``x`` and a boolean ``mask`` that broadcasts against it, on numpy and on JAX arrays
-alike (each array brings its own namespace, so this file imports neither JAX nor the network). What an
-empty subset gives is always said by the caller: ``empty=`` has no default where it could surprise.
+Every function takes ``x`` and a boolean ``mask`` that broadcasts against it, on numpy and on JAX
+arrays alike (each array brings its own namespace, so this file does not import JAX). What an empty
+subset gives is always said by the caller: ``empty=`` has no default where it could surprise.
 """
 
 from __future__ import annotations

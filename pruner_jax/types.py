@@ -13,7 +13,7 @@ The flow (each arrow is one type of this file):
     Prompts -> sample -> Rollouts -> verify -> Graded -> method -> Weighted -> learn -> parameters
 
 Lengths are counts of generated token ids, the end token included; so a finished row of length n is
-exactly what a run under the limit n would have produced, and ``correct at n = correct and length <= n``.
+what a run under the limit n would have produced, and ``correct at n = correct and length <= n``.
 """
 
 from __future__ import annotations
@@ -60,10 +60,10 @@ class Purpose(enum.StrEnum):
 class Problem:
     """One question with its gold answer.
 
-    ``checker`` names the verifier (see ``verify``): "math", "exact", "choice", "number", "program", or
-    "path/to/file.py:function". ``difficulty`` is any number that grows with difficulty, or None.
-    ``messages`` replaces ``question`` where the source already holds a chat. ``columns`` keeps whatever
-    else the source had, for user checkers.
+    ``checker`` names the verifier (see ``verify``): "math", "exact", "choice", "number", "program",
+    or "path/to/file.py:function". ``difficulty`` is any number that grows with difficulty, or None.
+    ``messages`` replaces ``question`` where the source already holds a chat. ``columns`` keeps
+    whatever else the source had, for user checkers.
     """
 
     id: str
@@ -136,8 +136,8 @@ class Rollouts:
 
 @dataclasses.dataclass(frozen=True)
 class Graded:
-    """Rollouts with their verdicts. ``score_B`` is 1.0 for correct and 0.0 otherwise, unless a checker
-    of its own gives partial credit (reasoning-gym, verl functions)."""
+    """Rollouts with their verdicts. ``score_B`` is 1.0 for correct and 0.0 otherwise, unless the
+    checker gives partial credit (reasoning-gym, verl functions)."""
 
     rollouts: Rollouts
     verdict_B: np.ndarray  # int8 of Verdict
