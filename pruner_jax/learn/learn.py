@@ -38,7 +38,7 @@ def learn(
 
     Args:
       state: donated; use the one that comes back.
-      rows: what to learn from; none at all leaves the state as it is.
+      rows: what to learn from; no trained token at all leaves the state as it is.
       update: ``step.make_update`` with the same spec, options and mesh.
       spec: the loss, and into how many updates the rows are cut.
       options: packing.
@@ -52,7 +52,7 @@ def learn(
       the first). ``perf/learn_fill`` is the share of the computed slots that held tokens,
       ``prune/rows_skipped`` the share of rows whose weights were all zero and that were left out.
     """
-    if not len(rows):
+    if not rows.train_BT.any():
         return state, {"prune/updates": 0.0}
     options = options.resolve(jax.default_backend())
     sizes = pack.plan(rows, spec, options, shards=row_shards(mesh), shares=shares(rows, spec))
@@ -76,9 +76,9 @@ def learn(
 def _mean(seen: list[dict[str, np.ndarray]]) -> dict[str, float]:
     """Averages over updates. An update in which no token went forward has no token metrics."""
     mean = {}
-    always = ("loss", "grad_norm", "lr", "num_tokens")
+    always = ("loss", "grad_norm", "lr", "prune/trained_tokens")
     for name in seen[0]:
-        having = [m for m in seen if name in always or m["num_tokens"] > 0]
+        having = [m for m in seen if name in always or m["prune/trained_tokens"] > 0]
         values = [m[name] for m in (having[:1] if name.startswith(_FIRST) else having)]
         if values:
             mean[name] = float(np.mean(values))

@@ -142,15 +142,14 @@ class LearnOptions:
     def resolve(self, backend: str) -> LearnOptions:
         """The same with the automatic choices made for that JAX backend, ``row_tokens`` apart."""
         cpu = backend == "cpu"
-        # benchmarks/learn.py on two cores (0.2 M parameters, 256 rows of 57 tokens), ms an update:
+        # On two cores (0.2 M parameters, 256 rows of 57 tokens; benchmarks/learn.py), ms an update:
         # micro_tokens 512 556, 1024 430, 2048 390, 4096 450; layers unrolled 417, as a scan 473;
         # row_tokens 96 (a row each) 41.6 us a slot, 128 42.9, 192 50.5, 256 59.6.
+        unrolled = 4 if cpu else 0
         return dataclasses.replace(
             self,
             attention_tokens=self.attention_tokens or (190 if cpu else 8192),
-            unrolled_layers=(4 if cpu else 0)
-            if self.unrolled_layers is None
-            else self.unrolled_layers,
+            unrolled_layers=unrolled if self.unrolled_layers is None else self.unrolled_layers,
             micro_tokens=self.micro_tokens or (2048 if cpu else 16384),
             remat=("none" if cpu else "full") if self.remat == "auto" else self.remat,
             dtype=("float32" if cpu else "bfloat16") if self.dtype == "auto" else self.dtype,

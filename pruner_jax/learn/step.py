@@ -98,7 +98,7 @@ def make_update(
 ) -> Update:
     """The compiled update of one batch; its state argument is donated.
 
-    Metrics (float32 scalars): ``loss``, ``grad_norm`` (before clipping), ``lr``, ``num_tokens``
+    Metrics (float32 scalars): ``loss``, ``grad_norm`` (before clipping), ``lr``, ``prune/trained_tokens``
     (trained ones that went forward) and what the loss reports.
     """
     options = options.resolve(jax.default_backend())
@@ -129,14 +129,14 @@ def make_update(
             zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, jnp.float32), (params, nothing))
             # The trip count is data: a smaller batch costs less without another program.
             grads, sums = jax.lax.fori_loop(0, batch.steps, add, (pin(zeros[0]), zeros[1]))
-            grads = jax.tree.map(lambda g: g / batch.count, restack(grads))
+            grads = jax.tree.map(lambda g: masked.ratio(g, batch.count, 0.0), restack(grads))
             changes, opt_state = optimizer.transform.update(grads, state.opt_state, state.params)
         metrics = {name: masked.ratio(*pair, empty=jnp.nan) for name, pair in sums.means.items()}
         metrics |= sums.peaks | {
-            "loss": sums.loss / batch.count,
+            "loss": masked.ratio(sums.loss, batch.count, 0.0),
             "grad_norm": jnp.sqrt(sum(jnp.sum(g**2) for g in jax.tree.leaves(grads))),
             "lr": jnp.asarray(optimizer.schedule(state.step), jnp.float32),
-            "num_tokens": sums.means["entropy"][1],
+            "prune/trained_tokens": sums.means["entropy"][1],
         }
         params = optax.apply_updates(state.params, changes)
         return LearnState(params, opt_state, state.step + 1), metrics

@@ -127,7 +127,7 @@ def test_rows_cut_off_at_a_limit_are_packed_tightly():
 
 def test_short_rows_share_packed_rows():
     """Many rows of 10 among one of 60: packed, not padded to 60 each."""
-    B = 400
+    B = 2000
     train = np.zeros((B, 60), bool)
     train[:, 9] = train[0, 59] = True
     response = tuple(np.arange(60) for _ in range(B))

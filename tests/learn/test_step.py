@@ -46,16 +46,31 @@ def test_rows_of_weight_zero_are_left_out_but_counted():
     made = dataclasses.replace(made, weight_BT=weight_BT)
     after, metrics = little.learn_once(tree, made, spec)
     assert metrics["prune/rows_skipped"] == 3 / 8
-    assert metrics["num_tokens"] == made.train_BT[[0, 2, 3, 6, 7]].sum()
+    assert metrics["prune/trained_tokens"] == made.train_BT[[0, 2, 3, 6, 7]].sum()
     wanted_loss, wanted = little.dense_gradient(tree, made, spec)
     assert metrics["loss"] == pytest.approx(wanted_loss, rel=1e-5)
     found = jax.tree.map(lambda a, b: a - b, tree, after.params)
     little.assert_close(found, wanted, 3e-5)
 
 
-def test_nothing_but_zeros_moves_nothing():
-    made = little.rows(4)
-    made = dataclasses.replace(made, weight_BT=np.zeros_like(made.weight_BT))
+def test_rows_without_a_trained_token_move_nothing():
+    """A minibatch of them has a count of 0; a collection of them makes no update."""
+    train = little.rows(4).train_BT.copy()
+    train[1:] = False
+    spec = LossSpec(minibatches=2)
+    made = little.rows(4, train_BT=train)
+    after, metrics = little.learn_once(little.params(), made, spec)
+    assert metrics["prune/updates"] == 2 and metrics["prune/rows_skipped"] == 3 / 4
+    assert not [name for name, value in metrics.items() if np.isnan(value)]
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(after.params))
+    made = dataclasses.replace(made, train_BT=np.zeros_like(train))
+    after, metrics = little.learn_once(little.params(), made, spec)
+    assert metrics == {"prune/updates": 0} and int(after.step) == 0
+    little.assert_close(after.params, little.params(), 1e-12)
+
+
+def test_weights_of_zero_move_nothing():
+    made = little.rows(4, weight_BT=np.zeros((4, 9), np.float32))
     after, metrics = little.learn_once(little.params(), made, LossSpec())
     assert metrics["loss"] == 0 and metrics["prune/rows_skipped"] == 1
     assert not [name for name, value in metrics.items() if np.isnan(value)]
@@ -88,7 +103,7 @@ def test_metrics_on_policy():
     assert metrics["sampling/sampling_logp_difference/mean"] < 1e-5
     assert metrics["sampling/sampling_logp_difference/max"] < 1e-4
     assert metrics["kl"] == pytest.approx(np.exp(-0.1) + 0.1 - 1, rel=1e-3)
-    assert metrics["num_tokens"] == made.train_BT.sum()
+    assert metrics["prune/trained_tokens"] == made.train_BT.sum()
     assert metrics["lr"] == 1
     entropy = np.asarray(little.dense_logp(tree, made)[1])[made.train_BT].mean()
     assert metrics["entropy"] == pytest.approx(entropy, rel=1e-4)
