@@ -98,8 +98,8 @@ def make_update(
 ) -> Update:
     """The compiled update of one batch; its state argument is donated.
 
-    Metrics (float32 scalars): ``loss``, ``grad_norm`` (before clipping), ``lr``, ``prune/trained_tokens``
-    (trained ones that went forward) and what the loss reports.
+    Metrics (float32 scalars): ``loss``, ``grad_norm`` (before clipping), ``lr``,
+    ``prune/trained_tokens`` (those that went forward) and what the loss reports.
     """
     options = options.resolve(jax.default_backend())
     ready, restack, pin = _layout(config, options, mesh)
