@@ -7,15 +7,14 @@ model can be measured again as the run measured it.
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import json
 import pathlib
 from typing import Any
 
 from pruner_jax.config import EvaluateConfig
-from pruner_jax.measure import paired, stats
+from pruner_jax.measure import stats
 from pruner_jax.measure.outcomes import Outcomes, outcomes
-from pruner_jax.measure.summary import plain
+from pruner_jax.measure.summary import plain, summary, versions
 from pruner_jax.mesh import LEARN_RULES, make_mesh
 from pruner_jax.policy import handle
 from pruner_jax.problems.source import load_problems
@@ -27,6 +26,8 @@ from pruner_jax.store.folder import write_atomically
 from pruner_jax.store.records import write_rollouts
 from pruner_jax.types import Problem, Purpose
 from pruner_jax.verify.pool import Verifier
+
+_COMPARED = ("accuracy_change", "token_ratio", "aes", "by_difficulty", "confidence", "resamples")
 
 
 def evaluate_verb(settings: EvaluateConfig) -> dict[str, Any]:
@@ -60,9 +61,12 @@ def evaluate_verb(settings: EvaluateConfig) -> dict[str, Any]:
                     ),
                 }
         if settings.against is not None:
-            result |= _compare(settings, measured["against"], measured["model"])
+            both = _compare(settings, measured["against"], measured["model"])
+            progress.show(both)
+            result |= {name: both[name] for name in _COMPARED}
+        else:
+            _show(progress, result["model"])
         result = plain(result)
-        progress.show_evaluation(result)
         if settings.out is not None:
             path = pathlib.Path(settings.out) / "evaluation.json"
             write_atomically(path, json.dumps(result, indent=2) + "\n")
@@ -106,16 +110,24 @@ def _measure(
 
 
 def _compare(settings: EvaluateConfig, base: Outcomes, final: Outcomes) -> dict[str, Any]:
-    """What the model changes against the other one, problem by problem."""
-    change = paired.paired(
+    """What the model changes against the other one, problem by problem; a summary of both."""
+    return summary(
         base,
         final,
+        versions=versions(),
         confidence=settings.test.confidence,
         resamples=settings.test.resamples,
         seed=settings.seed,
     )
-    return {
-        **{name: dataclasses.asdict(value) for name, value in vars(change).items()},
-        "aes_constants": {"a": paired.AES_A, "b": paired.AES_B, "g": paired.AES_G},
-        "confidence": settings.test.confidence,
-    }
+
+
+def _show(progress: Progress, found: dict[str, Any]) -> None:
+    """One model's numbers, a line each."""
+    low, high = (found["accuracy_in_general"][end] for end in ("low", "high"))
+    progress.log(f"accuracy            {found['accuracy']:.4f} ({low:.4f} to {high:.4f})")
+    for name in ("mean_tokens", "median_tokens", "mean_thinking_tokens", "mean_answer_tokens"):
+        progress.log(f"{name.replace('_', ' '):<20}{found[name]:.2f}")
+    progress.log(
+        f"cut at the limit    {found['truncated']:.2%}\n{found['n_problems']} problems, "
+        f"{found['samples_per_problem']} samples each, limit {found['limit']} tokens"
+    )
