@@ -337,7 +337,7 @@ def test_workers_die_with_their_parent(tmp_path, number):
     pids = [int(pid) for pid in lines[2].split()]
     assert len(pids) == 2 and all(alive(pid) for pid in pids)
     process.send_signal(number)
-    process.wait(timeout=20)
+    process.wait(timeout=90)
     assert process.returncode != 0
     assert gone(pids)
     process.stdout.close()
