@@ -190,14 +190,7 @@ def _batch(
     first = step * settings.batch
     index, _ = order(len(problems), settings.seed, first, settings.batch)
     chosen = [problems[i] for i in index]
-    prompts = text.make_prompts(
-        engine.tokenizer,
-        chosen,
-        settings.text,
-        limit=settings.limit,
-        purpose=Purpose.TRAIN,
-        visit_P=0,
-    )
+    prompts = engine.prompts(chosen, purpose=Purpose.TRAIN, limit=settings.limit)
     examples = []
     for place, (problem, prompt) in enumerate(zip(chosen, prompts.tokens)):
         trace = write(problem, np.random.default_rng([settings.seed, first + place]))

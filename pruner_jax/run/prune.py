@@ -297,15 +297,13 @@ def with_reference(run: Session, state: RunState, weighted: Weighted) -> Weighte
 
 
 def completions(graded: Graded) -> dict[str, float]:
-    """Lengths and accuracy of a step's rows, named as in TRL where TRL has a name."""
+    """Accuracy and lengths of a step's rows, beside the mean that the weighing reports."""
     rollouts = graded.rollouts
     length_B, finished_B = rollouts.length_B, rollouts.finished_B
     found = {
         "prune/accuracy": graded.correct_B.mean(),
-        "completions/mean_length": length_B.mean(),
         "completions/min_length": length_B.min(),
         "completions/max_length": length_B.max(),
-        "completions/clipped_ratio": 1.0 - finished_B.mean(),
     }
     if finished_B.any():
         found["completions/mean_terminated_length"] = length_B[finished_B].mean()
