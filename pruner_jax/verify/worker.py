@@ -17,6 +17,7 @@ this process. It leaves with the exit code OUT_OF_MEMORY when an item does not f
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pickle
 import signal
@@ -37,14 +38,16 @@ def main() -> None:
     os.set_inheritable(fd, False)  # or what a checker starts would keep the connection open
     connection = Connection(fd)
     _confine(memory_mb, parent)
+    with contextlib.suppress(EOFError, BrokenPipeError, ConnectionResetError):
+        _serve(connection)
+
+
+def _serve(connection: Connection) -> None:
     settings, correct_from = connection.recv()
     checks: dict[str, Check] = {}
     connection.send(None)
     while True:
-        try:
-            spec, jobs = connection.recv()
-        except EOFError:
-            return
+        spec, jobs = connection.recv()
         if spec not in checks:
             try:
                 checks[spec] = load(spec, settings.get(spec, {}))

@@ -1,5 +1,6 @@
 """The worker pool: poisoned items cost one verdict each, nothing hangs, nothing is left behind."""
 
+import contextlib
 import os
 import pathlib
 import signal
@@ -23,26 +24,25 @@ def problem(answer="", checker=f"{POISONS}:check", **columns):
 
 
 def pool(**changes):
-    return Verifier(VerifyOptions(**{"workers": 2, "timeout_s": 1.0, **changes}))
+    return Verifier(VerifyOptions(**{"workers": 2, "timeout_s": 3.0, **changes}))
 
 
 def children():
     """Direct children of this process that exist, zombies included."""
-    ours = f"/proc/{os.getpid()}/task"
-    return {
-        int(pid)
-        for thread in os.listdir(ours)
-        for pid in pathlib.Path(ours, thread, "children").read_text().split()
-    }
+    found = set()
+    for thread in pathlib.Path(f"/proc/{os.getpid()}/task").iterdir():
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # the thread has ended
+            found.update(map(int, (thread / "children").read_text().split()))
+    return found
 
 
 # -- poisons ---------------------------------------------------------------------------------------
 
 POISONED = {
-    "hang in C": (Verdict.TIMEOUT, "took more than 1 s checking, twice"),
-    "hang holding the lock": (Verdict.TIMEOUT, "took more than 1 s"),
-    "sleep": (Verdict.TIMEOUT, "took more than 1 s"),
-    "ignore signals and hang": (Verdict.TIMEOUT, "took more than 1 s"),
+    "hang in C": (Verdict.TIMEOUT, "took more than 3 s checking, twice"),
+    "hang holding the lock": (Verdict.TIMEOUT, "took more than 3 s"),
+    "sleep": (Verdict.TIMEOUT, "took more than 3 s"),
+    "ignore signals and hang": (Verdict.TIMEOUT, "took more than 3 s"),
     "segfault": (Verdict.ERROR, "died of SIGSEGV, twice"),
     "abort": (Verdict.ERROR, "died of SIGABRT, twice"),
     "leave": (Verdict.ERROR, "exited with code 3, twice"),
@@ -70,8 +70,8 @@ def test_each_poison_costs_one_verdict():
     with pool() as verifier:
         tickets = [verifier.submit(problem("12"), text, None) for text in texts]
         outcomes = verifier.collect(tickets)
-        assert verifier.stats["retried"] == 9
-        assert verifier.stats["killed"] == 18
+        assert verifier.stats["retried"] >= 9  # more where the machine was too busy for a neighbour
+        assert verifier.stats["killed"] == verifier.stats["retried"] + 9
     for text, outcome in zip(texts, outcomes):
         expected = POISONED.get(text, (Verdict.CORRECT if text == "12" else Verdict.WRONG, ""))
         assert outcome.verdict == expected[0], (text, outcome)
@@ -82,7 +82,7 @@ def test_each_poison_costs_one_verdict():
 @LINUX
 def test_out_of_memory_through_a_neighbour_is_not_the_items_fault():
     """What fits alone gets its verdict, though an earlier item left no room in that worker."""
-    with pool(workers=1, memory_mb=700) as verifier:
+    with pool(workers=1, memory_mb=700, timeout_s=60) as verifier:
         tickets = [verifier.submit(problem("1"), text, None) for text in ("hoard", "need room")]
         assert [o.verdict for o in verifier.collect(tickets)] == [Verdict.CORRECT, Verdict.CORRECT]
         assert verifier.stats["retried"] == 1
@@ -91,7 +91,7 @@ def test_out_of_memory_through_a_neighbour_is_not_the_items_fault():
 def test_an_endless_comparison_costs_one_verdict():
     """The real thing: sympy would evaluate this until the machine is out of memory."""
     golds, texts = ["5", "5", r"\frac{1}{2}"], ["5", "9^{9^{9^{9}}}", "0.5"]
-    with pool(workers=1, timeout_s=0.5) as verifier:
+    with pool(workers=1) as verifier:
         tickets = [verifier.submit(problem(g, "math"), "", t) for g, t in zip(golds, texts)]
         verdicts = [outcome.verdict for outcome in verifier.collect(tickets)]
     assert verdicts[0] == verdicts[2] == Verdict.CORRECT
@@ -99,10 +99,10 @@ def test_an_endless_comparison_costs_one_verdict():
 
 
 def test_the_clock_of_an_item_starts_when_a_worker_begins_it():
-    """Ten items of 0.4 s wait in one queue for four seconds under a deadline of one."""
+    """Eight items of 0.5 s wait in one queue for four seconds under a deadline of three."""
     slow = problem("", f"{POISONS}:slow")
     with pool(workers=1) as verifier:
-        outcomes = verifier.collect([verifier.submit(slow, "", "0.4") for _ in range(10)])
+        outcomes = verifier.collect([verifier.submit(slow, "", "0.5") for _ in range(8)])
         assert {outcome.verdict for outcome in outcomes} == {Verdict.CORRECT}
         assert verifier.stats["retried"] == 0
 
