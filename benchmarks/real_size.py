@@ -97,8 +97,8 @@ def main() -> int:
         command = [sys.executable, "-m", "pruner_jax", "prune", *SETTINGS, *overrides]
         command += [f"--model={folder}/model", f"--out={folder}/run"]
         subprocess.run(command, check=True)
-        peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024**2
-        assert peak * 1024**2 > before, "the model was larger than the run"
+        peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024 / 1e9
+        assert peak > before * 1024 / 1e9, "the model was larger than the run"
         found = {
             "peak_gb": round(peak, 2),
             "limit_gb": LIMIT_GB,

@@ -239,6 +239,7 @@ def train_step(run: Session, state: RunState) -> dict[str, Any]:
         )
     with clock.phase("learn"):
         weighted = with_reference(run, state, weighted)
+        run.checkpoints.release()
         state.learn, learning = learn(
             state.learn,
             rows_of(weighted, run.spec),
