@@ -31,6 +31,7 @@ from pruner_jax.report.progress import Progress
 from pruner_jax.run.clock import Clock
 from pruner_jax.run.compilation import keep_compiled_programs
 from pruner_jax.run.engine import Engine
+from pruner_jax.run.heap import give_back_large_blocks
 from pruner_jax.run.state import Mark
 from pruner_jax.store.checkpoints import Checkpoints
 from pruner_jax.store.folder import RunFolder, open_folder
@@ -211,6 +212,7 @@ class Session:
 def open_session(settings: PruneConfig) -> Iterator[Session]:
     """Everything a run needs, checked; the folder is locked for this process meanwhile."""
     keep_compiled_programs()
+    give_back_large_blocks()
     method = methods.build(methods.MethodOptions.of(settings.method))
     phase = _the_phase(method)
     _check_settings(settings, phase)
