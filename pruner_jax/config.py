@@ -1,48 +1,41 @@
 """The whole configuration: what each verb takes, composed from the options of every room.
 
-YAML plus dotted overrides (``--learn.remat=full``, ``--method.length.weight=0.1``) become frozen
-dataclasses through jsonargparse: unknown keys, wrong types and contradictory values are errors that
-name the field, what was found and what is allowed. Nothing here imports JAX.
+`load` reads a class from YAML and dotted overrides (see `settings`), and knows the one rule that
+ties two classes: an evaluation ``like`` a prune run begins with that run's settings. Nothing here
+imports JAX.
 """
 
 from __future__ import annotations
 
-import atexit
-import collections.abc
 import dataclasses
-import enum
 import pathlib
-import re
-import tempfile
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, TypeVar
-
-import yaml
 
 from pruner_jax.learn.options import LearnOptions, MeshOptions, OptimizerOptions
 from pruner_jax.measure.options import AutoOptions, EvaluateOptions, GuardOptions, PickOptions
 from pruner_jax.problems.options import ProblemsOptions
 from pruner_jax.sample.options import SampleOptions
+from pruner_jax.settings import ConfigError, Given, build, parser, plain, read
 from pruner_jax.text import TextOptions
 from pruner_jax.verify.options import VerifyOptions
 
+__all__ = [
+    "ConfigError",
+    "EvaluateConfig",
+    "ExportConfig",
+    "PruneConfig",
+    "ReportConfig",
+    "RoundsOptions",
+    "SampleConfig",
+    "WarmupConfig",
+    "load",
+    "parser",
+    "plain",
+]
+
 T = TypeVar("T")
-
-
-class ConfigError(ValueError):
-    """A setting is unknown, has the wrong type, or contradicts another."""
-
-
-def parser(cls: type, prog: str = "pruner-jax", description: str | None = None) -> Any:
-    """The jsonargparse parser of a configuration class; ``--config FILE`` reads YAML."""
-    import jsonargparse
-
-    jsonargparse.set_parsing_settings(docstring_parse_attribute_docstrings=True)
-    made = jsonargparse.ArgumentParser(prog=prog, description=description, exit_on_error=False)
-    made.add_argument("--config", action="config", help="YAML file with any of the settings below.")
-    made.add_class_arguments(cls)
-    return made
 
 
 def load(cls: type[T], file: str | None = None, overrides: Sequence[str] = ()) -> T:
@@ -56,189 +49,18 @@ def load(cls: type[T], file: str | None = None, overrides: Sequence[str] = ()) -
     Raises:
       ConfigError: with the field, what was found and what is allowed.
     """
-    import argparse
-
-    overrides = _spell_out(cls, overrides)
-    given = _read_yaml(file) if file else {}
-    given = _overlay(_like(cls, given, overrides), given)
-    rest, free = _take_free(cls, given, overrides)
-    try:
-        made = parser(cls)
-        settings = made.parse_args([f"--config={_write_yaml(given)}", *rest])
-        values = vars(made.instantiate(settings))
-        value = cls(**{field.name: values[field.name] for field in dataclasses.fields(cls)})
-        for name, mapping in free.items():
-            value = _replace(value, name.split("."), mapping)
-        return value
-    except argparse.ArgumentError as error:
-        where = f"{file}: " if file else ""
-        raise ConfigError(f"{where}{error.message or error}") from None
-    except ValueError as error:
-        raise ConfigError(str(error)) from None
+    given = read(cls, file, overrides)
+    return build(cls, given.over(_like(cls, given)))
 
 
-def _spell_out(cls: type, words: Sequence[str]) -> list[str]:
-    """Command-line words with what people leave out: ``--dry-run`` is ``--dry_run=true``, and
-    ``--problems last_digit`` names what fills the room: ``--problems.name=last_digit``."""
-    kinds = typing.get_type_hints(cls)
-    found: list[str] = []
-    left = list(words)
-    while left:
-        word = left.pop(0)
-        key, equals, value = word.removeprefix("--").partition("=")
-        head, dot, tail = key.partition(".")
-        name = head.replace("-", "_")
-        kind = kinds.get(name)
-        if not word.startswith("--") or kind is None:
-            found.append(word)
-            continue
-        takes_next = left and (
-            left[0].lower() in ("true", "false") if kind is bool else not left[0].startswith("--")
-        )
-        if not equals and takes_next:
-            equals, value = "=", left.pop(0)
-        if kind is bool and not equals:
-            equals, value = "=", "true"
-        parts = dataclasses.fields(kind) if dataclasses.is_dataclass(kind) else ()
-        named = not dot and "name" in {part.name for part in parts}
-        if named and re.fullmatch(r"[\w./-]+", value):  # a mapping in YAML has braces
-            dot, tail = ".", "name"
-        found.append(f"--{name}{dot}{tail}{equals}{value}")
-    return found
-
-
-class _Loader(yaml.SafeLoader):
-    """YAML whose numbers may be written 1e-6, as people write them (YAML 1.1 wants 1.0e-6)."""
-
-
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(r"^[-+]?(\d+(\.\d*)?|\.\d+)[eE][-+]?\d+$"),
-    list("-+0123456789."),
-)
-
-
-def _read_yaml(file: str) -> dict[str, Any]:
-    path = pathlib.Path(file)
-    if not path.is_file():
-        raise ConfigError(f"there is no configuration at {file}")
-    try:
-        given = yaml.load(path.read_text(), _Loader) or {}
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{file} is not YAML: {error}") from None
-    if not isinstance(given, dict):
-        raise ConfigError(f"{file} holds {given!r}, not a mapping of settings")
-    return given
-
-
-def _write_yaml(settings: Mapping[str, Any]) -> str:
-    """A file that jsonargparse can read, gone when the program ends."""
-    with tempfile.NamedTemporaryFile("w", suffix=".yaml", delete=False) as file:
-        yaml.safe_dump(dict(settings), file)
-    atexit.register(pathlib.Path(file.name).unlink, missing_ok=True)
-    return file.name
-
-
-def _overlay(low: Mapping[str, Any], high: Mapping[str, Any]) -> dict[str, Any]:
-    """Two trees of settings as one; where both have a value, the second's.
-
-    A mapping over a list changes the entries it numbers, or the single entry there is.
-    """
-    merged = dict(low)
-    for key, value in high.items():
-        old = merged.get(key)
-        if isinstance(value, Mapping) and isinstance(old, Mapping):
-            value = _overlay(old, value)
-        elif isinstance(value, Mapping) and isinstance(old, list):
-            value = _overlay_list(str(key), old, value)
-        merged[key] = value
-    return merged
-
-
-def _overlay_list(key: str, old: list[Any], changes: Mapping[str, Any]) -> list[Any]:
-    if not all(str(place).isdigit() for place in changes):
-        changes = {0: changes} if len(old) == 1 else changes
-    entries = dict(enumerate(old))
-    for place, change in changes.items():
-        if not str(place).isdigit() or int(place) >= len(old):
-            raise ConfigError(
-                f"{key} is a list of {len(old)} entries, and {place!r} names none of them; say "
-                f"which one by its number, {key}.0 to {key}.{len(old) - 1}"
-            )
-        entries |= _overlay({int(place): entries[int(place)]}, {int(place): change})
-    return list(entries.values())
-
-
-def _replace(value: Any, path: Sequence[str], new: Any) -> Any:
-    if not path:
-        return new
-    part = _replace(getattr(value, path[0]), path[1:], new)
-    return dataclasses.replace(value, **{path[0]: part})
-
-
-# -- free mappings ---------------------------------------------------------------------------------
-# What a method or a problem source declares for itself is not known here. These settings go round
-# jsonargparse, which would read every text in them as YAML once more ("#### (.+)" as a comment).
-
-
-def _free_names(cls: type, prefix: str = "") -> list[str]:
-    """Dotted names of the fields that are free mappings."""
-    found = []
-    for name, kind in typing.get_type_hints(cls).items():
-        if typing.get_origin(kind) in (dict, collections.abc.Mapping):
-            found.append(prefix + name)
-        elif dataclasses.is_dataclass(kind):
-            found += _free_names(kind, f"{prefix}{name}.")
-    return found
-
-
-def _take_free(
-    cls: type, given: dict[str, Any], overrides: Sequence[str]
-) -> tuple[list[str], dict[str, Any]]:
-    """Free mappings, taken out of the file's settings (in place) and of the overrides."""
-    names = _free_names(cls)
-    free: dict[str, Any] = {}
-    for name in names:
-        *way, last = name.split(".")
-        place: Any = given
-        for part in way:
-            place = place.get(part) if isinstance(place, dict) else None
-        if isinstance(place, dict) and last in place:
-            free[name] = place.pop(last) or {}
-            if not isinstance(free[name], dict):
-                raise ConfigError(f"{name} is {free[name]!r}; allowed: a mapping")
-    rest: list[str] = []
-    for word in overrides:
-        key, equals, value = word.removeprefix("--").partition("=")
-        name = next((n for n in names if key == n or key.startswith(f"{n}.")), None)
-        if not word.startswith("--") or name is None:
-            rest.append(word)
-            continue
-        if not equals:
-            raise ConfigError(f"{word} needs a value: {word}=VALUE")
-        try:
-            tree = yaml.load(value, _Loader)
-        except yaml.YAMLError as error:
-            raise ConfigError(
-                f"{word}: the value is not YAML ({' '.join(str(error).split())}); put text that "
-                f"YAML would read otherwise in quotes"
-            ) from None
-        for part in reversed(key.removeprefix(name).split(".")[1:]):
-            tree = {part: tree}
-        if not isinstance(tree, dict):
-            raise ConfigError(f"{word}: {name} takes a mapping")
-        free[name] = _overlay(free.get(name, {}), tree)
-    return rest, free
-
-
-def _like(cls: type, given: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
+def _like(cls: type, given: Given) -> dict[str, Any]:
     """Settings that ``like: RUN_OR_FILE``, in the file or on the command line, brings to a class
     that knows it."""
     names = {field.name for field in dataclasses.fields(cls)}
     if "like" not in names:
         return {}
-    path = given.get("like")
-    for word in overrides:
+    path = given.tree.get("like")
+    for word in given.words:
         if word.partition("=")[0] == "--like":
             path = word.partition("=")[2]
             if not path:
@@ -249,24 +71,12 @@ def _like(cls: type, given: Mapping[str, Any], overrides: Sequence[str]) -> dict
         raise ConfigError(f"like is {path!r}; allowed: a run's folder or a YAML file")
     source = pathlib.Path(path)
     run = load(PruneConfig, str(source / "config.yaml" if source.is_dir() else source))
+    # Which model is measured, and where that is written, is the evaluation's own.
     shared = names & {field.name for field in dataclasses.fields(PruneConfig)} - {"model", "out"}
     settings = {name: plain(getattr(run, name)) for name in sorted(shared)}
     if settings["test"]["limit"] is None and run.rounds.limits != "auto":
-        settings["test"]["limit"] = max(run.rounds.limits)
+        settings["test"]["limit"] = max(run.rounds.limits)  # as the run itself tests
     return settings
-
-
-def plain(value: Any) -> Any:
-    """Settings as plain data (dicts, lists, numbers, text), to be written as YAML or JSON."""
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {f.name: plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
-    if isinstance(value, Mapping):
-        return {key: plain(part) for key, part in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [plain(part) for part in value]
-    if isinstance(value, enum.Enum):
-        return value.value
-    return value
 
 
 def _default(make: Any) -> Any:

@@ -10,7 +10,7 @@ import pytest
 ROOT = pathlib.Path(__file__).parents[1] / "pruner_jax"
 
 TIERS = [
-    {"types", "masked"},
+    {"types", "masked", "settings"},
     {"text", "mesh"},
     {"policy", "objective", "problems", "verify", "store"},
     {"methods", "sample", "learn", "measure", "report"},
@@ -20,7 +20,17 @@ TIERS = [
     {"cli"},
 ]
 TIER = {room: tier for tier, rooms in enumerate(TIERS) for room in rooms}
-FREE_OF_JAX = ("config", "types", "masked", "objective", "methods", "verify", "problems", "measure")
+FREE_OF_JAX = (
+    "config",
+    "settings",
+    "types",
+    "masked",
+    "objective",
+    "methods",
+    "verify",
+    "problems",
+    "measure",
+)
 
 
 def modules():
