@@ -138,8 +138,9 @@ def _run(verb: Verb, words: list[str]) -> int:
         # With --json, what libraries print goes to stderr: stdout holds one JSON value.
         with contextlib.redirect_stdout(sys.stderr) if as_json else contextlib.nullcontext():
             result = getattr(importlib.import_module(module), name)(settings)
-    except KeyboardInterrupt:
-        return _fail(130, "interrupted; the same command continues")
+    except KeyboardInterrupt as stop:
+        words = str(stop) or "interrupted; the same command continues"
+        return _fail(getattr(stop, "exit_code", 130), words)
     except config.ConfigError as error:
         return _fail(2, str(error))
     except Exception as error:

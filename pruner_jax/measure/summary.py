@@ -63,14 +63,13 @@ def summary(
     rounds: Sequence[Round] = (),
     seconds: Mapping[str, float] | None = None,
     versions: Mapping[str, str] | None = None,
-    command: str = "",
     confidence: float = 0.95,
     resamples: int = 10_000,
     seed: int = 0,
 ) -> dict[str, Any]:
     """The dict that is written as summary.json, from two test evaluations under one limit.
 
-    ``command`` is what the user typed, ``seconds`` the time of each phase.
+    ``seconds``: the time of each phase.
     """
     how = {"confidence": confidence, "resamples": resamples, "seed": seed}
     base, final = paired.aligned(base, final)
@@ -98,7 +97,6 @@ def summary(
         "rounds": [dataclasses.asdict(entry) for entry in rounds],
         "seconds": dict(seconds or {}),
         "versions": dict(versions or {}),
-        "command": command,
     }
     return plain(result)
 

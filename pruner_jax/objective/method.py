@@ -144,8 +144,8 @@ class Phase:
     """How the weighted rows are edited before they are trained on."""
 
     train: tuple[Trained, ...] = ("sampled",)
-    """Tokens that enter the loss, by origin. A token that stands for a decision of the policy but
-    was forced (AdaptThink's first one) needs "forced"."""
+    """Tokens that enter the loss, by origin. One that a hook wrote in the policy's place and put in
+    the loss (AdaptThink's first one) counts as "sampled"."""
 
     loss: LossSpec | None
     """How the learner uses the rows. null: it does not; the phase only collects."""

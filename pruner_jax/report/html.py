@@ -182,8 +182,9 @@ def _transcripts(run: Run) -> str:
 def _making(run: Run) -> str:
     summary = run.summary or {}
     parts = []
-    if summary.get("command"):
-        parts.append(f"<h3>Command</h3><pre>{escape(summary['command'])}</pre>")
+    if run.config_text:  # the settings below name the model and the folder: they are the command
+        command = f"pruner-jax prune {run.folder / 'config.yaml'}"
+        parts.append(f"<h3>Command</h3><pre>{escape(command)}</pre>")
     columns = [
         _seconds(summary.get("seconds", {})),
         _small_table("Versions", [(k, v) for k, v in summary.get("versions", {}).items()]),

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -33,12 +33,14 @@ def measure(
     purpose: Purpose,
     progress: Progress,
     title: str,
+    check: Callable[[], None] = lambda: None,
 ) -> Graded:
     """Graded samples of the set's problems under the evaluation's own sampling settings.
 
     ``params`` are decode parameters. The prompt names no token limit (``text.limit_sentence`` is a
     matter of training), so every model is asked the same. The random keys depend on the seed, the
-    set and the problem, not on the model, so two models are measured with the same draws.
+    set and the problem, not on the model, so two models are measured with the same draws. ``check``
+    is called at every look at the device and may raise.
     """
     problems = problems[: options.problems]
     silent = dataclasses.replace(engine.text, limit_sentence="")
@@ -46,13 +48,18 @@ def measure(
         temperature=options.temperature, top_p=options.top_p, top_k=options.top_k
     )
     progress.start(len(problems) * options.samples, title)
+
+    def on_progress(done: int, rows: int, tokens: int) -> None:
+        check()
+        progress.update(done)
+
     graded, _ = engine.rollout(
         params,
         problems,
         purpose=purpose,
         samples=options.samples,
         limit=limit,
-        on_progress=lambda done, total, tokens: progress.update(done),
+        on_progress=on_progress,
     )
     progress.update(
         len(graded),

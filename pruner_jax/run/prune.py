@@ -4,45 +4,43 @@
 
 Three disjoint sets: steps sample *train*; evaluations, guards, the pick and ``auto`` limits see
 *monitor* only; *test* is sampled once, at the end, for the model that came and the one that goes.
-Everything between two steps is one ``RunState``; ``run/session.py`` holds what stays the same.
+Everything between two steps is one ``RunState``; ``run/session.py`` holds what stays the same,
+``run/step.py`` makes a step, ``run/monitor.py`` watches.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import json
-import math
 import os
 from typing import Any
 
 import jax
-import numpy as np
 
 from pruner_jax import config
 from pruner_jax.config import PruneConfig
-from pruner_jax.learn.learn import learn
-from pruner_jax.learn.rows import rows_of, rows_of_rollouts
-from pruner_jax.learn.step import init_state, score
-from pruner_jax.measure import guards, stats
+from pruner_jax.learn.step import init_state
+from pruner_jax.measure import stats
 from pruner_jax.measure.outcomes import Outcomes, outcomes
 from pruner_jax.measure.pick import Candidate, check_tolerance, next_limit, pick
 from pruner_jax.measure.summary import Round, summary, versions
-from pruner_jax.objective import memory
-from pruner_jax.objective.context import Context
-from pruner_jax.objective.groups import Groups
-from pruner_jax.objective.weigh import weigh
 from pruner_jax.policy import handle
-from pruner_jax.problems.order import order
 from pruner_jax.report import html
-from pruner_jax.run.measuring import measure, read_outcomes
-from pruner_jax.run.session import Session, open_session
-from pruner_jax.run.state import Mark, RunState, meta_of, parameters_in_use, state_of
+from pruner_jax.run.interrupts import Interrupted
+from pruner_jax.run.measuring import read_outcomes
+from pruner_jax.run.monitor import (
+    add_candidate,
+    compare_sampler_with_learner,
+    evaluate,
+    evaluation_due,
+    heed_guards,
+    record_evaluation,
+)
+from pruner_jax.run.session import PyTree, Session, open_session
+from pruner_jax.run.state import RunState, meta_of, parameters_in_use, state_of
+from pruner_jax.run.step import train_step
 from pruner_jax.store.folder import write_atomically
 from pruner_jax.store.records import keep_only, write_rollouts
-from pruner_jax.types import Graded, Purpose, Weighted, take_rows
-from pruner_jax.verify.grade import counts
-
-PyTree = Any
 
 _TEST_FILES = ("base-test.parquet", "final-test.parquet")
 
@@ -75,7 +73,11 @@ def prune(settings: PruneConfig | str | os.PathLike[str], out: str | None = None
         say_what_can_be_told(run, state)
         while (limit := limit_of_next_round(run, state)) is not None:
             begin_round(run, state, limit)
-            play_round(run, state)
+            try:
+                play_round(run, state)
+            except Interrupted:
+                save(run, state)
+                raise
             end_round(run, state)
         return finish(run, state)
 
@@ -94,7 +96,7 @@ def start(run: Session) -> RunState:
         reference=None,
     )
     del params
-    graded = evaluate(run, state.learn.params, "start model")
+    graded = evaluate(run, state.learn.params, "monitor", "monitor, start model")
     state.start = state.origin = record_evaluation(run, state, graded, "base-monitor", "start")
     compare_sampler_with_learner(run, state, graded)
     save(run, state)
@@ -126,7 +128,7 @@ def resume(run: Session) -> RunState | None:
     state = state_of(
         meta["state"], run.checkpoints.arrays(position, run.learn_like), reference=None
     )
-    if state.limit is not None and run.spec.needs_reference:
+    if state.in_round and run.spec.needs_reference:
         state.reference = reference_of(run, state)
     run.progress.log(f"continuing {run.folder.root} after step {state.steps}")
     return state
@@ -156,7 +158,7 @@ def limit_of_next_round(run: Session, state: RunState) -> int | None:
     """Token limit of the round to be played, the one that runs included; None when all are done."""
     if state.ended is not None:
         return None
-    if state.limit is not None:
+    if state.in_round:
         return state.limit
     rounds = run.settings.rounds
     if rounds.limits != "auto":
@@ -164,7 +166,7 @@ def limit_of_next_round(run: Session, state: RunState) -> int | None:
     if state.round >= rounds.most:
         state.ended = f"{rounds.most} rounds were played (rounds.most)"
         return None
-    current = state.rounds[-1]["limit"] if state.rounds else run.cap
+    current = state.rounds[-1]["limit"] if state.rounds else run.cap("monitor")
     found = next_limit(read_outcomes(run.rollouts(state.origin)), current, run.settings.auto)
     run.progress.log(f"auto limit: {found.reason}")
     if found.limit is None:
@@ -174,7 +176,7 @@ def limit_of_next_round(run: Session, state: RunState) -> int | None:
 
 def begin_round(run: Session, state: RunState, limit: int) -> None:
     """Set the limit and the reference. Nothing to do in a resumed round."""
-    if state.limit is not None:
+    if state.in_round:
         return
     state.limit = limit
     state.step = 0
@@ -196,213 +198,24 @@ def play_round(run: Session, state: RunState) -> None:
     rounds = run.settings.rounds
     title = f"round {state.round + 1}, limit {state.limit}"
     run.progress.start(rounds.steps, title, done=state.step)
-    while state.step < rounds.steps:
-        record = train_step(run, state)
-        run.progress.update(
-            state.step,
-            accuracy=record["prune/accuracy"],
-            mean_tokens=record["completions/mean_length"],
-            truncated=record["completions/clipped_ratio"],
-        )
-        if not heed_guards(run, state, record):
-            return
-        if state.step % rounds.evaluate_every == 0 or state.step == rounds.steps:
+    while state.step < rounds.steps or evaluation_due(run, state):
+        if not evaluation_due(run, state):  # it is where the run was interrupted in one
+            record = train_step(run, state)
+            run.progress.update(
+                state.step,
+                accuracy=record["prune/accuracy"],
+                mean_tokens=record["completions/mean_length"],
+                truncated=record["completions/clipped_ratio"],
+            )
+            if not heed_guards(run, state):
+                return
+        if evaluation_due(run, state):
             add_candidate(run, state)
-            if not heed_guards(run, state, record):
+            if not heed_guards(run, state):
                 return
             run.progress.start(rounds.steps, title, done=state.step)
         if state.step % rounds.save_every == 0 and state.step < rounds.steps:
             save(run, state)
-
-
-def train_step(run: Session, state: RunState) -> dict[str, Any]:
-    """Sample, check, weigh, learn; the record of the step as it was written down."""
-    settings, clock = run.settings, run.clock
-    index, visit = order(
-        len(run.problems["train"]), settings.seed, state.cursor, settings.rounds.prompts
-    )
-    with clock.phase("rollout"):
-        params = run.engine.decode_params(state.learn.params)
-    graded, speed = run.engine.rollout(
-        params,
-        [run.problems["train"][i] for i in index],
-        purpose=Purpose.TRAIN,
-        samples=run.phase.collect.samples,
-        limit=state.limit,
-        visit_P=visit,
-        clock=clock,
-    )
-    del params
-    with clock.phase("weigh"):
-        weighted, state.method, weighing = weigh(
-            run.phase, graded, state.method, context(run, state)
-        )
-    with clock.phase("learn"):
-        weighted = with_reference(run, state, weighted)
-        run.checkpoints.release()
-        state.learn, learning = learn(
-            state.learn,
-            rows_of(weighted, run.spec),
-            run.update,
-            spec=run.spec,
-            options=settings.learn,
-            mesh=run.mesh,
-            seed=settings.seed + state.steps,
-        )
-    state.cursor += settings.rounds.prompts
-    state.step += 1
-    state.steps += 1
-    log_rollouts(run, state, weighted)
-    return run.record(
-        {
-            "kind": "step",
-            "round": state.round + 1,
-            "step": state.steps,
-            "limit": state.limit,
-            **weighing,
-            **completions(graded),
-            **guards.diagnose(graded),
-            **counts(graded),
-            **learning,
-            **speed.metrics(),
-            **{f"perf/verify_{name}": n for name, n in run.engine.verifier.stats.items()},
-            **clock.lap(),
-        }
-    )
-
-
-def context(run: Session, state: RunState) -> Context:
-    """What the method may know of this step."""
-    return Context(
-        limit=state.limit,
-        step=state.steps,
-        round_step=state.step,
-        round=state.round,
-        seed=run.settings.seed,
-        metrics=run.latest_evaluation(),
-        end_token=run.engine.end_ids[0],
-        decode=run.engine.decode,
-    )
-
-
-def with_reference(run: Session, state: RunState, weighted: Weighted) -> Weighted:
-    """The rows with log-probabilities under the reference policy, if the loss needs them."""
-    if not run.spec.needs_reference:
-        return weighted
-    rollouts = weighted.graded.rollouts
-    rows = rows_of_rollouts(rollouts, run.spec.temperature_of(rollouts.temperature))
-    logp_BT = score(
-        state.reference, run.engine.config, rows, options=run.settings.learn, mesh=run.mesh
-    )
-    return dataclasses.replace(weighted, ref_logp_BT=logp_BT)
-
-
-def completions(graded: Graded) -> dict[str, float]:
-    """Accuracy and lengths of a step's rows, beside the mean that the weighing reports."""
-    rollouts = graded.rollouts
-    length_B, finished_B = rollouts.length_B, rollouts.finished_B
-    found = {
-        "prune/accuracy": graded.correct_B.mean(),
-        "completions/min_length": length_B.min(),
-        "completions/max_length": length_B.max(),
-    }
-    if finished_B.any():
-        found["completions/mean_terminated_length"] = length_B[finished_B].mean()
-    return {name: float(value) for name, value in found.items()}
-
-
-def log_rollouts(run: Session, state: RunState, weighted: Weighted) -> None:
-    """Every so many steps the rows go to a file of their own."""
-    every = run.settings.rounds.log_rollouts_every
-    if every and state.steps % every == 0:
-        name = f"round-{state.round + 1:02d}-step-{state.steps:05d}"
-        run.write_rollouts(
-            name, weighted.graded, round=state.round + 1, step=state.steps, weighted=weighted
-        )
-
-
-# -- measuring, guarding, picking ------------------------------------------------------------------
-
-
-def evaluate(run: Session, params: PyTree, title: str) -> Graded:
-    """The monitor set under the parameters of the learner."""
-    with run.clock.phase("evaluate"):
-        return measure(
-            run.engine,
-            run.engine.decode_params(params),
-            run.problems["monitor"],
-            run.settings.monitor,
-            limit=run.cap,
-            purpose=Purpose.MONITOR,
-            progress=run.progress,
-            title=title,
-        )
-
-
-def record_evaluation(
-    run: Session, state: RunState, graded: Graded, name: str, parameters: str
-) -> Mark:
-    """Write an evaluation down; what to find it by."""
-    result = outcomes(graded)
-    run.write_rollouts(
-        name, graded, round=state.round + (state.limit is not None), step=state.steps
-    )
-    run.record(
-        {
-            "kind": "evaluate",
-            "round": state.round + (state.limit is not None),
-            "step": state.steps,
-            "limit": state.limit,
-            "accuracy": stats.accuracy(result),
-            "mean_tokens": stats.mean_tokens(result),
-            "truncated": stats.truncated(result),
-            "parameters": parameters,
-            **counts(graded),
-        }
-    )
-    state.method = (
-        memory.observe(state.method, Groups.of(graded)) if run.needs_monitor else state.method
-    )
-    return Mark(state.steps, parameters, f"{name}.parquet")
-
-
-def add_candidate(run: Session, state: RunState) -> None:
-    """Measure the parameters of this step and keep them until the round ends."""
-    name = f"round-{state.round + 1:02d}-step-{state.steps:05d}"
-    graded = evaluate(run, state.learn.params, f"monitor after step {state.steps}")
-    mark = record_evaluation(run, state, graded, f"{name}-monitor", name)
-    with run.clock.phase("save"):
-        run.checkpoints.save_parameters(name, state.learn.params)
-    state.candidates.append(mark)
-
-
-def heed_guards(run: Session, state: RunState, record: dict[str, Any]) -> bool:
-    """Whether the round may go on after this step."""
-    alarms = guards.watch(run.history, run.settings.guards)
-    if not alarms:
-        check_agreement(run, record)
-        return True
-    action = run.settings.guards.action
-    for alarm in alarms:
-        run.progress.log(f"guard {alarm.guard} ({action}): {alarm.reason}")
-        run.record(
-            {
-                "kind": "alarm",
-                "round": state.round + 1,
-                "step": state.steps,
-                "guard": alarm.guard,
-                "reason": alarm.reason,
-                "action": action,
-            }
-        )
-    if action == "warn":
-        return True
-    if action == "stop":
-        state.ended = f"guard {alarms[0].guard}: {alarms[0].reason}"
-    # Candidates from before the steps that rang are sound; the others go.
-    sound = state.steps - run.settings.guards.window
-    state.candidates = [mark for mark in state.candidates if mark.step <= sound]
-    return False
 
 
 def end_round(run: Session, state: RunState) -> None:
@@ -450,41 +263,6 @@ def end_round(run: Session, state: RunState) -> None:
     state.reference = None
     state.candidates = []
     save(run, state)
-
-
-def compare_sampler_with_learner(run: Session, state: RunState, graded: Graded) -> None:
-    """Self-test before anything is trained: both must give the same log-probabilities."""
-    few = take_rows(graded.rollouts, np.arange(min(32, len(graded))))
-    temperature = few.temperature or 1.0
-    logp_BT = score(
-        state.learn.params,
-        run.engine.config,
-        rows_of_rollouts(few, temperature),
-        options=run.settings.learn,
-        mesh=run.mesh,
-    )
-    inside = np.arange(logp_BT.shape[1]) < few.length_B[:, None]
-    difference = float(np.abs(logp_BT - few.logp_BT)[inside].mean())
-    run.progress.log(f"sampler and learner differ by {difference:.2e} in log-probability")
-    check_agreement(run, {"sampling/sampling_logp_difference/mean": difference})
-
-
-def check_agreement(run: Session, record: dict[str, Any]) -> None:
-    """Stop when sampler and learner are not the same model any more."""
-    difference = record.get("sampling/sampling_logp_difference/mean")
-    if difference is None or difference <= run.logp_tolerance:
-        return
-    if math.isnan(difference):
-        raise ValueError(
-            "the learner's log-probabilities are not numbers (NaN): the model's weights or its "
-            "precision (learn.dtype, sample.dtype) cannot be right"
-        )
-    raise ValueError(
-        f"sampler and learner differ by {difference:.3g} in log-probability on average, allowed is "
-        f"{run.logp_tolerance:g} (rounds.logp_tolerance): the rows are not what the learner takes "
-        "them for. Compute both in the same precision (sample.dtype, learn.dtype), or raise the "
-        "tolerance if the difference is the precision's"
-    )
 
 
 # -- the end ---------------------------------------------------------------------------------------
@@ -542,17 +320,7 @@ def test(run: Session, params: PyTree, name: str) -> Outcomes:
     path = run.folder.rollouts / f"{name}-test.parquet"
     if path.exists():
         return read_outcomes(path)
-    with run.clock.phase("evaluate"):
-        graded = measure(
-            run.engine,
-            run.engine.decode_params(params),
-            run.problems["test"],
-            run.settings.test,
-            limit=run.test_cap,
-            purpose=Purpose.TEST,
-            progress=run.progress,
-            title=f"test set, {name} model",
-        )
+    graded = evaluate(run, params, "test", f"test set, {name} model")
     write_rollouts(path, graded, round=0, step=0)
     return outcomes(graded)
 

@@ -32,6 +32,7 @@ from pruner_jax.run.clock import Clock
 from pruner_jax.run.compilation import keep_compiled_programs
 from pruner_jax.run.engine import Engine
 from pruner_jax.run.heap import give_back_large_blocks
+from pruner_jax.run.interrupts import Interrupts
 from pruner_jax.run.state import Mark
 from pruner_jax.store.checkpoints import Checkpoints
 from pruner_jax.store.folder import RunFolder, open_folder
@@ -80,6 +81,7 @@ class Session:
     update: Update
     progress: Progress
     clock: Clock
+    interrupts: Interrupts
     folder: RunFolder | None = None  # these three: not in a dry run
     metrics: Metrics | None = None
     checkpoints: Checkpoints | None = None
@@ -91,15 +93,9 @@ class Session:
         """The loss of the method."""
         return self.phase.loss
 
-    @property
-    def cap(self) -> int:
-        """Most tokens of a response on the monitor set, the same for every model."""
-        return _cap(self.settings, "monitor")
-
-    @property
-    def test_cap(self) -> int:
-        """Most tokens of a response on the test set, the same for both models."""
-        return _cap(self.settings, "test")
+    def cap(self, name: str) -> int:
+        """Most tokens of a response on the monitor or the test set, the same for every model."""
+        return _cap(self.settings, name)
 
     @property
     def logp_tolerance(self) -> float:
@@ -197,10 +193,10 @@ class Session:
             "sampler_bytes": parameters * jnp.dtype(self.engine.dtype).itemsize,
             "cache_bytes": {
                 "round": self.engine.cache_bytes(
-                    self.cap if rounds.limits == "auto" else max(rounds.limits)
+                    self.cap("monitor") if rounds.limits == "auto" else max(rounds.limits)
                 ),
-                "monitor": self.engine.cache_bytes(self.cap),
-                "test": self.engine.cache_bytes(self.test_cap),
+                "monitor": self.engine.cache_bytes(self.cap("monitor")),
+                "test": self.engine.cache_bytes(self.cap("test")),
             },
         }
         for name, value in found.items():
@@ -246,6 +242,7 @@ def open_session(settings: PruneConfig) -> Iterator[Session]:
             update=make_update(policy.config, phase.loss, settings.learn, optimizer, mesh),
             progress=progress,
             clock=Clock(),
+            interrupts=stack.enter_context(Interrupts()),
         )
         for line in _unlike_published(method, settings):
             progress.log(line)

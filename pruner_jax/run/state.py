@@ -20,7 +20,10 @@ PyTree = Any
 
 @dataclasses.dataclass
 class RunState:
-    """Where a run stands. ``parameters`` names are those of ``store.Checkpoints``."""
+    """Where a run stands. ``parameters`` names are those of ``store.Checkpoints``.
+
+    Changed in place: what lies on devices must go before its successor is made, or both need room.
+    """
 
     learn: LearnState
     reference: PyTree | None  # what the KL is measured against; None: the method has no KL
@@ -35,6 +38,16 @@ class RunState:
     candidates: list[Mark] = dataclasses.field(default_factory=list)  # of this round
     rounds: list[dict[str, Any]] = dataclasses.field(default_factory=list)  # finished ones
     ended: str | None = None  # why no further round follows
+
+    @property
+    def in_round(self) -> bool:
+        """Whether a round has begun and not ended."""
+        return self.limit is not None
+
+    @property
+    def current_round(self) -> int:
+        """Number of the round that runs, from 1; between rounds of the one that has ended."""
+        return self.round + self.in_round
 
 
 @dataclasses.dataclass(frozen=True)

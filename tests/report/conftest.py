@@ -182,7 +182,6 @@ def make_run(folder: pathlib.Path, problems=120, samples=4) -> pathlib.Path:
         rounds=rounds,
         seconds=seconds,
         versions=versions(),
-        command="pruner-jax prune configs/quickstart.yaml --out runs/quickstart",
         resamples=2000,
     )
     (folder / "summary.json").write_text(json.dumps(found, indent=2))

@@ -81,7 +81,7 @@ def test_the_numbers_on_the_page_are_those_of_the_summary(run):
     summary = json.loads((run / "summary.json").read_text())
     assert f"{100 * summary['final']['accuracy']:.1f} %" in text
     assert f"×{summary['token_ratio']['value']:.2f}" in text
-    assert "pruner-jax prune configs/quickstart.yaml" in text
+    assert f"pruner-jax prune {run}/config.yaml" in text
     assert "tolerance: 0.03" in text
 
 
@@ -105,7 +105,7 @@ def test_each_part_may_be_missing(run, path, words):
     (run / path).unlink()
     page = build(run)
     assert re.search(words, " ".join(outline(page).text))
-    assert ("missing" in page.read_text().split("</style>")[1]) == bool(words)
+    assert ('class="missing"' in page.read_text().split("</style>")[1]) == bool(words)
 
 
 def test_a_run_that_still_trains(run):

@@ -1,13 +1,16 @@
 """The whole path on a random model: what a run leaves, and that it goes on where it stopped."""
 
 import json
+import signal
 
 import numpy as np
 import pytest
 
 import pruner_jax as pj
 from pruner_jax.report.read import read_run
+from pruner_jax.run import monitor, step
 from pruner_jax.run import prune as prune_module
+from pruner_jax.run.interrupts import Interrupted
 from pruner_jax.run.prune import prune
 from pruner_jax.store.folder import FolderError
 from pruner_jax.store.records import read_rollouts
@@ -65,30 +68,102 @@ def test_a_run_leaves_what_it_promises(settings, tmp_path):
     assert len(pj.generate(policy, ["1 + 1?"], max_tokens=4).text) == 1
 
 
-@pytest.mark.parametrize(
-    ("where", "visit"),
-    [("weigh", 3), ("record_evaluation", 2), ("pick", 1), ("save", 4), ("test", 2), ("export", 1)],
-)
-def test_a_run_that_dies_goes_on_exactly(settings, tmp_path, whole, monkeypatch, where, visit):
-    class Died(BaseException):
-        """Not an Exception: nothing may catch it."""
+class Died(BaseException):
+    """Not an Exception: nothing may catch it."""
 
-    real, seen = getattr(prune_module, where), []
 
-    def dying(*args, **kwargs):
+def at_visit(monkeypatch, module, name, visit, act):
+    """Let the function act before its visit of that number; what was there is put back."""
+    real, seen = getattr(module, name), []
+
+    def watched(*args, **kwargs):
         seen.append(1)
         if len(seen) == visit:
-            raise Died
+            monkeypatch.setattr(module, name, real)
+            act()
         return real(*args, **kwargs)
 
-    monkeypatch.setattr(prune_module, where, dying)
+    monkeypatch.setattr(module, name, watched)
+
+
+def die():
+    raise Died
+
+
+@pytest.mark.parametrize(
+    ("module", "where", "visit"),
+    [
+        (step, "weigh", 3),
+        (monitor, "record_evaluation", 2),
+        (prune_module, "pick", 1),
+        (prune_module, "save", 4),
+        (prune_module, "test", 2),
+        (prune_module, "export", 1),
+    ],
+)
+def test_a_run_that_dies_goes_on_exactly(
+    settings, tmp_path, whole, monkeypatch, module, where, visit
+):
+    at_visit(monkeypatch, module, where, visit, die)
     with pytest.raises(Died):
         prune(settings(f"--out={tmp_path / 'run'}"))
-    monkeypatch.setattr(prune_module, where, real)
     prune(settings(f"--out={tmp_path / 'run'}"))
     again = left_behind(tmp_path / "run")
     for part, value in whole.items():
         assert again[part] == value, part
+
+
+@pytest.fixture
+def ctrl_c():
+    """Ctrl-C as in the foreground, also where the tests run in the background."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("ctrl_c")
+@pytest.mark.parametrize(
+    ("module", "where", "visit", "steps"),
+    [
+        (step, "weigh", 3, 3),  # in a step, which is finished
+        (step, "order", 4, 3),  # before a step's rollouts, which are not
+        (monitor, "measure", 2, 2),  # in an evaluation within the round
+    ],
+)
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_run_that_is_asked_to_stop_saves_its_last_step(
+    settings, tmp_path, whole, monkeypatch, module, where, visit, steps, number
+):
+    """Nothing but what was being sampled is lost, whatever ``save_every``."""
+    given = settings(f"--out={tmp_path / 'run'}", "--rounds.save_every=100")
+    at_visit(monkeypatch, module, where, visit, lambda: signal.raise_signal(number))
+    before = signal.getsignal(number)
+    with pytest.raises(Interrupted, match=f"stopped by {number.name}") as stop:
+        prune(given)
+    assert stop.value.exit_code == 128 + number and signal.getsignal(number) is before
+    lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line)["kind"] for line in lines].count("step") == steps
+    made = []
+    monkeypatch.setattr(
+        prune_module, "train_step", lambda *a: made.append(1) or step.train_step(*a)
+    )
+    prune(given)
+    assert len(made) == 8 - steps
+    again = left_behind(tmp_path / "run")
+    for part, value in whole.items():
+        assert again[part] == value, part
+
+
+@pytest.mark.usefixtures("ctrl_c")
+def test_the_second_signal_stops_at_once(settings, tmp_path, monkeypatch):
+    def insist():
+        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
+
+    at_visit(monkeypatch, step, "order", 2, insist)
+    with pytest.raises(KeyboardInterrupt, match="at once"):
+        prune(settings(f"--out={tmp_path / 'run'}"))
+    assert prune(settings(f"--out={tmp_path / 'run'}"))["rounds"]
 
 
 def test_a_finished_run_is_not_played_again(settings, tmp_path, monkeypatch):

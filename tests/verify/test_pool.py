@@ -260,7 +260,11 @@ def run_script(tmp_path, code, **options):
     script = tmp_path / "script.py"
     script.write_text(textwrap.dedent(code))
     return subprocess.Popen(
-        [sys.executable, str(script)], stdout=subprocess.PIPE, text=True, **options
+        [sys.executable, str(script)],
+        stdout=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # background shells ignore
+        **options,
     )
 
 

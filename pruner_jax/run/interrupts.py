@@ -1,0 +1,56 @@
+"""A request to stop, by a scheduler (SIGTERM) or a person (Ctrl-C), honoured where nothing is lost.
+
+The signal is only noted; ``check``, called between blocks of decoding, raises ``Interrupted``, upon
+which the run saves its last step and ends. A second signal ends the program at once: the same
+command then goes on from the last saved state.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+class Interrupted(KeyboardInterrupt):
+    """The run was asked to stop. ``exit_code`` is what a shell would report: 130 or 143."""
+
+    def __init__(self, number: signal.Signals):
+        super().__init__(f"stopped by {number.name}; the same command continues")
+        self.exit_code = 128 + number
+
+
+class Interrupts:
+    """Notes the signals while it is entered, but for one that is ignored, as Ctrl-C is by what a
+    shell started in the background. Outside the main thread it does nothing: Python delivers
+    signals there only."""
+
+    def __init__(self) -> None:
+        self._noted: signal.Signals | None = None
+        self._before: dict[signal.Signals, object] = {}
+
+    def __enter__(self) -> Interrupts:
+        if threading.current_thread() is threading.main_thread():
+            heard = [n for n in _SIGNALS if signal.getsignal(n) is not signal.SIG_IGN]
+            self._before = {number: signal.signal(number, self._note) for number in heard}
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+        self._before = {}
+
+    def _note(self, number: int, frame: object) -> None:
+        if self._noted is not None:
+            raise KeyboardInterrupt("stopped at once; the same command continues")
+        self._noted = signal.Signals(number)
+        # Not through the progress bar: it may be in the middle of a line.
+        words = f"\n{self._noted.name}: saving what is done, then stopping (again: stop at once)\n"
+        os.write(2, words.encode())
+
+    def check(self, *_: object) -> None:
+        """Raise Interrupted if a signal came."""
+        if self._noted is not None:
+            raise Interrupted(self._noted)

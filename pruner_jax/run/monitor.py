@@ -1,0 +1,143 @@
+"""Watching a run: evaluations, the candidates they make, guards, and sampler against learner."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+
+from pruner_jax.learn.rows import rows_of_rollouts
+from pruner_jax.learn.step import score
+from pruner_jax.measure import guards, stats
+from pruner_jax.measure.outcomes import outcomes
+from pruner_jax.objective import memory
+from pruner_jax.objective.groups import Groups
+from pruner_jax.run.measuring import measure
+from pruner_jax.run.session import PyTree, Session
+from pruner_jax.run.state import Mark, RunState
+from pruner_jax.types import Graded, Purpose, take_rows
+from pruner_jax.verify.grade import counts
+
+
+def evaluate(run: Session, params: PyTree, name: str, title: str) -> Graded:
+    """The set of that name (monitor or test) under the parameters of the learner."""
+    with run.clock.phase("evaluate"):
+        return measure(
+            run.engine,
+            run.engine.decode_params(params),
+            run.problems[name],
+            getattr(run.settings, name),
+            limit=run.cap(name),
+            purpose=Purpose(name),
+            progress=run.progress,
+            title=title,
+            check=run.interrupts.check,
+        )
+
+
+def record_evaluation(
+    run: Session, state: RunState, graded: Graded, name: str, parameters: str
+) -> Mark:
+    """Write an evaluation down; what to find it by."""
+    result = outcomes(graded)
+    run.write_rollouts(name, graded, round=state.current_round, step=state.steps)
+    run.record(
+        {
+            "kind": "evaluate",
+            "round": state.current_round,
+            "step": state.steps,
+            "limit": state.limit,
+            "accuracy": stats.accuracy(result),
+            "mean_tokens": stats.mean_tokens(result),
+            "truncated": stats.truncated(result),
+            "parameters": parameters,
+            **counts(graded),
+            **run.clock.lap(),
+        }
+    )
+    if run.needs_monitor:
+        state.method = memory.observe(state.method, Groups.of(graded))
+    return Mark(state.steps, parameters, f"{name}.parquet")
+
+
+def evaluation_due(run: Session, state: RunState) -> bool:
+    """Whether this step's parameters are to be measured and have not been yet."""
+    rounds = run.settings.rounds
+    at_place = state.step % rounds.evaluate_every == 0 or state.step == rounds.steps
+    measured = any(mark.step == state.steps for mark in state.candidates)
+    return state.step > 0 and at_place and not measured
+
+
+def add_candidate(run: Session, state: RunState) -> None:
+    """Measure the parameters of this step and keep them until the round ends."""
+    name = f"round-{state.round + 1:02d}-step-{state.steps:05d}"
+    graded = evaluate(run, state.learn.params, "monitor", f"monitor after step {state.steps}")
+    mark = record_evaluation(run, state, graded, f"{name}-monitor", name)
+    with run.clock.phase("save"):
+        run.checkpoints.save_parameters(name, state.learn.params)
+    state.candidates.append(mark)
+
+
+def heed_guards(run: Session, state: RunState) -> bool:
+    """Whether the round may go on after the latest record."""
+    alarms = guards.watch(run.history, run.settings.guards)
+    if not alarms:
+        check_agreement(run, run.history[-1])
+        return True
+    action = run.settings.guards.action
+    for alarm in alarms:
+        run.progress.log(f"guard {alarm.guard} ({action}): {alarm.reason}")
+        run.record(
+            {
+                "kind": "alarm",
+                "round": state.round + 1,
+                "step": state.steps,
+                "guard": alarm.guard,
+                "reason": alarm.reason,
+                "action": action,
+            }
+        )
+    if action == "warn":
+        return True
+    if action == "stop":
+        state.ended = f"guard {alarms[0].guard}: {alarms[0].reason}"
+    # Candidates from before the steps that rang are sound; the others go.
+    sound = state.steps - run.settings.guards.window
+    state.candidates = [mark for mark in state.candidates if mark.step <= sound]
+    return False
+
+
+def compare_sampler_with_learner(run: Session, state: RunState, graded: Graded) -> None:
+    """Self-test before anything is trained: both must give the same log-probabilities."""
+    few = take_rows(graded.rollouts, np.arange(min(32, len(graded))))
+    temperature = few.temperature or 1.0
+    logp_BT = score(
+        state.learn.params,
+        run.engine.config,
+        rows_of_rollouts(few, temperature),
+        options=run.settings.learn,
+        mesh=run.mesh,
+    )
+    inside = np.arange(logp_BT.shape[1]) < few.length_B[:, None]
+    difference = float(np.abs(logp_BT - few.logp_BT)[inside].mean())
+    run.progress.log(f"sampler and learner differ by {difference:.2e} in log-probability")
+    check_agreement(run, {"sampling/sampling_logp_difference/mean": difference})
+
+
+def check_agreement(run: Session, record: dict[str, Any]) -> None:
+    """Stop when sampler and learner are not the same model any more."""
+    difference = record.get("sampling/sampling_logp_difference/mean")
+    if difference is None or difference <= run.logp_tolerance:
+        return
+    if math.isnan(difference):
+        raise ValueError(
+            "the learner's log-probabilities are not numbers (NaN): the model's weights or its "
+            "precision (learn.dtype, sample.dtype) cannot be right"
+        )
+    raise ValueError(
+        f"sampler and learner differ by {difference:.3g} in log-probability on average, allowed is "
+        f"{run.logp_tolerance:g} (rounds.logp_tolerance): the rows are not what the learner takes "
+        "them for. Compute both in the same precision (sample.dtype, learn.dtype), or raise the "
+        "tolerance if the difference is the precision's"
+    )
