@@ -105,7 +105,8 @@ def encode(tokenizer: PreTrainedTokenizerFast, text: str, *, specials: bool = Fa
     """
     bos, eos = tokenizer.bos_token, tokenizer.eos_token
     specials = specials and not (bos and text.startswith(bos))
-    ids = tokenizer.encode(text, add_special_tokens=specials)
+    # Not verbose: whether a prompt fits is checked against the model's context, by name.
+    ids = tokenizer.encode(text, add_special_tokens=specials, verbose=False)
     if specials and ids and ids[-1] == tokenizer.eos_token_id and not text.endswith(eos):
         ids = ids[:-1]
     return np.asarray(ids, np.int32)

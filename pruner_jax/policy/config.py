@@ -103,6 +103,6 @@ def from_hf(raw: dict[str, Any]) -> ModelConfig:
         supported = ", ".join(f"{module.ARCHITECTURE} ({name})" for name, module in known.items())
         raise ValueError(
             f"config.json: architecture {', '.join(map(str, found))} (model_type {model_type!r}) "
-            f"is not supported; supported: {supported}"
+            f"is not supported; take a model of one of these: {supported}"
         )
     return dataclasses.replace(family.read(raw), hf_json=json.dumps(raw))

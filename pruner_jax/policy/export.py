@@ -65,10 +65,11 @@ def write_folder(
         _write_weights(partial, config, params, kind, shard_bytes)
         _swap(partial, target)
     except OSError as error:
-        raise OSError(
-            f"{target}: not written and nothing left behind: {error.strerror or error} "
-            f"({shutil.disk_usage(target.parent).free / 1e9:.2f} GB are free there)"
-        ) from error
+        free = f"{shutil.disk_usage(target.parent).free / 1e9:.2f} GB are free there"
+        what = f"not written and nothing left behind: {error.strerror or error} ({free})"
+        if error.errno == errno.ENOSPC:
+            raise OSError(errno.ENOSPC, what, str(target)) from error
+        raise OSError(f"{target}: {what}") from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return target
@@ -195,7 +196,7 @@ def _write_weights(
 
     total, needed = len(shards), sum(shard.bytes for shard in shards)
     if needed > shutil.disk_usage(partial).free:
-        raise OSError(f"the weights need {needed / 1e9:.2f} GB")
+        raise OSError(errno.ENOSPC, f"the weights need {needed / 1e9:.2f} GB")
     weight_map = {}
     for number, shard in enumerate(shards, start=1):
         file = SINGLE if total == 1 else f"model-{number:05d}-of-{total:05d}.safetensors"

@@ -51,17 +51,22 @@ def load(
     tokenizer = None
     if any((folder / name).exists() for name in hf.TOKENIZER_FILES):
         tokenizer = load_tokenizer(folder)
-        largest = max(tokenizer.get_vocab().values(), default=0)
-        if largest >= config.vocab_size:
-            raise ValueError(
-                f"{folder}: the tokenizer has the id {largest}, but the embedding has only "
-                f"{config.vocab_size} rows (vocab_size in config.json)"
-            )
+        _check_ids(folder, tokenizer, config)
     path = folder / hf.GENERATION
     generation = hf.read_json(path) if path.exists() else None
     shardings = None if mesh is None else weight_shardings(config, mesh, rules)
     params = hf.read_weights(folder, config, dtype, shardings)
     return Policy(config, params, tokenizer, generation, folder)
+
+
+def _check_ids(folder: Path, tokenizer: Any, config: ModelConfig) -> None:
+    token, largest = max(tokenizer.get_vocab().items(), key=lambda pair: pair[1], default=("", 0))
+    if largest >= config.vocab_size:
+        raise ValueError(
+            f"{folder}: the tokenizer has the id {largest} ({token!r}), but the embedding has only "
+            f"{config.vocab_size} rows (vocab_size in config.json); put the tokenizer there that "
+            "the model was trained with, or a model that has a row for every id"
+        )
 
 
 def save(policy: Policy, folder: str | os.PathLike[str], *, dtype: str | None = None) -> Path:

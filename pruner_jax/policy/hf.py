@@ -38,6 +38,15 @@ TOKENIZER_FILES = (
     "chat_template.json",
     "additional_chat_templates",
 )
+# The field of config.json that sizes each logical axis, for messages.
+_FIELDS = {
+    "vocab": "vocab_size",
+    "embed": "hidden_size",
+    "heads": "num_attention_heads",
+    "kv_heads": "num_key_value_heads",
+    "head": "head_dim",
+    "mlp": "intermediate_size",
+}
 _DTYPE_NAMES = {dtype.name: dtype for dtype in DTYPES.values()}
 
 
@@ -116,7 +125,7 @@ def _open_weights(folder: Path, config: ModelConfig) -> dict[str, np.ndarray]:
     found: dict[str, np.ndarray] = {}
     for path in _weight_files(folder):
         found |= read_tensors(path)
-    expected = {hf_name: weight.hf_shape for hf_name, _, _, weight in tensors(config)}
+    expected = {hf_name: weight for hf_name, _, _, weight in tensors(config)}
     # Old Llama folders carry the rotary frequencies, which follow from the config.
     found = {name: view for name, view in found.items() if not name.endswith("rotary_emb.inv_freq")}
     if config.tied and "lm_head.weight" in found and expected.keys() <= found.keys():
@@ -134,13 +143,17 @@ def _open_weights(folder: Path, config: ModelConfig) -> dict[str, np.ndarray]:
             few = ", ".join(sorted(names)[:3])
             raise ValueError(
                 f"{folder}: {len(names)} {what} tensor(s) for the {config.model_type} of its "
-                f"config.json: {few}{', ...' if len(names) > 3 else ''}"
+                f"config.json: {few}{', ...' if len(names) > 3 else ''}; put config.json and "
+                "weights of one model there, or correct the field (num_hidden_layers, "
+                "tie_word_embeddings, or one that says which biases there are)"
             )
-    for name, shape in expected.items():
-        if found[name].shape != shape:
+    for name, weight in expected.items():
+        if found[name].shape != weight.hf_shape:
+            fields = ", ".join(_FIELDS[axis] for axis in weight.axes if axis in _FIELDS)
             raise ValueError(
                 f"{folder}: tensor {name} has shape {found[name].shape}, but config.json asks for "
-                f"{shape}"
+                f"{weight.hf_shape}; put config.json and weights of one model there, or correct "
+                f"the field ({fields})"
             )
     return found
 
@@ -150,11 +163,13 @@ def _weight_files(folder: Path) -> list[Path]:
         names = sorted(set(read_json(folder / INDEX).get("weight_map", {}).values()))
         for name in names:
             if not (folder / name).is_file():
-                raise ValueError(f"{folder / name}: missing; {INDEX} lists it")
+                raise ValueError(
+                    f"{folder / name}: missing; {INDEX} lists it; copy or download it again"
+                )
         return [folder / name for name in names]
     if not (folder / SINGLE).is_file():
         raise ValueError(
             f"{folder}: no weights; allowed: {SINGLE}, or {INDEX} with the files it lists "
-            "(pickled .bin weights are not read)"
+            "(pickled .bin weights are not read); copy them there, or give another folder"
         )
     return [folder / SINGLE]

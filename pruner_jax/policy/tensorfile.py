@@ -29,7 +29,8 @@ def read_tensors(path: Path) -> dict[str, np.ndarray]:
         start = 8 + int.from_bytes(file.read(8), "little")
         if size < 8 or start > size:
             raise ValueError(
-                f"{path}: truncated or not safetensors ({size} bytes, no whole header)"
+                f"{path}: truncated or not safetensors ({size} bytes, no whole header); copy or "
+                "download it again"
             )
         try:
             header = json.loads(file.read(start - 8))
@@ -39,7 +40,10 @@ def read_tensors(path: Path) -> dict[str, np.ndarray]:
     header.pop("__metadata__", None)
     needed = start + max((entry["data_offsets"][1] for entry in header.values()), default=0)
     if size < needed:
-        raise ValueError(f"{path}: truncated; its header promises {needed} bytes, found {size}")
+        raise ValueError(
+            f"{path}: truncated; its header promises {needed} bytes, found {size}; copy or "
+            "download it again"
+        )
     data = np.memmap(path, np.uint8, "r")[start:] if header else np.empty(0, np.uint8)
     return {name: _view(path, name, data, entry) for name, entry in header.items()}
 

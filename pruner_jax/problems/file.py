@@ -116,19 +116,23 @@ def read(table: Path, where: Mapping[str, Any]) -> Iterator[Numbered]:
 
 
 def _read_jsonl(table: Path) -> Iterator[Numbered]:
-    with open(table, encoding="utf-8") as lines:
-        for number, line in enumerate(lines, start=1):
+    with open(table, "rb") as lines:
+        for number, raw in enumerate(lines, start=1):
             place = f"{table}:{number}"
-            if not line.strip():
-                continue
             try:
-                row = json.loads(line)
+                line = raw.decode().strip()
+                row = json.loads(line) if line else None
+            except UnicodeDecodeError as error:
+                raise ValueError(f"{place}: not UTF-8 ({error}); save the file as UTF-8") from None
             except json.JSONDecodeError as error:
                 raise ValueError(
-                    f"{place}: not JSON ({error.msg} at column {error.colno}): {line.strip()[:80]}"
+                    f"{place}: not JSON ({error.msg}: column {error.colno}), found {line[:80]}; "
+                    "mend that line or delete it, every line is one JSON object"
                 ) from None
+            if not line:
+                continue
             if not isinstance(row, dict):
-                raise ValueError(f"{place}: expected a JSON object, found {line.strip()[:80]}")
+                raise ValueError(f"{place}: expected a JSON object, found {line[:80]}")
             yield number - 1, place, row
 
 
@@ -137,6 +141,8 @@ def _read_json(table: Path) -> Iterator[Numbered]:
         rows = json.loads(table.read_text(encoding="utf-8"))
     except json.JSONDecodeError as error:
         raise ValueError(f"{table}:{error.lineno}: not JSON ({error.msg})") from None
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{table}: not UTF-8 ({error}); save the file as UTF-8") from None
     if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
         raise ValueError(
             f"{table}: expected a JSON list of objects; name it .jsonl if it has lines"

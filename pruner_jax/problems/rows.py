@@ -86,13 +86,14 @@ Row = tuple[str, str, Mapping[str, Any]]
 
 
 class Missing(ValueError):
-    """A row has no question or no answer."""
+    """A row has no question or no answer, be it empty or without a column."""
 
 
 def to_problems(rows: Iterable[Row], options: RowOptions, split: str) -> list[Problem]:
     """The problems of a table's rows, those that `RowOptions.where` asks for."""
     problems, seen = [], set()
     skipped = repeated = 0
+    first = ""
     for number, place, row in rows:
         try:
             if not wanted(row, options.where):
@@ -100,8 +101,9 @@ def to_problems(rows: Iterable[Row], options: RowOptions, split: str) -> list[Pr
             problem = to_problem(row, options, number)
         except Missing as missing:
             if options.on_missing == "error":
-                cure = "; on_missing=skip leaves such rows out"
+                cure = "; problems.options.on_missing=skip leaves such rows out"
                 raise ValueError(f"{place}: {missing}{cure}") from None
+            first = first or f"{place}: {missing}"
             skipped += 1
             continue
         except ValueError as error:
@@ -111,6 +113,8 @@ def to_problems(rows: Iterable[Row], options: RowOptions, split: str) -> list[Pr
             continue
         seen.add(problem.question)
         problems.append(problem)
+    if skipped and not problems:
+        raise ValueError(f"all {skipped} rows lack a question or an answer, beginning with {first}")
     if skipped:
         _say(f"{skipped} {split} rows have no question or no answer and were left out (on_missing)")
     if repeated:
@@ -167,9 +171,10 @@ def _part(
             return value
     if named or name in ("question", "answer"):
         looked = named or ", ".join(defaults)
-        raise ValueError(
+        kind = Missing if name in ("question", "answer") else ValueError
+        raise kind(
             f"no column for the {name} (looked for {looked}); the row has {_names(row)}. "
-            f"Set columns.{name}"
+            f"Give it one, or name another with problems.options.columns.{name}"
         )
     return None
 

@@ -20,18 +20,15 @@ def resolve(cls: type[T], given: Mapping[str, Any], where: str) -> T:
     known = [field.name for field in dataclasses.fields(cls)]
     unknown = [name for name in given if name not in known]
     if unknown:
-        raise ValueError(
-            f"{where}: unknown {', '.join(unknown)}; allowed: {', '.join(sorted(known))}"
-        )
+        raise ValueError(f"{where}.{unknown[0]} is unknown; allowed: {', '.join(sorted(known))}")
     hints = typing.get_type_hints(cls)
     values = {}
     for name, value in given.items():
         try:
             values[name] = as_type(value, hints[name])
         except TypeError:
-            raise ValueError(
-                f"{where}.{name} is {value!r}; it must be {_name(hints[name])}"
-            ) from None
+            allowed = _describe(hints[name])
+            raise ValueError(f"{where}.{name} is {value!r}; allowed: {allowed}") from None
     try:
         return cls(**values)
     except (TypeError, ValueError) as error:
@@ -74,7 +71,19 @@ def _as_float(value: Any) -> float:
         raise TypeError from None
 
 
-def _name(hint: Any) -> str:
-    """A type as people write it."""
-    plain = hint.__name__ if isinstance(hint, type) and not typing.get_args(hint) else str(hint)
-    return plain.replace("typing.", "").replace("NoneType", "null").replace("None", "null")
+def _describe(hint: Any) -> str:
+    """A type in the words of an error message."""
+    kind, inner = typing.get_origin(hint) or hint, typing.get_args(hint)
+    if kind is typing.Literal:
+        return ", ".join(map(str, inner))
+    if kind in (typing.Union, types.UnionType):
+        return " or ".join(map(_describe, inner))
+    if kind in (dict, Mapping):
+        return "a mapping" + (f" {{name: {_describe(inner[1])}}}" if inner else "")
+    if kind in (list, tuple):
+        return "a list" + (f" [{_describe(inner[0])}, ...]" if inner else "")
+    words = {
+        **{int: "a whole number", float: "a number", str: "text", bool: "true or false"},
+        **{types.NoneType: "null", Any: "anything"},
+    }
+    return words.get(kind, str(hint))

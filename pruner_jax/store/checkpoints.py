@@ -22,12 +22,16 @@ PyTree = Any
 
 PARTIAL = "*.orbax-checkpoint-tmp*"  # what Orbax calls a checkpoint until it is complete
 
+# What a save takes on the disk beside its numbers: per array three blocks (its folder, its header,
+# the end of its last block); once its metadata; and a share for what the run writes meanwhile.
+_PER_ARRAY, _METADATA, _MEANWHILE = 3 * 4096, 1_000_000, 0.05
+
 
 class Checkpoints:
     """The ``checkpoints`` folder of a run.
 
     ``read_only`` leaves everything as it is, so that the folder may be looked at while its run goes
-    on; otherwise what an interrupted save left half-written is removed.
+    on; otherwise what a failed or interrupted save left half-written is removed.
     """
 
     def __init__(self, folder: pathlib.Path, keep: int = 2, *, read_only: bool = False):
@@ -40,8 +44,9 @@ class Checkpoints:
             raise ValueError(f"{str(folder)!r} holds no checkpoints")
         if not read_only:
             self._parameters.mkdir(parents=True, exist_ok=True)
-            for half_written in [*self._parameters.glob(PARTIAL), *states.glob(PARTIAL)]:
-                shutil.rmtree(half_written)
+            self._remove_half_written()
+        self._read_only = read_only
+        self._saving = 0  # bytes of the newest full state, which may still be on their way
         logging.getLogger("absl").addFilter(_worth_saying)
         self._states = ocp.CheckpointManager(
             states,
@@ -70,6 +75,7 @@ class Checkpoints:
 
         self.wait()
         self._drop_unused(meta["parameters"])
+        self._saving = self._check_room(arrays)
         parts = ocp.args.Composite(
             arrays=ocp.args.PyTreeSave(arrays), meta=ocp.args.JsonSave(dict(meta))
         )
@@ -96,6 +102,7 @@ class Checkpoints:
         """Keep parameters under a name, whole or not at all; a later save replaces them."""
         import orbax.checkpoint as ocp
 
+        self._check_room(parameters)
         with self._writing():
             self._writer.save(
                 self._parameters / name, args=ocp.args.PyTreeSave(parameters), force=True
@@ -135,6 +142,27 @@ class Checkpoints:
         finally:
             self._states.close()
             self._writer.close()
+            if not self._read_only:
+                self._remove_half_written()
+
+    def _remove_half_written(self) -> None:
+        for folder in (self._parameters, self._folder / "states"):
+            for half_written in folder.glob(PARTIAL):
+                shutil.rmtree(half_written, ignore_errors=True)
+
+    def _check_room(self, tree: PyTree) -> int:
+        """Bytes that a save will take. Refused before it begins if the disk cannot hold them: once
+        it goes on, each of its threads would print what it failed with."""
+        leaves = jax.tree.leaves(tree)
+        arrays = sum(leaf.nbytes + _PER_ARRAY for leaf in leaves)
+        needed = int((1 + _MEANWHILE) * arrays) + _METADATA
+        if needed + self._saving > shutil.disk_usage(self._folder).free:
+            self.wait()  # a save that goes on has not taken all that it will
+            free = shutil.disk_usage(self._folder).free
+            if needed > free:
+                room = f"a checkpoint needs {needed / 1e6:,.1f} MB, {free / 1e6:,.1f} MB are free"
+                raise OSError(errno.ENOSPC, room, str(self._folder))
+        return needed
 
     @contextlib.contextmanager
     def _writing(self) -> Iterator[None]:
@@ -180,13 +208,13 @@ def _worth_saying(record: logging.LogRecord) -> bool:
 
 
 def _says_disk_full(error: BaseException | None) -> bool:
-    """Whether the error, or the one that it comes from, speaks of ENOSPC."""
+    """Whether the error, or the one that it comes from, speaks of a full disk or a used quota."""
     while error is not None:
-        if getattr(error, "errno", None) == errno.ENOSPC:
-            return True
-        if f"os_error_code='{errno.ENOSPC}'" in str(error):  # TensorStore's way to say it
-            return True
-        if os.strerror(errno.ENOSPC) in str(error):
-            return True
+        for code in (errno.ENOSPC, errno.EDQUOT):
+            tensorstore = f"os_error_code='{code}'"
+            if getattr(error, "errno", None) == code or tensorstore in str(error):
+                return True
+            if os.strerror(code) in str(error):
+                return True
         error = error.__cause__ or error.__context__
     return False

@@ -79,11 +79,21 @@ def flush_to_disk(path: pathlib.Path) -> None:
         os.close(handle)
 
 
+@contextlib.contextmanager
+def naming(path: pathlib.Path) -> Iterator[None]:
+    """An OSError from inside says which file it is about; a write to an open file does not."""
+    try:
+        yield
+    except OSError as error:
+        error.filename = error.filename or str(path)
+        raise
+
+
 def write_atomically(path: pathlib.Path, text: str) -> None:
     """Write a whole file or nothing: no reader sees half of it, a full disk leaves the old one."""
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
-        with os.fdopen(handle, "w") as file:
+        with naming(path), os.fdopen(handle, "w") as file:
             file.write(text)
         flush_to_disk(pathlib.Path(temporary))
         os.chmod(temporary, 0o644)
@@ -161,9 +171,10 @@ def _lock(root: pathlib.Path) -> Iterator[None]:
                 f"another process (pid {owner}) is writing to {str(root)!r}; "
                 "wait for it, stop it, or choose another --out"
             ) from None
-        file.truncate(0)
-        file.write(str(os.getpid()))
-        file.flush()
+        with naming(root / ".lock"):
+            file.truncate(0)
+            file.write(str(os.getpid()))
+            file.flush()
         yield
 
 

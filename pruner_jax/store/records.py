@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from pruner_jax.store.folder import flush_to_disk, write_atomically
+from pruner_jax.store.folder import flush_to_disk, naming, write_atomically
 from pruner_jax.types import Graded, Verdict, Weighted
 
 
@@ -29,7 +29,7 @@ class Metrics:
     def append(self, record: Mapping[str, Any]) -> None:
         """Write one record. NaN and infinity become null: JSON has neither."""
         line = json.dumps({key: _plain(value) for key, value in record.items()}, allow_nan=False)
-        with open(self.path, "a") as file:
+        with naming(self.path), open(self.path, "a") as file:
             file.write(line + "\n")
         self.count += 1
 
@@ -115,7 +115,8 @@ def write_rollouts(
     }
     temporary = path.with_name(f".{path.name}.tmp")
     try:
-        pq.write_table(pa.table(columns), temporary, compression="zstd")
+        with naming(path):
+            pq.write_table(pa.table(columns), temporary, compression="zstd")
         flush_to_disk(temporary)
         os.replace(temporary, path)
         flush_to_disk(path.parent)

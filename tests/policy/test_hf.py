@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import resource
 import subprocess
@@ -270,9 +271,10 @@ def test_too_little_room_is_seen_before_writing(folder, tmp_path, monkeypatch):
     usage = type("Usage", (), {"free": 1000})
     monkeypatch.setattr(export.shutil, "disk_usage", lambda path: usage)
     with pytest.raises(
-        OSError, match=r"new: not written and nothing left behind: .* need 0\.00 GB"
-    ):
+        OSError, match=r"not written and nothing left behind: .* need 0\.00 GB .*new'"
+    ) as caught:
         save(load(folder), tmp_path / "new")
+    assert caught.value.errno == errno.ENOSPC
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
 
 

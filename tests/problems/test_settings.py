@@ -55,16 +55,16 @@ def test_types(value, hint, result):
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"sise": 1, "rate": 1}, "^o: unknown sise; allowed: columns, free, kind, "),
-        ({"size": "1"}, r"^o\.size is '1'; it must be int$"),
+        ({"sise": 1, "rate": 1}, r"^o\.sise is unknown; allowed: columns, free, kind, "),
+        ({"size": "1"}, r"^o\.size is '1'; allowed: a whole number$"),
         ({"size": True}, r"^o\.size is True"),
-        ({"rate": "fast"}, r"^o\.rate is 'fast'; it must be float$"),
+        ({"rate": "fast"}, r"^o\.rate is 'fast'; allowed: a number$"),
         ({"rate": True}, r"^o\.rate is True"),
-        ({"name": 3}, r"^o\.name is 3; it must be str \| null$"),
-        ({"kind": "c"}, r"^o\.kind is 'c'; it must be Literal\['a', 'b'\]$"),
-        ({"columns": {"a": 1}}, r"^o\.columns is \{'a': 1\}; it must be dict\[str, str\]$"),
+        ({"name": 3}, r"^o\.name is 3; allowed: text or null$"),
+        ({"kind": "c"}, r"^o\.kind is 'c'; allowed: a, b$"),
+        ({"columns": {"a": 1}}, r"^o\.columns is \{'a': 1\}; allowed: a mapping \{name: text\}$"),
         ({"free": []}, r"^o\.free is \[\]"),
-        ({"limits": ["x"]}, r"^o\.limits is \['x'\]"),
+        ({"limits": ["x"]}, r"allowed: a list \[a whole number, \.\.\.\] or auto$"),
         ({"size": -1}, "^o: size is negative$"),
     ],
 )

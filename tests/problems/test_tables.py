@@ -64,7 +64,7 @@ def test_deepscaler_is_a_json_list_with_problem_answer_solution(tmp_path, capsys
     path = tmp_path / "deepscaler.json"
     rows = [{"problem": "x?", "answer": "2", "solution": "s"}, {"problem": "y?", "answer": ""}]
     path.write_text(json.dumps(rows))
-    with pytest.raises(ValueError, match=r"deepscaler\.json: row 1: the answer is empty; on_miss"):
+    with pytest.raises(ValueError, match=r"json: row 1: the answer is empty; .*on_missing=skip"):
         load(Options(train=str(path)), "train")
     problems = load(Options(train=str(path), on_missing="skip"), "train")
     assert [p.question for p in problems] == ["x?"] and problems[0].columns["solution"] == "s"
@@ -154,7 +154,10 @@ def test_parquet_over_many_batches(tmp_path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ('{"question": "a", "answer": "1"}\n\n{"question": \n', r"t\.jsonl:3: not JSON .*question"),
+        (
+            '{"question": "a", "answer": "1"}\n\n{"question": \n',
+            r"t\.jsonl:3: not JSON .*column 13.*question",
+        ),
         ('["question", "answer"]\n', r"t\.jsonl:1: expected a JSON object, found \["),
         ('{"query": "a", "answer": "1"}\n', r"t\.jsonl:1: no column for the question .*query, ans"),
         ('{"question": "a"}\n', r"t\.jsonl:1: no column for the answer .*columns\.answer"),
@@ -171,7 +174,25 @@ def test_bad_rows(tmp_path, text, message):
         load(Options(train=str(path)), "train")
 
 
+def test_rows_without_the_column_are_skipped_too_but_not_all_of_them(tmp_path, capsys):
+    path = jsonl(tmp_path / "t.jsonl", [{"question": "a?", "answer": "1"}, {"question": "b?"}])
+    problems = load(Options(train=path, on_missing="skip"), "train")
+    assert [p.question for p in problems] == ["a?"] and "1 train rows" in capsys.readouterr().err
+    wrong = {"columns": {"answer": "anser"}, "on_missing": "skip"}
+    with pytest.raises(ValueError, match=r"all 2 rows lack .*t\.jsonl:1: no column .*anser"):
+        load(Options(train=path, **wrong), "train")
+    wrong = {"columns": {"id": "number"}, "on_missing": "skip"}
+    with pytest.raises(ValueError, match=r"t\.jsonl:1: no column for the id .*columns\.id"):
+        load(Options(train=path, **wrong), "train")
+
+
 def test_bad_files(tmp_path):
+    (tmp_path / "latin.jsonl").write_bytes(b'{"question": "a", "answer": "1"}\n{"question": "\xe9')
+    with pytest.raises(ValueError, match=r"latin\.jsonl:2: not UTF-8 .*save the file as UTF-8"):
+        load(Options(train=str(tmp_path / "latin.jsonl")), "train")
+    (tmp_path / "latin.json").write_bytes(b'["\xe9"]')
+    with pytest.raises(ValueError, match=r"latin\.json: not UTF-8"):
+        load(Options(train=str(tmp_path / "latin.json")), "train")
     with pytest.raises(ValueError, match=r"train set of 'file': there is no file .*no\.jsonl"):
         load_problems(ProblemsOptions("file", {"train": str(tmp_path / "no.jsonl")}), "train")
     (tmp_path / "t.csv").write_text("question,answer\n")
@@ -197,7 +218,7 @@ def test_bad_files(tmp_path):
         ({"on_missing": "ignore"}, "on_missing is 'ignore'"),
         ({"per_split": {"dev": {}}}, "per_split has the keys dev"),
         ({"train": ""}, "none of train, monitor, test"),
-        ({"difficulty": 3}, "unknown difficulty"),
+        ({"difficulty": 3}, r"options\.difficulty is unknown; allowed: answer_pattern"),
     ],
 )
 def test_settings_are_checked(wrong, message):
@@ -207,7 +228,7 @@ def test_settings_are_checked(wrong, message):
 
 def test_settings_of_one_split_are_checked_too(tmp_path):
     path = jsonl(tmp_path / "t.jsonl", GSM8K)
-    with pytest.raises(ValueError, match=r"per_split\.train: unknown pattern"):
+    with pytest.raises(ValueError, match=r"per_split\.train\.pattern is unknown"):
         load(Options(train=path, per_split={"train": {"pattern": ""}}), "train")
 
 

@@ -77,6 +77,22 @@ def test_a_full_disk_is_an_oserror_wherever_orbax_tells_of_it(tmp_path, monkeypa
     store.close()
 
 
+def test_too_little_room_is_seen_before_a_save_begins(tmp_path, monkeypatch):
+    store = Checkpoints(tmp_path)
+    free = type("Usage", (), {"free": 900_000})
+    monkeypatch.setattr("shutil.disk_usage", lambda path: free)
+    for act in (
+        lambda: store.save_parameters("start", tree(1)),
+        lambda: store.save(1, tree(1), {"parameters": []}),
+    ):
+        with pytest.raises(OSError, match=r"needs 1\.0 MB, 0\.9 MB are free") as caught:
+            act()
+        assert caught.value.errno == errno.ENOSPC
+        assert caught.value.filename == str(tmp_path)
+    store.close()
+    assert store.names() == set() and not list((tmp_path / "states").iterdir())
+
+
 def test_what_an_interrupted_save_left_is_removed_by_the_next_writer_only(tmp_path):
     store = Checkpoints(tmp_path)
     store.save(1, tree(1), {"parameters": []})
@@ -98,6 +114,8 @@ def test_what_an_interrupted_save_left_is_removed_by_the_next_writer_only(tmp_pa
     store = Checkpoints(tmp_path)
     assert not any(half.exists() for half in halves)
     assert store.latest() == 1 and store.names() == {"start"}
+    halves[0].mkdir()  # and what its own failed save leaves goes when it closes
     store.close()
+    assert not halves[0].exists()
     with pytest.raises(ValueError, match="holds no checkpoints"):
         Checkpoints(tmp_path / "nowhere", read_only=True)

@@ -1,3 +1,4 @@
+import errno
 import math
 import os
 
@@ -78,6 +79,20 @@ def test_metrics_are_cut_back_to_a_checkpoint(tmp_path):
     ]
     with pytest.raises(ValueError, match="has 2 lines, but its checkpoint was saved after 5"):
         again.cut(5)
+
+
+def test_a_failed_write_names_its_file(tmp_path):
+    metrics = Metrics(tmp_path / "metrics.jsonl")
+    metrics.path.symlink_to("/dev/full")
+    with pytest.raises(OSError) as caught:
+        metrics.append({"step": 0})
+    assert caught.value.errno == errno.ENOSPC and caught.value.filename == str(metrics.path)
+    (tmp_path / ".x.parquet.tmp").symlink_to("/dev/full")
+    with pytest.raises(OSError) as caught:
+        write_rollouts(tmp_path / "x.parquet", hand_made(), round=1, step=7)
+    assert caught.value.errno == errno.ENOSPC
+    assert caught.value.filename == str(tmp_path / "x.parquet")
+    assert [path.name for path in tmp_path.iterdir()] == ["metrics.jsonl"]
 
 
 def test_unknown_rollout_files_are_dropped(tmp_path):
