@@ -25,7 +25,7 @@ from pruner_jax.run.clock import Clock
 from pruner_jax.sample.options import SampleOptions
 from pruner_jax.sample.sampler import SampleStats, sample
 from pruner_jax.text import TextOptions
-from pruner_jax.types import Graded, Problem, Prompts, Purpose
+from pruner_jax.types import Graded, Problem, Prompts, Purpose, Rollouts
 from pruner_jax.verify.grade import Grader
 from pruner_jax.verify.pool import Verifier
 
@@ -44,7 +44,7 @@ class Engine:
     open_ids: tuple[tuple[int, ...], ...]
     text: TextOptions
     sampling: SampleOptions
-    verifier: Verifier
+    verifier: Verifier | None  # None: it samples only
     seed: int
     mesh: jax.sharding.Mesh | None = None  # None: one device
 
@@ -55,7 +55,7 @@ class Engine:
         *,
         text_options: TextOptions,
         sampling: SampleOptions,
-        verifier: Verifier,
+        verifier: Verifier | None,
         seed: int,
         mesh: jax.sharding.Mesh | None = None,
     ) -> Engine:
@@ -152,11 +152,9 @@ class Engine:
         clock = clock or Clock()
         with clock.phase("rollout"):
             prompts = self.prompts(problems, purpose=purpose, limit=limit, visit_P=visit_P)
-            opened_P = [text.opens_thought(prompt, self.text) for prompt in prompts.text]
-            opened_B = np.repeat(np.array(opened_P, bool), samples)
             grader = Grader(
                 self.verifier,
-                opened=opened_B,
+                opened=np.repeat(self._opened(prompts), samples),
                 think_open=self.text.think_open,
                 think_close=self.text.think_close,
             )
@@ -165,25 +163,41 @@ class Engine:
                 problem = prompts.problems[row // samples]
                 grader.add(row, problem, self.decode(tokens), finished, tokens)
 
-            rollouts, stats = sample(
+            rollouts, stats = self.sample(
                 params,
-                self.config,
                 prompts,
                 samples=samples,
                 limit=limit,
-                seed=self.seed,
-                end_ids=self.end_ids,
-                close_ids=self.close_ids,
-                open_ids=self.open_ids,
-                opened=opened_P,
-                decode=self.decode,
-                options=self.sampling,
                 on_row=check,
                 on_progress=on_progress,
-                mesh=self.mesh,
             )
         with clock.phase("verify"):
             return grader.result(rollouts), stats
+
+    def sample(
+        self, params: PyTree, prompts: Prompts, *, samples: int, limit: int, **callbacks: Any
+    ) -> tuple[Rollouts, SampleStats]:
+        """The same for rendered prompts and without checking; ``callbacks``: `sampler.sample`'s."""
+        return sample(
+            params,
+            self.config,
+            prompts,
+            samples=samples,
+            limit=limit,
+            seed=self.seed,
+            end_ids=self.end_ids,
+            close_ids=self.close_ids,
+            open_ids=self.open_ids,
+            opened=self._opened(prompts),
+            decode=self.decode,
+            options=self.sampling,
+            mesh=self.mesh,
+            **callbacks,
+        )
+
+    def _opened(self, prompts: Prompts) -> np.ndarray:
+        """Which prompts open the thought themselves, bool [P]."""
+        return np.array([text.opens_thought(prompt, self.text) for prompt in prompts.text], bool)
 
 
 @jax.jit(static_argnames="dtype")

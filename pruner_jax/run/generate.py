@@ -6,18 +6,12 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
-import jax
-import jax.numpy as jnp
-import numpy as np
-
-from pruner_jax import text
 from pruner_jax.config import SampleConfig
 from pruner_jax.policy import handle
 from pruner_jax.policy.handle import Policy
-from pruner_jax.policy.weights import unstack
 from pruner_jax.run.compilation import keep_compiled_programs
+from pruner_jax.run.engine import Engine
 from pruner_jax.sample.options import SampleOptions
-from pruner_jax.sample.sampler import sample
 from pruner_jax.text import TextOptions
 from pruner_jax.types import Problem, Purpose, Rollouts
 
@@ -47,40 +41,17 @@ def generate(
     """
     if isinstance(questions, str):
         raise ValueError("questions is one string; give a list of questions")
-    if policy.tokenizer is None:
-        raise ValueError(f"{policy.folder} has no tokenizer; prompts cannot be encoded")
-    text_options = text_options or TextOptions()
-    options = dataclasses.replace(options or SampleOptions(), temperature=temperature)
-    problems = [Problem(id=question, question=question, answer="") for question in questions]
-    prompts = text.make_prompts(
-        policy.tokenizer,
-        problems,
-        text_options,
-        limit=max_tokens,
-        purpose=Purpose.TEST,
-        visit_P=0,
-    )
-    end_ids = text.end_token_ids(policy.tokenizer, policy.generation)
-    dtype = options.resolve_dtype(jax.default_backend())
-
-    def decode(tokens: np.ndarray) -> str:
-        ids = [int(token) for token in tokens]
-        return text.decode(policy.tokenizer, ids[:-1] if ids and ids[-1] in end_ids else ids)
-
-    rollouts, _ = sample(
-        jax.jit(lambda params: unstack(params, jnp.dtype(dtype)))(policy.params),
-        policy.config,
-        prompts,
-        samples=samples,
-        limit=max_tokens,
+    engine = Engine.of(
+        policy,
+        text_options=text_options or TextOptions(),
+        sampling=dataclasses.replace(options or SampleOptions(), temperature=temperature),
+        verifier=None,
         seed=seed,
-        end_ids=end_ids,
-        close_ids=text.tag_spellings(policy.tokenizer, text_options.think_close),
-        open_ids=text.tag_spellings(policy.tokenizer, text_options.think_open),
-        opened=[text.opens_thought(prompt, text_options) for prompt in prompts.text],
-        decode=decode,
-        options=options,
     )
+    problems = [Problem(id=question, question=question, answer="") for question in questions]
+    prompts = engine.prompts(problems, purpose=Purpose.TEST, limit=max_tokens)
+    params = engine.decode_params(policy.params)
+    rollouts, _ = engine.sample(params, prompts, samples=samples, limit=max_tokens)
     return rollouts
 
 

@@ -86,6 +86,8 @@ def heed_guards(run: Session, state: RunState) -> bool:
         check_agreement(run, run.history[-1])
         return True
     action = run.settings.guards.action
+    if action != "warn":
+        run.progress.finish()
     for alarm in alarms:
         run.progress.log(f"guard {alarm.guard} ({action}): {alarm.reason}")
         run.record(

@@ -213,7 +213,8 @@ def play_round(run: Session, state: RunState) -> None:
             add_candidate(run, state)
             if not heed_guards(run, state):
                 return
-            run.progress.start(rounds.steps, title, done=state.step)
+            if state.step < rounds.steps:
+                run.progress.start(rounds.steps, title, done=state.step)
         if state.step % rounds.save_every == 0 and state.step < rounds.steps:
             save(run, state)
 

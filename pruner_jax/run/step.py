@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
+import numpy as np
+
 from pruner_jax.learn.learn import learn
 from pruner_jax.learn.rows import rows_of, rows_of_rollouts
 from pruner_jax.learn.step import score
@@ -44,18 +46,20 @@ def train_step(run: Session, state: RunState) -> dict[str, Any]:
         weighted, state.method, weighing = weigh(
             run.phase, graded, state.method, context(run, state)
         )
-    with clock.phase("learn"):
-        weighted = with_reference(run, state, weighted)
-        run.checkpoints.release()
-        state.learn, learning = learn(
-            state.learn,
-            rows_of(weighted, run.spec),
-            run.update,
-            spec=run.spec,
-            options=settings.learn,
-            mesh=run.mesh,
-            seed=settings.seed + state.steps,
-        )
+    learning = {}
+    if np.isfinite(graded.rollouts.logp_BT).all():  # else the guard is left to ring
+        with clock.phase("learn"):
+            weighted = with_reference(run, state, weighted)
+            run.checkpoints.release()
+            state.learn, learning = learn(
+                state.learn,
+                rows_of(weighted, run.spec),
+                run.update,
+                spec=run.spec,
+                options=settings.learn,
+                mesh=run.mesh,
+                seed=settings.seed + state.steps,
+            )
     state.cursor += settings.rounds.prompts
     state.step += 1
     state.steps += 1
