@@ -188,10 +188,13 @@ def _print_help(verb: Verb) -> None:
 
 def _explain(error: Exception) -> str:
     """What to tell about a failure. Our own errors are ValueErrors and say what to change."""
-    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        where = str(error.filename or "while writing")
+        if error.strerror and " are free" in error.strerror:  # our own words: how much is needed
+            where += f": {error.strerror}"
         return (
-            f"the disk is full ({error.filename or 'while writing'}); what was complete is kept: "
-            "free some space and run the same command to continue"
+            f"the disk is full ({where}); what was complete is kept: free some space and run the "
+            "same command to continue"
         )
     first = (str(error).strip().splitlines() or [""])[0]
     if isinstance(error, MemoryError) or (

@@ -17,6 +17,7 @@ import enum
 import pathlib
 import re
 import tempfile
+import types
 import typing
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
@@ -151,6 +152,10 @@ def build(cls: type[T], given: Given) -> T:
       ConfigError: with the field, what was found and what is allowed.
     """
     tree, words, free = _take_free(cls, given)
+    where = f"{given.file}: " if given.file else ""
+    _check_names(cls, tree, where)
+    for word in words:
+        _check_names(cls, _as_tree(word))
     try:
         made = parser(cls)
         settings = made.parse_args([f"--config={_write_yaml(tree)}", *words])
@@ -160,10 +165,73 @@ def build(cls: type[T], given: Given) -> T:
             value = _replace(value, name.split("."), mapping)
         return value
     except argparse.ArgumentError as error:
-        where = f"{given.file}: " if given.file else ""
-        raise ConfigError(f"{where}{error.message or error}") from None
+        message = str(error.message or error)
+        raise ConfigError(_refused(cls, tree, words, message, where)) from None
     except ValueError as error:  # of a class that refuses its values
         raise ConfigError(str(error)) from None
+
+
+def _check_names(cls: type, tree: Mapping[str, Any], where: str = "") -> None:
+    """Refuse what is no setting, and a value where a section belongs: jsonargparse names no
+    alternatives, takes beginnings of names for them, and lets such a value pass in silence."""
+    kinds = typing.get_type_hints(cls)
+    for key, value in tree.items():
+        if key not in kinds:
+            raise ConfigError(f"{where}{key} is unknown; allowed: {', '.join(kinds)}")
+        if dataclasses.is_dataclass(kinds[key]) and value is not None:
+            if not isinstance(value, Mapping):
+                names = ", ".join(typing.get_type_hints(kinds[key]))
+                raise ConfigError(f"{where}{key} is {value!r}; allowed: a mapping of {names}")
+            _check_names(kinds[key], value, f"{where}{key}.")
+
+
+def _as_tree(word: str) -> dict[str, Any]:
+    """The tree that ``--dotted.name=value`` stands for."""
+    key, equals, value = word.partition("=")
+    if not key.startswith("--") or not equals:
+        raise ConfigError(f"{word!r} is no setting; write --name=value, see --help")
+    try:
+        tree = yaml.load(value, _Loader)
+    except yaml.YAMLError:
+        tree = value  # text, or for jsonargparse to refuse
+    for part in reversed(key.removeprefix("--").removesuffix("+").split(".")):
+        tree = {part: tree}
+    return tree
+
+
+def _refused(
+    cls: type, tree: Mapping[str, Any], words: Sequence[str], message: str, where: str
+) -> str:
+    """What is wrong in our words, where jsonargparse says which setting it is about."""
+    match = re.match(r'Parser key "([\w.]+)"', message)
+    if match is None:
+        return f"{where}{message}"
+    kind = cls
+    found: list[tuple[str, Any]] = [(where, tree), *(("", _as_tree(word)) for word in words)]
+    for part in match[1].split("."):
+        kind = typing.get_type_hints(kind)[part]
+        found = [(w, x[part]) for w, x in found if isinstance(x, Mapping) and part in x]
+    # A file's value is refused even where a word replaces it; the message quotes which it was.
+    where, value = next((pair for pair in found if str(pair[1]) in message), found[-1])
+    return f"{where}{match[1]} is {value!r}; allowed: {describe(kind)}"
+
+
+def describe(hint: Any) -> str:
+    """A type in the words of an error message."""
+    kind, inner = typing.get_origin(hint) or hint, typing.get_args(hint)
+    if kind is typing.Literal:
+        return ", ".join(map(str, inner))
+    if kind in (typing.Union, types.UnionType):
+        return " or ".join(map(describe, inner))
+    if kind in (dict, collections.abc.Mapping):
+        return "a mapping" + (f" {{name: {describe(inner[1])}}}" if inner else "")
+    if kind in (list, tuple):
+        return "a list" + (f" [{describe(inner[0])}, ...]" if inner else "")
+    words = {
+        **{int: "a whole number", float: "a number", str: "text", bool: "true or false"},
+        **{types.NoneType: "null", Any: "anything"},
+    }
+    return words.get(kind, str(hint))
 
 
 def parser(cls: type, prog: str = "pruner-jax", description: str | None = None) -> Any:

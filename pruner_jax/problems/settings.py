@@ -12,6 +12,8 @@ import typing
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
+from pruner_jax.settings import describe
+
 T = TypeVar("T")
 
 
@@ -27,7 +29,7 @@ def resolve(cls: type[T], given: Mapping[str, Any], where: str) -> T:
         try:
             values[name] = as_type(value, hints[name])
         except TypeError:
-            allowed = _describe(hints[name])
+            allowed = describe(hints[name])
             raise ValueError(f"{where}.{name} is {value!r}; allowed: {allowed}") from None
     try:
         return cls(**values)
@@ -69,21 +71,3 @@ def _as_float(value: Any) -> float:
         return float(value)
     except ValueError:
         raise TypeError from None
-
-
-def _describe(hint: Any) -> str:
-    """A type in the words of an error message."""
-    kind, inner = typing.get_origin(hint) or hint, typing.get_args(hint)
-    if kind is typing.Literal:
-        return ", ".join(map(str, inner))
-    if kind in (typing.Union, types.UnionType):
-        return " or ".join(map(_describe, inner))
-    if kind in (dict, Mapping):
-        return "a mapping" + (f" {{name: {_describe(inner[1])}}}" if inner else "")
-    if kind in (list, tuple):
-        return "a list" + (f" [{_describe(inner[0])}, ...]" if inner else "")
-    words = {
-        **{int: "a whole number", float: "a number", str: "text", bool: "true or false"},
-        **{types.NoneType: "null", Any: "anything"},
-    }
-    return words.get(kind, str(hint))

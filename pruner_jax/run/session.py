@@ -330,11 +330,14 @@ def _check_context(
         tokens = engine.prompts(part, purpose=Purpose(name), limit=limit).tokens
         for problem, prompt in zip(part, tokens):
             if len(prompt) + limit > context:
+                cure = "lower the limit (rounds.limits, monitor.limit, test.limit)"
+                if len(prompt) >= context:
+                    cure = "shorten its question"
                 raise ValueError(
                     f"{name} set, problem {problem.id!r}: a prompt of {len(prompt)} tokens and a "
                     f"response of up to {limit} do not fit into the model's context of {context} "
-                    "(max_position_embeddings). Lower the limit (rounds.limits, monitor.limit, "
-                    "test.limit), or drop the problem"
+                    f"(max_position_embeddings in {settings.model}/config.json); {cure}, or take "
+                    "the problem out of its source"
                 )
 
 
