@@ -56,10 +56,6 @@ class Pick:
     reason: str
     judgements: tuple[Judgement, ...]
 
-    def lines(self) -> list[str]:
-        """One line per candidate, then the decision; to be printed."""
-        return [j.reason for j in self.judgements] + [self.reason]
-
 
 @dataclasses.dataclass(frozen=True)
 class NextLimit:
@@ -127,12 +123,31 @@ def pick(
         return Pick(
             start.step, True, f"the round's start (step {start.step}) stays: {why}", judgements
         )
-    best = min(shorter, key=lambda j: (j.mean_tokens, -j.accuracy, j.step))
+    best = min(shorter, key=_preference)
     reason = (
         f"step {best.step} is picked: the shortest of {len(within)} within the band, "
         f"{before:,.1f} to {best.mean_tokens:,.1f} tokens, {_points(best.accuracy_change)}"
     )
     return Pick(best.step, False, reason, judgements)
+
+
+def _preference(judgement: Judgement) -> tuple[float, float, int]:
+    return judgement.mean_tokens, -judgement.accuracy, judgement.step
+
+
+def still_possible(start: Candidate, judgements: Sequence[Judgement], sound: int) -> set[int]:
+    """Steps that the rule may still pick, whatever comes later: the others' parameters can go.
+
+    ``judgements``: of the round so far, oldest first. Those after step ``sound`` may yet be dropped
+    by a guard, so the best one up to there stays, and every one that beat all before it since.
+    """
+    best: list[Judgement] = []
+    for j in judgements:
+        shorter = j.within and j.mean_tokens < mean_tokens(start.outcomes)
+        if shorter and (not best or _preference(j) < _preference(best[-1])):
+            best.append(j)
+    until = sum(j.step <= sound for j in best)
+    return {j.step for j in best[max(0, until - 1) :]}
 
 
 def next_limit(outcomes: Outcomes, current: int, options: AutoOptions) -> NextLimit:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from typing import Any
 
@@ -11,9 +12,10 @@ from pruner_jax.learn.rows import rows_of_rollouts
 from pruner_jax.learn.step import score
 from pruner_jax.measure import guards, stats
 from pruner_jax.measure.outcomes import outcomes
+from pruner_jax.measure.pick import judge, still_possible
 from pruner_jax.objective import memory
 from pruner_jax.objective.groups import Groups
-from pruner_jax.run.measuring import measure
+from pruner_jax.run.measuring import measure, read_outcomes
 from pruner_jax.run.session import PyTree, Session
 from pruner_jax.run.state import Mark, RunState
 from pruner_jax.types import Graded, Purpose, take_rows
@@ -70,13 +72,21 @@ def evaluation_due(run: Session, state: RunState) -> bool:
 
 
 def add_candidate(run: Session, state: RunState) -> None:
-    """Measure the parameters of this step and keep them until the round ends."""
+    """Measure the parameters of this step; keep them while the round's pick may want them."""
     name = f"round-{state.round + 1:02d}-step-{state.steps:05d}"
     graded = evaluate(run, state.learn.params, "monitor", f"monitor after step {state.steps}")
-    mark = record_evaluation(run, state, graded, f"{name}-monitor", name)
+    state.candidates.append(record_evaluation(run, state, graded, f"{name}-monitor", name))
     with run.clock.phase("save"):
-        run.checkpoints.save_parameters(name, state.learn.params)
-    state.candidates.append(mark)
+        base, options = read_outcomes(run.rollouts(state.start)), run.settings.pick
+        judgements = [judge(base, run.candidate(mark), options) for mark in state.candidates]
+        run.progress.log(judgements[-1].reason)
+        sound = state.steps - run.settings.guards.window
+        possible = still_possible(run.candidate(state.origin), judgements, sound)
+        state.candidates = [
+            dataclasses.replace(mark, kept=mark.step in possible) for mark in state.candidates
+        ]
+        if state.candidates[-1].kept:
+            run.checkpoints.save_parameters(name, state.learn.params)
 
 
 def heed_guards(run: Session, state: RunState) -> bool:

@@ -22,7 +22,7 @@ from pruner_jax.config import PruneConfig
 from pruner_jax.learn.step import init_state
 from pruner_jax.measure import stats
 from pruner_jax.measure.outcomes import Outcomes, outcomes
-from pruner_jax.measure.pick import Candidate, check_tolerance, next_limit, pick
+from pruner_jax.measure.pick import check_tolerance, next_limit, pick
 from pruner_jax.measure.summary import Round, summary, versions
 from pruner_jax.policy import handle
 from pruner_jax.report import html
@@ -223,11 +223,9 @@ def end_round(run: Session, state: RunState) -> None:
     """Pick the checkpoint the next round starts from."""
     with run.clock.phase("pick"):
         base = read_outcomes(run.rollouts(state.start))
-        candidates = [Candidate(m.step, read_outcomes(run.rollouts(m))) for m in state.candidates]
-        origin = Candidate(state.origin.step, read_outcomes(run.rollouts(state.origin)))
-        picked = pick(base, origin, candidates, run.settings.pick)
-        for line in picked.lines():
-            run.progress.log(line)
+        candidates = [run.candidate(mark) for mark in state.candidates]
+        picked = pick(base, run.candidate(state.origin), candidates, run.settings.pick)
+        run.progress.log(picked.reason)
         if not picked.kept:
             state.origin = next(mark for mark in state.candidates if mark.step == picked.step)
         after = read_outcomes(run.rollouts(state.origin))

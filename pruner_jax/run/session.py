@@ -21,6 +21,7 @@ from pruner_jax import methods
 from pruner_jax.config import PruneConfig, plain
 from pruner_jax.learn.optimizer import Optimizer, make_optimizer
 from pruner_jax.learn.step import LearnState, Update, make_update, state_shardings
+from pruner_jax.measure.pick import Candidate
 from pruner_jax.mesh import LEARN_RULES, make_mesh
 from pruner_jax.objective.loss_spec import LossSpec
 from pruner_jax.objective.method import Method, Phase, check, needs
@@ -33,6 +34,7 @@ from pruner_jax.run.compilation import keep_compiled_programs
 from pruner_jax.run.engine import Engine
 from pruner_jax.run.heap import give_back_large_blocks
 from pruner_jax.run.interrupts import Interrupts
+from pruner_jax.run.measuring import read_outcomes
 from pruner_jax.run.state import Mark
 from pruner_jax.store.checkpoints import Checkpoints
 from pruner_jax.store.folder import RunFolder, open_folder
@@ -143,6 +145,10 @@ class Session:
     def rollouts(self, mark: Mark) -> pathlib.Path:
         """The file of an evaluation."""
         return self.folder.rollouts / mark.rollouts
+
+    def candidate(self, mark: Mark) -> Candidate:
+        """What the checkpoint rule looks at."""
+        return Candidate(mark.step, read_outcomes(self.rollouts(mark)))
 
     def next_position(self) -> int:
         """Number of the next checkpoint."""

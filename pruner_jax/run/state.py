@@ -57,6 +57,7 @@ class Mark:
     step: int  # of the run
     parameters: str  # their name among the checkpoints
     rollouts: str  # file of the evaluation
+    kept: bool = True  # whether the parameters are there: a candidate that cannot win has none
 
 
 _ON_DEVICE = ("learn", "reference")
@@ -89,7 +90,7 @@ def state_of(meta: Mapping[str, Any], learn: LearnState, reference: PyTree | Non
 def parameters_in_use(state: RunState) -> list[str]:
     """Names of the parameters that this state may come back to."""
     marks = [state.start, state.origin, *state.candidates]
-    return sorted({mark.parameters for mark in marks if mark is not None})
+    return sorted({mark.parameters for mark in marks if mark is not None and mark.kept})
 
 
 def _pack(tree: Any) -> Any:

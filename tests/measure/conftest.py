@@ -30,7 +30,7 @@ def evaluation():
     return make
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def simulated():
     """Make Outcomes of a simulated model: solve rates vary by problem, lengths are log-normal."""
 

@@ -7,7 +7,15 @@ from hypothesis import strategies as st
 
 from pruner_jax.measure.options import AutoOptions, PickOptions
 from pruner_jax.measure.outcomes import at_limit, from_rows
-from pruner_jax.measure.pick import Candidate, check_tolerance, next_limit, pick
+from pruner_jax.measure.pick import (
+    Candidate,
+    Judgement,
+    check_tolerance,
+    next_limit,
+    pick,
+    still_possible,
+)
+from pruner_jax.measure.stats import mean_tokens
 
 OPTIONS = PickOptions(tolerance=0.05, confidence=0.95, resamples=1000)
 
@@ -36,7 +44,31 @@ def test_the_shortest_within_the_band_is_picked(start, checkpoint):
     assert (found.step, found.kept) == (60, False)
     assert [j.within for j in found.judgements] == [True, True, True, False]
     assert "outside the band of -5.0 points" in found.judgements[-1].reason
-    assert len(found.lines()) == 5 and "step 60 is picked" in found.lines()[-1]
+    assert "step 60 is picked" in found.reason
+
+
+@given(
+    st.lists(st.tuples(st.integers(20, 70), st.booleans()), min_size=1, max_size=12),
+    st.integers(0, 30),
+    st.integers(0, 12),
+)
+def test_what_is_picked_was_kept_all_along(simulated, found, window, dropped):
+    """However the round goes on, and whichever late candidates a guard takes away."""
+    start = Candidate(0, simulated(0, problems=4, tokens=60))
+    judged = [
+        Judgement(10 * (n + 1), 0.8, float(tokens), 0.0, 0.0, within, "")
+        for n, (tokens, within) in enumerate(found)
+    ]
+    kept = {j.step for j in judged}
+    for now in range(1, len(judged) + 1):
+        step = judged[now - 1].step
+        kept &= still_possible(start, judged[:now], step - window) | {j.step for j in judged[now:]}
+    end = judged[-1].step + dropped
+    for left in (judged, [j for j in judged if j.step <= end - window]):
+        able = [j for j in left if j.within and j.mean_tokens < mean_tokens(start.outcomes)]
+        if able:
+            assert min(able, key=lambda j: (j.mean_tokens, -j.accuracy, j.step)).step in kept
+    assert len(kept) <= 2 + window // 10
 
 
 def test_nothing_within_keeps_the_start_of_the_round(start, checkpoint):
