@@ -2,8 +2,8 @@
 
 Each verb is one configuration class, the words that may stand without a name, and one function. The
 function is imported when its verb is called, so ``--help`` needs neither JAX nor a network. Exit
-code: 0 when what was asked for was done, 1 when it failed, 2 when the command line or the settings
-are wrong, 130 when interrupted.
+code: 0 when what was asked for was done, 1 when it failed, 2 when a word or a setting is unknown or
+of the wrong type, 130 when interrupted (143 by SIGTERM).
 """
 
 from __future__ import annotations
@@ -139,8 +139,7 @@ def _run(verb: Verb, words: list[str]) -> int:
         with contextlib.redirect_stdout(sys.stderr) if as_json else contextlib.nullcontext():
             result = getattr(importlib.import_module(module), name)(settings)
     except KeyboardInterrupt as stop:
-        words = str(stop) or "interrupted; the same command continues"
-        return _fail(getattr(stop, "exit_code", 130), words)
+        return _fail(getattr(stop, "exit_code", 130), str(stop) or "interrupted")
     except config.ConfigError as error:
         return _fail(2, str(error))
     except Exception as error:

@@ -178,7 +178,7 @@ def _check_names(cls: type, tree: Mapping[str, Any], where: str = "") -> None:
     for key, value in tree.items():
         if key not in kinds:
             raise ConfigError(f"{where}{key} is unknown; allowed: {', '.join(kinds)}")
-        if dataclasses.is_dataclass(kinds[key]) and value is not None:
+        if dataclasses.is_dataclass(kinds[key]):
             if not isinstance(value, Mapping):
                 names = ", ".join(typing.get_type_hints(kinds[key]))
                 raise ConfigError(f"{where}{key} is {value!r}; allowed: a mapping of {names}")

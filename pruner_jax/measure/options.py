@@ -92,7 +92,8 @@ class GuardOptions:
     """When a run is no longer doing what it is for. An empty threshold switches that guard off."""
 
     action: str = "rollback"
-    """What an alarm does: "stop" the run, "rollback" to the round's start and end it, or "warn"."""
+    """What an alarm does: "rollback" (the round ends, and only what was measured before the steps
+    that rang can be picked), "stop" (the same, and no further round), or "warn"."""
     window: int = 5
     """Steps that are averaged; the run's first window is what the last one is compared with."""
     empty_thinking: float | None = 0.5

@@ -7,6 +7,7 @@ belongs to ``--json``.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 import time
@@ -126,7 +127,8 @@ class Progress:
         return ", ".join(part for part in parts if part)
 
     def _say(self, line: str) -> None:
-        print(line, file=self._stream, flush=True)
+        with contextlib.suppress(BrokenPipeError):  # nobody reads it any more; the run goes on
+            print(line, file=self._stream, flush=True)
 
 
 def describe(values: Mapping[str, float | None]) -> str:

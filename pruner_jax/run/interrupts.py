@@ -1,21 +1,24 @@
-"""A request to stop, by a scheduler (SIGTERM) or a person (Ctrl-C), honoured where nothing is lost.
+"""A request to stop, by a scheduler (SIGTERM), a person (Ctrl-C) or a terminal that went away.
 
-The signal is only noted; ``check``, called between blocks of decoding, raises ``Interrupted``, upon
-which the run saves its last step and ends. A second signal ends the program at once: the same
-command then goes on from the last saved state.
+The signal is only noted; ``check``, called between blocks of decoding and after every step, raises
+``Interrupted``, upon which the run saves its last step and ends. A second signal ends it without
+saving: the same command then goes on from the last saved state.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import threading
 
-_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+_SIGNALS = [
+    getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)
+]
 
 
 class Interrupted(KeyboardInterrupt):
-    """The run was asked to stop. ``exit_code`` is what a shell would report: 130 or 143."""
+    """The run was asked to stop. ``exit_code`` is what a shell would report, as 143."""
 
     def __init__(self, number: signal.Signals):
         super().__init__(f"stopped by {number.name}; the same command continues")
@@ -33,7 +36,8 @@ class Interrupts:
 
     def __enter__(self) -> Interrupts:
         if threading.current_thread() is threading.main_thread():
-            heard = [n for n in _SIGNALS if signal.getsignal(n) is not signal.SIG_IGN]
+            deaf = (signal.SIG_IGN, None)  # None: somebody else's, not made in Python
+            heard = [n for n in _SIGNALS if signal.getsignal(n) not in deaf]
             self._before = {number: signal.signal(number, self._note) for number in heard}
         return self
 
@@ -44,11 +48,12 @@ class Interrupts:
 
     def _note(self, number: int, frame: object) -> None:
         if self._noted is not None:
-            raise KeyboardInterrupt("stopped at once; the same command continues")
+            raise KeyboardInterrupt("stopped without saving; the same command continues")
         self._noted = signal.Signals(number)
         # Not through the progress bar: it may be in the middle of a line.
-        words = f"\n{self._noted.name}: saving what is done, then stopping (again: stop at once)\n"
-        os.write(2, words.encode())
+        words = f"\n{self._noted.name}: saving what is done, then stopping (again: stop unsaved)\n"
+        with contextlib.suppress(OSError):  # the reader of a pipe got the same signal and is gone
+            os.write(2, words.encode())
 
     def check(self, *_: object) -> None:
         """Raise Interrupted if a signal came."""

@@ -18,7 +18,7 @@ from pruner_jax.objective.groups import Groups
 from pruner_jax.run.measuring import measure, read_outcomes
 from pruner_jax.run.session import PyTree, Session
 from pruner_jax.run.state import Mark, RunState
-from pruner_jax.types import Graded, Purpose, take_rows
+from pruner_jax.types import Graded, Purpose
 from pruner_jax.verify.grade import counts
 
 
@@ -114,15 +114,23 @@ def heed_guards(run: Session, state: RunState) -> bool:
         return True
     if action == "stop":
         state.ended = f"guard {alarms[0].guard}: {alarms[0].reason}"
+    state.alarmed = True
     # Candidates from before the steps that rang are sound; the others go.
     sound = state.steps - run.settings.guards.window
     state.candidates = [mark for mark in state.candidates if mark.step <= sound]
     return False
 
 
-def compare_sampler_with_learner(run: Session, state: RunState, graded: Graded) -> None:
-    """Self-test before anything is trained: both must give the same log-probabilities."""
-    few = take_rows(graded.rollouts, np.arange(min(32, len(graded))))
+def compare_sampler_with_learner(run: Session, state: RunState) -> None:
+    """Self-test before anything is measured: both must give the same log-probabilities."""
+    graded, _ = run.engine.rollout(
+        run.engine.decode_params(state.learn.params),
+        run.problems["monitor"][:8],
+        purpose=Purpose.MONITOR,
+        samples=4,
+        limit=min(64, run.cap("monitor")),
+    )
+    few = graded.rollouts
     temperature = few.temperature or 1.0
     logp_BT = score(
         state.learn.params,

@@ -26,6 +26,7 @@ from pruner_jax.measure.pick import check_tolerance, next_limit, pick
 from pruner_jax.measure.summary import Round, summary, versions
 from pruner_jax.policy import handle
 from pruner_jax.report import html
+from pruner_jax.report.progress import Progress
 from pruner_jax.run.interrupts import Interrupted
 from pruner_jax.run.measuring import read_outcomes
 from pruner_jax.run.monitor import (
@@ -36,10 +37,10 @@ from pruner_jax.run.monitor import (
     heed_guards,
     record_evaluation,
 )
-from pruner_jax.run.session import PyTree, Session, open_session
-from pruner_jax.run.state import RunState, meta_of, parameters_in_use, state_of
+from pruner_jax.run.session import PyTree, Session, finished_folder, open_session
+from pruner_jax.run.state import RunState, meta_of, parameters_in_use, position, state_of
 from pruner_jax.run.step import train_step
-from pruner_jax.store.folder import write_atomically
+from pruner_jax.store.folder import RunFolder, write_atomically
 from pruner_jax.store.records import keep_only, write_rollouts
 
 _TEST_FILES = ("base-test.parquet", "final-test.parquet")
@@ -64,20 +65,23 @@ def prune(settings: PruneConfig | str | os.PathLike[str], out: str | None = None
         settings = config.load(PruneConfig, os.fspath(settings), [f"--out={out}"] if out else [])
     elif out:
         settings = dataclasses.replace(settings, out=out)
+    if not settings.dry_run and (folder := finished_folder(settings)) is not None:
+        with Progress() as progress:
+            return show_finished(folder, progress)
     with open_session(settings) as run:
         if settings.dry_run:
             return run.describe()
-        if run.folder.summary.exists():
-            return finished(run)
         state = resume(run) or start(run)
         say_what_can_be_told(run, state)
         while (limit := limit_of_next_round(run, state)) is not None:
             begin_round(run, state, limit)
             try:
                 play_round(run, state)
-            except Interrupted:
-                save(run, state)
-                raise
+            except Interrupted as stop:
+                if run.saved != position(state):
+                    save(run, state)
+                state.learn = state.reference = None  # a notebook keeps the frames of an error
+                raise stop.with_traceback(None) from None
             end_round(run, state)
         return finish(run, state)
 
@@ -96,9 +100,9 @@ def start(run: Session) -> RunState:
         reference=None,
     )
     del params
+    compare_sampler_with_learner(run, state)
     graded = evaluate(run, state.learn.params, "monitor", "monitor, start model")
     state.start = state.origin = record_evaluation(run, state, graded, "base-monitor", "start")
-    compare_sampler_with_learner(run, state, graded)
     save(run, state)
     return state
 
@@ -114,32 +118,31 @@ def say_what_can_be_told(run: Session, state: RunState) -> None:
 
 def resume(run: Session) -> RunState | None:
     """The run as its newest complete checkpoint knew it, or None where there is none."""
-    position = run.checkpoints.latest()
-    if position is None:
+    newest = run.checkpoints.latest()
+    if newest is None:
         return None
-    run.take_parameters()  # not wanted: the checkpoint has newer ones
-    meta = run.checkpoints.meta(position)
+    run.take_parameters()  # and drop them: the checkpoint has newer ones
+    meta = run.checkpoints.meta(newest)
     run.metrics.cut(meta["lines"])
     # Test files are whole, and only written once the rounds are over: they stay.
     keep_only(run.folder.rollouts, [*meta["rollouts"], *_TEST_FILES])
     run.rollout_files[:] = meta["rollouts"]
     run.history[:] = run.metrics.read()
     run.clock.total.update(meta["seconds"])
-    state = state_of(
-        meta["state"], run.checkpoints.arrays(position, run.learn_like), reference=None
-    )
+    state = state_of(meta["state"], run.checkpoints.arrays(newest, run.learn_like), reference=None)
     if state.in_round and run.spec.needs_reference:
         state.reference = reference_of(run, state)
+    run.saved = position(state)
     run.progress.log(f"continuing {run.folder.root} after step {state.steps}")
     return state
 
 
 def save(run: Session, state: RunState) -> None:
     """A checkpoint from which the run goes on exactly as it would have."""
+    run.saved = position(state)
     with run.clock.phase("save"):
         run.metrics.sync()
         run.checkpoints.save(
-            run.next_position(),
             state.learn,
             {
                 "state": meta_of(state),
@@ -181,6 +184,8 @@ def begin_round(run: Session, state: RunState, limit: int) -> None:
     state.limit = limit
     state.step = 0
     state.candidates = []
+    state.alarmed = False
+    state.method_before = state.method
     if run.spec.needs_reference:
         state.reference = reference_of(run, state)
     run.progress.log(f"round {state.round + 1}: limit {limit} tokens")
@@ -209,6 +214,7 @@ def play_round(run: Session, state: RunState) -> None:
             )
             if not heed_guards(run, state):
                 return
+        run.interrupts.check()
         if evaluation_due(run, state):
             add_candidate(run, state)
             if not heed_guards(run, state):
@@ -249,8 +255,9 @@ def end_round(run: Session, state: RunState) -> None:
         state.rounds.append(dataclasses.asdict(entry))
         state.learn = state.learn.replace(params=None)  # makes room for those that were picked
         params = run.checkpoints.load_parameters(state.origin.parameters, run.parameters_like)
-        alarmed = state.step < run.settings.rounds.steps
-        if alarmed or run.phase.reset.optimiser == "round":
+        if state.alarmed:
+            state.method = state.method_before
+        if state.alarmed or run.phase.reset.optimiser == "round":
             state.learn = None  # the old moments go before the new ones are made
             state.learn = run.fresh_optimizer(params)
         else:
@@ -292,16 +299,16 @@ def finish(run: Session, state: RunState) -> dict[str, Any]:
     result["ended"] = state.ended
     result["alarms"] = [record for record in run.history if record["kind"] == "alarm"]
     write_atomically(run.folder.summary, json.dumps(result, indent=2) + "\n")
-    return finished(run)
+    return show_finished(run.folder, run.progress)
 
 
-def finished(run: Session) -> dict[str, Any]:
+def show_finished(folder: RunFolder, progress: Progress) -> dict[str, Any]:
     """Show what a complete run came to; its report is built again, which costs seconds."""
-    result = json.loads(run.folder.summary.read_text())
-    path = html.build(run.folder.root)
-    run.progress.show(result)
-    run.progress.log(f"report: {path}")
-    run.progress.log(f"model:  {run.folder.export}")
+    result = json.loads(folder.summary.read_text())
+    path = html.build(folder.root)
+    progress.show(result)
+    progress.log(f"report: {path}")
+    progress.log(f"model:  {folder.export}")
     return result
 
 

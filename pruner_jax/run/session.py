@@ -37,7 +37,7 @@ from pruner_jax.run.interrupts import Interrupts
 from pruner_jax.run.measuring import read_outcomes
 from pruner_jax.run.state import Mark
 from pruner_jax.store.checkpoints import Checkpoints
-from pruner_jax.store.folder import RunFolder, open_folder
+from pruner_jax.store.folder import RunFolder, check_folder, open_folder
 from pruner_jax.store.records import Metrics, write_rollouts
 from pruner_jax.types import Graded, Problem, Purpose, Weighted
 from pruner_jax.verify.pool import Verifier
@@ -89,6 +89,7 @@ class Session:
     checkpoints: Checkpoints | None = None
     history: list[dict[str, Any]] = dataclasses.field(default_factory=list)
     rollout_files: list[str] = dataclasses.field(default_factory=list)
+    saved: tuple[int, int, int] | None = None  # the position that was saved last
 
     @property
     def spec(self) -> LossSpec:
@@ -150,11 +151,6 @@ class Session:
         """What the checkpoint rule looks at."""
         return Candidate(mark.step, read_outcomes(self.rollouts(mark)))
 
-    def next_position(self) -> int:
-        """Number of the next checkpoint."""
-        latest = self.checkpoints.latest()
-        return 0 if latest is None else latest + 1
-
     def record(self, record: dict[str, Any]) -> dict[str, Any]:
         """Write one line of metrics and remember it."""
         self.metrics.append(record)
@@ -196,6 +192,8 @@ class Session:
             "learner_state_bytes": size,
             "reference_bytes": reference,
             "gradient_bytes": parameters * 4,
+            # Two states and the one being written; the start, the round's start, a few candidates.
+            "disk_bytes": 3 * size + 5 * parameters * 4,
             "sampler_bytes": parameters * jnp.dtype(self.engine.dtype).itemsize,
             "cache_bytes": {
                 "round": self.engine.cache_bytes(
@@ -255,7 +253,7 @@ def open_session(settings: PruneConfig) -> Iterator[Session]:
         del policy, engine  # the session alone holds the parameters, until they are taken
         if not settings.dry_run:
             session.folder = stack.enter_context(
-                open_folder(settings.out, plain(settings), machine=MACHINE)
+                open_folder(settings.out, plain(settings), MACHINE, _inputs(settings))
             )
             for change in session.folder.changes:
                 progress.log(f"changed since the run was stopped: {change}")
@@ -263,6 +261,35 @@ def open_session(settings: PruneConfig) -> Iterator[Session]:
             session.checkpoints = Checkpoints(session.folder.checkpoints)
             stack.callback(session.checkpoints.close)
         yield session
+
+
+def finished_folder(settings: PruneConfig) -> RunFolder | None:
+    """The folder of a run that is complete, checked and locked as for any start, or None."""
+    folder = check_folder(settings.out, plain(settings), machine=MACHINE)
+    return folder if folder.summary.exists() else None
+
+
+def _inputs(settings: PruneConfig) -> list[pathlib.Path]:
+    """Files on which the run depends, wherever the settings name one: the code of a method or a
+    checker, tables of problems; and the description of the model."""
+
+    def texts(tree: Any) -> Iterator[str]:
+        if isinstance(tree, dict):
+            for key, value in tree.items():
+                yield from (key, *texts(value))
+        elif isinstance(tree, list):
+            for value in tree:
+                yield from texts(value)
+        elif isinstance(tree, str):
+            yield tree
+
+    named = texts([plain(getattr(settings, name)) for name in ("problems", "verify", "method")])
+    paths = [
+        pathlib.Path(name.rpartition(".py:")[0] + ".py" if ".py:" in name else name)
+        for name in named
+    ]
+    paths.append(pathlib.Path(settings.model) / "config.json")
+    return sorted({path for path in paths if path.is_file()})
 
 
 def _the_phase(method: Method) -> Phase:

@@ -37,6 +37,8 @@ class RunState:
     origin: Mark | None = None  # where the round started
     candidates: list[Mark] = dataclasses.field(default_factory=list)  # of this round
     rounds: list[dict[str, Any]] = dataclasses.field(default_factory=list)  # finished ones
+    alarmed: bool = False  # a guard ended this round
+    method_before: dict[str, Any] = dataclasses.field(default_factory=dict)  # when it began
     ended: str | None = None  # why no further round follows
 
     @property
@@ -61,6 +63,12 @@ class Mark:
 
 
 _ON_DEVICE = ("learn", "reference")
+_REMEMBERED = ("method", "method_before")
+
+
+def position(state: RunState) -> tuple[int, int, int]:
+    """Tells any two states of a run apart."""
+    return state.round, state.steps, len(state.candidates)
 
 
 def meta_of(state: RunState) -> dict[str, Any]:
@@ -70,7 +78,8 @@ def meta_of(state: RunState) -> dict[str, Any]:
         for field in dataclasses.fields(state)
         if field.name not in _ON_DEVICE
     }
-    plain["method"] = _pack(state.method)
+    for name in _REMEMBERED:
+        plain[name] = _pack(plain[name])
     for name in ("start", "origin"):
         plain[name] = plain[name] and dataclasses.asdict(plain[name])
     plain["candidates"] = [dataclasses.asdict(mark) for mark in state.candidates]
@@ -80,7 +89,8 @@ def meta_of(state: RunState) -> dict[str, Any]:
 def state_of(meta: Mapping[str, Any], learn: LearnState, reference: PyTree | None) -> RunState:
     """The state that ``meta_of`` came from."""
     plain = {f.name: meta[f.name] for f in dataclasses.fields(RunState) if f.name not in _ON_DEVICE}
-    plain["method"] = _unpack(meta["method"])
+    for name in _REMEMBERED:
+        plain[name] = _unpack(plain[name])
     for name in ("start", "origin"):
         plain[name] = plain[name] and Mark(**plain[name])
     plain["candidates"] = [Mark(**mark) for mark in meta["candidates"]]

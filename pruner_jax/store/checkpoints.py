@@ -1,8 +1,9 @@
 """Checkpoints of a run, by Orbax: full states to continue from, and parameters alone to pick from.
 
 A full state is a tree of arrays and a JSON-able ``meta``; the two latest are kept, saved in the
-background and only visible once complete. Parameters alone (the start of the run and of the round,
-the candidates of a round) are kept under a name for as long as a full state speaks of them.
+background and counted only once all of it would survive a power cut. Parameters alone (the start of
+the run and of the round, the candidates of a round) are kept under a name for as long as a full
+state speaks of them.
 """
 
 from __future__ import annotations
@@ -17,6 +18,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import jax
+
+from pruner_jax.store.folder import DURABLE, flush_to_disk
 
 PyTree = Any
 
@@ -45,7 +48,10 @@ class Checkpoints:
         if not read_only:
             self._parameters.mkdir(parents=True, exist_ok=True)
             self._remove_half_written()
-        self._read_only = read_only
+            for state in states.glob("[0-9]*"):
+                if not (state / DURABLE).exists():
+                    shutil.rmtree(state)
+        self._read_only, self._states_folder = read_only, states
         self._saving = 0  # bytes of the newest full state, which may still be on their way
         logging.getLogger("absl").addFilter(_worth_saying)
         self._states = ocp.CheckpointManager(
@@ -63,9 +69,10 @@ class Checkpoints:
 
     def latest(self) -> int | None:
         """Position of the newest complete state, or None."""
-        return self._states.latest_step()
+        found = [path.parent.name for path in self._states_folder.glob(f"[0-9]*/{DURABLE}")]
+        return max(map(int, found), default=None)
 
-    def save(self, position: int, arrays: PyTree, meta: Mapping[str, Any]) -> None:
+    def save(self, arrays: PyTree, meta: Mapping[str, Any]) -> None:
         """Start saving a full state; call ``release`` before its arrays are donated.
 
         ``meta["parameters"]`` lists the named parameters this state needs; others are dropped once
@@ -74,13 +81,14 @@ class Checkpoints:
         import orbax.checkpoint as ocp
 
         self.wait()
+        newest = self.latest()
         self._drop_unused(meta["parameters"])
         self._saving = self._check_room(arrays)
         parts = ocp.args.Composite(
             arrays=ocp.args.PyTreeSave(arrays), meta=ocp.args.JsonSave(dict(meta))
         )
         with self._writing():
-            self._states.save(position, args=parts)
+            self._states.save(0 if newest is None else newest + 1, args=parts)
 
     def meta(self, position: int) -> dict[str, Any]:
         """What was saved beside the arrays."""
@@ -107,6 +115,7 @@ class Checkpoints:
             self._writer.save(
                 self._parameters / name, args=ocp.args.PyTreeSave(parameters), force=True
             )
+            _flush(self._parameters / name)
 
     def load_parameters(self, name: str, like: PyTree) -> PyTree:
         """Parameters kept under a name, with the shapes, dtypes and shardings of ``like``."""
@@ -122,18 +131,25 @@ class Checkpoints:
         return {path.name for path in self._parameters.iterdir() if "." not in path.name}
 
     def release(self) -> None:
-        """Return when the arrays of a save that goes on may be donated.
+        """Return when the arrays of a save that goes on may be donated; called at every step.
 
         On a CPU it reads them where they are, and an update would have to copy them all; elsewhere
         they have been copied to the host.
         """
-        if jax.default_backend() == "cpu":
+        if jax.default_backend() == "cpu" or not self._states.is_saving_in_progress():
             self.wait()
 
     def wait(self) -> None:
         """Return when nothing is being saved any more; a failed save raises here."""
         with self._writing():
             self._states.wait_until_finished()
+            newest = self._states.latest_step()
+            if self._read_only or newest is None or newest == self.latest():
+                return
+            state = self._states_folder / str(newest)
+            _flush(state)
+            (state / DURABLE).touch()
+            flush_to_disk(state)
 
     def close(self) -> None:
         """Finish what is being saved and stop the background threads."""
@@ -180,6 +196,12 @@ class Checkpoints:
             used.update(self.meta(position)["parameters"])
         for name in self.names() - used:
             shutil.rmtree(self._parameters / name)
+
+
+def _flush(folder: pathlib.Path) -> None:
+    """Return once all that lies in a folder, and its own name, would survive a power cut."""
+    for path in (*folder.rglob("*"), folder, folder.parent):
+        flush_to_disk(path)
 
 
 def _handler() -> Any:

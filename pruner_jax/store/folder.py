@@ -1,7 +1,7 @@
 """A run's folder: who owns it, what settings it was made with, and where each file lives.
 
-    OUT/config.yaml   OUT/metrics.jsonl   OUT/rollouts/   OUT/checkpoints/
-    OUT/summary.json  OUT/report.html     OUT/export/
+    OUT/config.yaml   OUT/inputs.json   OUT/metrics.jsonl   OUT/rollouts/   OUT/checkpoints/
+    OUT/summary.json  OUT/report.html   OUT/export/
 
 One process at a time writes to a folder (a lock that the system drops with the process). From its
 first checkpoint on a folder belongs to one configuration: starting another one there is refused,
@@ -14,6 +14,8 @@ import contextlib
 import dataclasses
 import errno
 import fcntl
+import hashlib
+import json
 import os
 import pathlib
 import tempfile
@@ -21,6 +23,11 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any
 
 import yaml
+
+DURABLE = "durable"  # a file in the folder of a checkpoint all of which would survive a power cut
+
+# What a run has measured before its first step stays true under other rules of what follows.
+UNTIL_THE_FIRST_STEP = ("auto", "guards", "pick")
 
 
 class FolderError(ValueError):
@@ -39,6 +46,11 @@ class RunFolder:
     def config(self) -> pathlib.Path:
         """Resolved configuration."""
         return self.root / "config.yaml"
+
+    @property
+    def inputs(self) -> pathlib.Path:
+        """Digests of the files that the configuration names."""
+        return self.root / "inputs.json"
 
     @property
     def metrics(self) -> pathlib.Path:
@@ -107,7 +119,10 @@ def write_atomically(path: pathlib.Path, text: str) -> None:
 
 @contextlib.contextmanager
 def open_folder(
-    out: str | os.PathLike[str], config: Mapping[str, Any], machine: Collection[str] = ()
+    out: str | os.PathLike[str],
+    config: Mapping[str, Any],
+    machine: Collection[str] = (),
+    inputs: Iterable[pathlib.Path] = (),
 ) -> Iterator[RunFolder]:
     """Take a run folder for this process, new or to be continued.
 
@@ -117,7 +132,9 @@ def open_folder(
         folder may be moved and continued.
       machine: settings that change no result (dotted keys, or the beginning of some, such as
         ``verify`` for ``verify.workers``). They may differ from start to start; what changed is in
-        the folder's ``changes``, and config.yaml holds the new values.
+        the folder's ``changes``, and config.yaml holds the new values. Until the first step the
+        rules (``UNTIL_THE_FIRST_STEP``) may change as well.
+      inputs: files that the settings name. One whose content is not what it was is a change.
 
     A run that has no checkpoint yet has nothing to lose: other settings take its folder over.
 
@@ -126,29 +143,81 @@ def open_folder(
         is named with both values), or holds something that is not a run.
     """
     folder = RunFolder(pathlib.Path(out))
-    if folder.root.exists() and not folder.root.is_dir():
-        raise FolderError(f"out={str(out)!r} is a file; give a folder with --out")
-    if folder.root.is_dir() and not folder.config.exists() and _foreign(folder.root):
-        raise FolderError(
-            f"out={str(out)!r} holds files but no config.yaml, so it is not a run of this program; "
-            "choose an empty or new folder with --out"
-        )
+    _check_root(folder)
     folder.root.mkdir(parents=True, exist_ok=True)
     with _lock(folder.root):
-        text = yaml.safe_dump(dict(config), sort_keys=False)
-        if folder.config.exists():
-            old, new = _read_config(folder), yaml.safe_load(text)
-            changed = _changed(old, new)
-            refused = [key for key in changed if not _within(key, machine)]
-            # The same sections: no config.yaml of another program is ever replaced.
-            if refused and not (old.keys() == new.keys() and _is_empty_run(folder)):
-                raise _belongs_to_another(folder, [changed[key] for key in refused])
-            folder = dataclasses.replace(folder, changes=tuple(changed.values()))
+        folder = _accepted(folder, config, machine)
         if folder.changes or not folder.config.exists():
-            write_atomically(folder.config, text)
+            write_atomically(folder.config, _text(config))
+        folder = _with_inputs(folder, inputs)
         folder.rollouts.mkdir(exist_ok=True)
         folder.checkpoints.mkdir(exist_ok=True)
         yield folder
+
+
+def check_folder(
+    out: str | os.PathLike[str], config: Mapping[str, Any], machine: Collection[str] = ()
+) -> RunFolder:
+    """The folder as ``open_folder`` would take it, with the same errors; nothing is written.
+
+    For the beginning of a start, before what takes minutes to load.
+    """
+    folder = RunFolder(pathlib.Path(out))
+    _check_root(folder)
+    if not folder.config.exists():
+        return folder
+    with _lock(folder.root):
+        return _accepted(folder, config, machine)
+
+
+def _check_root(folder: RunFolder) -> None:
+    out = str(folder.root)
+    if folder.root.exists() and not folder.root.is_dir():
+        raise FolderError(f"out={out!r} is a file; give a folder with --out")
+    if folder.root.is_dir() and not folder.config.exists() and _foreign(folder.root):
+        raise FolderError(
+            f"out={out!r} holds files but no config.yaml, so it is not a run of this program; "
+            "choose an empty or new folder with --out"
+        )
+
+
+def _accepted(folder: RunFolder, config: Mapping[str, Any], machine: Collection[str]) -> RunFolder:
+    """The folder with what changed since its last start, if all of that may change."""
+    if not folder.config.exists():
+        return folder
+    old, new = _read_config(folder), yaml.safe_load(_text(config))
+    changed = _changed(old, new)
+    if not _has_steps(folder):
+        machine = (*machine, *UNTIL_THE_FIRST_STEP)
+    refused = [key for key in changed if not _within(key, machine)]
+    # The same sections: no config.yaml of another program is ever replaced.
+    if refused and not (old.keys() == new.keys() and _is_empty_run(folder)):
+        raise _belongs_to_another(folder, [changed[key] for key in refused])
+    return dataclasses.replace(folder, changes=tuple(changed.values()))
+
+
+def _with_inputs(folder: RunFolder, inputs: Iterable[pathlib.Path]) -> RunFolder:
+    """The folder with the inputs that changed since its last start; notes what they are now."""
+    note = folder.inputs
+    old = json.loads(note.read_text()) if note.exists() else {}
+    new = {str(path): hashlib.sha256(path.read_bytes()).hexdigest() for path in inputs}
+    if new != old:
+        write_atomically(note, json.dumps(new, indent=2) + "\n")
+    changed = [
+        f"{path}: its content" for path in sorted(new) if old.get(path, new[path]) != new[path]
+    ]
+    return dataclasses.replace(folder, changes=(*folder.changes, *changed))
+
+
+def _text(config: Mapping[str, Any]) -> str:
+    return yaml.safe_dump(dict(config), sort_keys=False)
+
+
+def _has_steps(folder: RunFolder) -> bool:
+    """Whether the run has made a step, or may have."""
+    if not folder.metrics.exists():
+        return False
+    return '"kind": "step"' in folder.metrics.read_text()
 
 
 def _foreign(root: pathlib.Path) -> bool:
@@ -218,12 +287,12 @@ def _within(key: str, names: Collection[str]) -> bool:
 
 def _is_empty_run(folder: RunFolder) -> bool:
     """Whether this is a run of ours that was stopped before its first checkpoint was complete."""
-    parts = (folder.config, folder.metrics, folder.rollouts, folder.checkpoints)
+    parts = (folder.config, folder.inputs, folder.metrics, folder.rollouts, folder.checkpoints)
     ours = {part.name for part in parts}
     if any(path.name not in ours and path.name[0] != "." for path in folder.root.iterdir()):
         return False
     states = folder.checkpoints / "states"
-    return not (states.is_dir() and any(path.name.isdigit() for path in states.iterdir()))
+    return not any(states.glob(f"*/{DURABLE}"))
 
 
 def _belongs_to_another(folder: RunFolder, changes: Iterable[str]) -> FolderError:

@@ -91,7 +91,7 @@ class Grader:
         collected = iter(self.verifier.collect([r.ticket for r in rows if r.ticket is not None]))
         outcomes = [_unchecked(row) if row.ticket is None else next(collected) for row in rows]
         for row, outcome in zip(rows, outcomes):
-            if outcome.verdict is Verdict.ERROR:
+            if outcome.verdict in (Verdict.ERROR, Verdict.TIMEOUT):
                 self.verifier.show_first(row.problem, outcome)
         return Graded(
             rollouts=rollouts,

@@ -138,7 +138,7 @@ class Verifier:
             self._shown.add(spec)
             logging.getLogger(__name__).warning(
                 "checker %s failed on problem %r: %s (later failures are only counted, under "
-                "prune/verdict/error)",
+                "prune/verdict/*)",
                 spec,
                 problem.id,
                 outcome.detail,

@@ -31,7 +31,7 @@ def run(tmp_path, model, settings):
         marks = {name: {"parameters": name} for name in ("start", "picked")}
         state = {"start": marks["start"], "origin": marks["picked"]}
         meta = {"state": state, "parameters": ["start", "picked"]}
-        store.save(0, {"step": jnp.int32(0)}, meta)
+        store.save({"step": jnp.int32(0)}, meta)
         store.close()
         return out
 

@@ -6,7 +6,10 @@ import pathlib
 import pytest
 
 from pruner_jax.config import PruneConfig, load
+from pruner_jax.measure import guards
+from pruner_jax.measure.guards import Alarm
 from pruner_jax.run.prune import prune
+from pruner_jax.run.session import Session
 
 REPOSITORY = pathlib.Path(__file__).parents[2]
 REWARDS = pathlib.Path(__file__).with_name("rewards_gone_wrong.py")
@@ -95,3 +98,25 @@ def test_after_a_rollback_the_next_round_plays_all_its_steps(play):
     steps = [r for r in records if r["kind"] == "step" and r["round"] == 2]
     assert steps[0]["prune/empty_thinking"] < 0.1 and steps[0]["prune/accuracy"] > 0.8
     assert summary["final"]["accuracy"] > 0.8
+
+
+def test_an_alarm_at_the_last_step_of_a_round_drops_the_moments_too(play, monkeypatch):
+    """Though the method would carry the optimiser into the next round."""
+    fresh = []
+    real = Session.fresh_optimizer
+    monkeypatch.setattr(Session, "fresh_optimizer", lambda *a: fresh.append(1) or real(*a))
+
+    def ring(history, options):
+        last = history[-1]
+        return [Alarm("entropy", "of the test", {})] if last["step"] == 4 and last["round"] else []
+
+    monkeypatch.setattr(guards, "watch", ring)
+    summary, _ = play(
+        "--method.name=grpo",
+        "--method.options.samples=8",
+        "--rounds.limits=[112,96]",
+        "--rounds.steps=4",
+        "--rounds.evaluate_every=4",
+    )
+    assert [entry["steps"] for entry in summary["rounds"]] == [4, 4]
+    assert len(fresh) == 1

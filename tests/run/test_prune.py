@@ -161,7 +161,7 @@ def test_the_second_signal_stops_at_once(settings, tmp_path, monkeypatch):
         signal.raise_signal(signal.SIGINT)
 
     at_visit(monkeypatch, step, "order", 2, insist)
-    with pytest.raises(KeyboardInterrupt, match="at once"):
+    with pytest.raises(KeyboardInterrupt, match="without saving"):
         prune(settings(f"--out={tmp_path / 'run'}"))
     assert prune(settings(f"--out={tmp_path / 'run'}"))["rounds"]
 
@@ -176,6 +176,28 @@ def test_a_folder_of_other_settings_is_refused(settings, tmp_path):
     prune(settings(f"--out={tmp_path / 'run'}", "--rounds.limits=[16]"))
     with pytest.raises(FolderError, match="seed: was 0, now 1"):
         prune(settings(f"--out={tmp_path / 'run'}", "--rounds.limits=[16]", "--seed=1"))
+
+
+def test_what_a_run_depends_on_is_looked_at_again(settings, tmp_path, monkeypatch, capsys):
+    """A reward that was edited between two starts."""
+    checker = tmp_path / "checker.py"
+    checker.write_text("def check(problem, text, answer): return False\n")
+    given = settings(f"--out={tmp_path / 'run'}", f"--verify.checker={checker}:check")
+    at_visit(monkeypatch, step, "weigh", 2, die)
+    with pytest.raises(Died):
+        prune(given)
+    assert "its content" not in capsys.readouterr().err
+    checker.write_text("def check(problem, text, answer): return True\n")
+    prune(given)
+    assert f"changed since the run was stopped: {checker}: its content" in capsys.readouterr().err
+
+
+def test_a_tolerance_may_be_raised_where_it_was_refused(settings, tmp_path, monkeypatch):
+    """The costly first evaluation is not lost."""
+    with pytest.raises(ValueError, match=r"pick\.tolerance is 0\.001"):
+        prune(settings(f"--out={tmp_path / 'run'}", "--pick.tolerance=0.001"))
+    monkeypatch.setattr(prune_module, "start", None)
+    assert prune(settings(f"--out={tmp_path / 'run'}"))["rounds"]
 
 
 def test_auto_limits_follow_the_lengths_and_end(settings, tmp_path):

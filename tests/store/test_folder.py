@@ -5,7 +5,13 @@ import sys
 import pytest
 import yaml
 
-from pruner_jax.store.folder import FolderError, open_folder, write_atomically
+from pruner_jax.store.folder import (
+    DURABLE,
+    FolderError,
+    check_folder,
+    open_folder,
+    write_atomically,
+)
 
 CONFIG = {"out": "a", "seed": 0, "learn": {"lr": 1e-4, "clip": [0.2, 0.28]}}
 
@@ -20,6 +26,7 @@ def test_a_folder_is_continued_by_the_same_settings(tmp_path):
 def saved(folder):
     """As if a checkpoint had been completed."""
     (folder.checkpoints / "states" / "0").mkdir(parents=True)
+    (folder.checkpoints / "states" / "0" / DURABLE).touch()
 
 
 def test_other_settings_are_refused_by_name(tmp_path):
@@ -54,6 +61,41 @@ def test_settings_of_the_machine_may_differ_between_starts(tmp_path):
             with open_folder(tmp_path / "run", {**other, **change}, {"verify.workers", "see"}):
                 pass
     assert yaml.safe_load((tmp_path / "run" / "config.yaml").read_text()) == other
+
+
+def test_the_rules_may_change_until_the_first_step(tmp_path):
+    """What has been measured by then is kept, and true under any tolerance."""
+    config = {**CONFIG, "pick": {"tolerance": 0.001}}
+    other = {**CONFIG, "pick": {"tolerance": 0.02}}
+    with open_folder(tmp_path / "run", config) as folder:
+        saved(folder)
+        folder.metrics.write_text('{"kind": "evaluate", "step": 0}\n')
+    with open_folder(tmp_path / "run", other) as folder:
+        assert folder.changes == ("pick.tolerance: was 0.001, now 0.02",)
+        folder.metrics.write_text('{"kind": "step", "step": 1}\n')
+    with pytest.raises(FolderError, match=r"pick\.tolerance"), open_folder(folder.root, config):
+        pass
+
+
+def test_a_file_whose_content_changed_is_named(tmp_path):
+    reward = tmp_path / "reward.py"
+    reward.write_text("one")
+    for content, changes in (("one", ()), ("two", (f"{reward}: its content",)), ("two", ())):
+        reward.write_text(content)
+        with open_folder(tmp_path / "run", CONFIG, inputs=[reward]) as folder:
+            assert folder.changes == changes
+
+
+def test_a_folder_can_be_checked_and_stays_as_it_is(tmp_path):
+    assert check_folder(tmp_path / "run", CONFIG).changes == ()
+    assert not (tmp_path / "run").exists()
+    with open_folder(tmp_path / "run", CONFIG) as folder:
+        saved(folder)
+        with pytest.raises(FolderError, match="another process"):
+            check_folder(folder.root, CONFIG)
+    with pytest.raises(FolderError, match="seed: was 0, now 1"):
+        check_folder(folder.root, {**CONFIG, "seed": 1})
+    assert check_folder(folder.root, CONFIG, ("seed",)).root == folder.root
 
 
 def test_other_settings_take_over_a_run_without_a_checkpoint(tmp_path):
