@@ -4,9 +4,10 @@
 #   launch/local.sh configs/quickstart.yaml [--setting=value ...]
 #   launch/local.sh --dry-run configs/quickstart.yaml   # print the commands only
 #
-# Installs into VENV (default .venv, made by PYTHON, default python3) and prunes. Paths are relative
-# to the repository. The same command continues a run that was stopped. A dry run of the program
-# itself, which checks the settings and shows sizes, is --dry_run=true after the config.
+# Installs into VENV (default .venv, made by PYTHON, default python3), with the optional packages EXTRA
+# (such as cuda), and prunes. Paths are relative to the repository. The same command continues a run
+# that was stopped. A dry run of the program itself, which checks the settings and shows sizes, is
+# --dry_run=true after the config.
 
 set -euo pipefail
 
@@ -31,5 +32,5 @@ venv="${VENV:-.venv}"
 if [[ ! -x "$venv/bin/python" ]]; then
   run "${PYTHON:-python3}" -m venv "$venv"
 fi
-run "$venv/bin/pip" install --quiet -e .
+run "$venv/bin/pip" install --quiet -e ".${EXTRA:+[$EXTRA]}"
 run "$venv/bin/pruner-jax" prune "$@"

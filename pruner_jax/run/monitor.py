@@ -22,13 +22,15 @@ from pruner_jax.types import Graded, Purpose
 from pruner_jax.verify.grade import counts
 
 
-def evaluate(run: Session, params: PyTree, name: str, title: str) -> Graded:
-    """The set of that name (monitor or test) under the parameters of the learner."""
+def evaluate(
+    run: Session, params: PyTree, name: str, title: str, part: slice = slice(None)
+) -> Graded:
+    """The set of that name (monitor or test), or a part, under the parameters of the learner."""
     with run.clock.phase("evaluate"):
         return measure(
             run.engine,
             run.engine.decode_params(params),
-            run.problems[name],
+            run.set(name)[part],
             getattr(run.settings, name),
             limit=run.cap(name),
             purpose=Purpose(name),

@@ -21,7 +21,7 @@ from pruner_jax import config
 from pruner_jax.config import PruneConfig
 from pruner_jax.learn.step import init_state
 from pruner_jax.measure import stats
-from pruner_jax.measure.outcomes import Outcomes, outcomes
+from pruner_jax.measure.outcomes import Outcomes
 from pruner_jax.measure.pick import check_tolerance, next_limit, pick
 from pruner_jax.measure.summary import Round, summary, versions
 from pruner_jax.policy import handle
@@ -41,9 +41,10 @@ from pruner_jax.run.session import PyTree, Session, finished_folder, open_sessio
 from pruner_jax.run.state import RunState, meta_of, parameters_in_use, position, state_of
 from pruner_jax.run.step import train_step
 from pruner_jax.store.folder import RunFolder, write_atomically
-from pruner_jax.store.records import keep_only, write_rollouts
+from pruner_jax.store.records import join_rollouts, keep_only, write_rollouts
 
-_TEST_FILES = ("base-test.parquet", "final-test.parquet")
+_TEST_FILES = ("base-test.*", "final-test.*")
+_TEST_ROWS = 4096  # responses to the test set that are kept together
 
 
 def prune_verb(settings: PruneConfig) -> dict[str, Any]:
@@ -124,7 +125,7 @@ def resume(run: Session) -> RunState | None:
     run.take_parameters()  # and drop them: the checkpoint has newer ones
     meta = run.checkpoints.meta(newest)
     run.metrics.cut(meta["lines"])
-    # Test files are whole, and only written once the rounds are over: they stay.
+    # Files of the test are whole, and only written once the rounds are over: they stay.
     keep_only(run.folder.rollouts, [*meta["rollouts"], *_TEST_FILES])
     run.rollout_files[:] = meta["rollouts"]
     run.history[:] = run.metrics.read()
@@ -322,13 +323,23 @@ def merged(run: Session, state: RunState) -> PyTree:
 
 
 def test(run: Session, params: PyTree, name: str) -> Outcomes:
-    """One model on the test set; once sampled it is kept, so a run killed here loses one of two."""
+    """One model on the test set. What has been sampled of it is kept, so a run that is killed here
+    goes on with the part that it was at."""
     path = run.folder.rollouts / f"{name}-test.parquet"
-    if path.exists():
-        return read_outcomes(path)
-    graded = evaluate(run, params, "test", f"test set, {name} model")
-    write_rollouts(path, graded, round=0, step=0)
-    return outcomes(graded)
+    if not path.exists():
+        problems, at_once = len(run.set("test")), max(1, _TEST_ROWS // run.settings.test.samples)
+        parts = []
+        for first in range(0, problems, at_once):
+            part = slice(first, min(first + at_once, problems))
+            parts.append(path.with_name(f"{name}-test.{part.start}-{part.stop}.parquet"))
+            if not parts[-1].exists():
+                some = f", problems {part.start + 1} to {part.stop}" if at_once < problems else ""
+                graded = evaluate(run, params, "test", f"test set, {name} model{some}", part)
+                write_rollouts(parts[-1], graded, round=0, step=0)
+        join_rollouts(parts, path)
+    for part in path.parent.glob(f"{name}-test.*-*.parquet"):
+        part.unlink()
+    return read_outcomes(path)
 
 
 def export(run: Session, params: PyTree) -> None:

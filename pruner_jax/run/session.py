@@ -100,6 +100,10 @@ class Session:
         """Most tokens of a response on the monitor or the test set, the same for every model."""
         return _cap(self.settings, name)
 
+    def set(self, name: str) -> list[Problem]:
+        """The problems of the monitor or the test set that are measured."""
+        return self.problems[name][: getattr(self.settings, name).problems]
+
     @property
     def logp_tolerance(self) -> float:
         """How far sampler and learner may differ."""

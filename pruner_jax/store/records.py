@@ -6,11 +6,12 @@ continued leaves the same records as one that never stopped.
 
 from __future__ import annotations
 
+import fnmatch
 import json
 import math
 import os
 import pathlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -79,7 +80,6 @@ def write_rollouts(
     ``weight`` is the mean weight over a row's trained tokens, null where there is none.
     """
     import pyarrow as pa
-    import pyarrow.parquet as pq
 
     rollouts = graded.rollouts
     prompts = rollouts.prompts
@@ -113,10 +113,16 @@ def write_rollouts(
         "weight": pa.array(_row_weights(weighted, len(graded)), pa.float32()),
         "limit": pa.array([rollouts.limit] * len(graded), pa.int32()),
     }
+    _write_table(pa.table(columns), path)
+
+
+def _write_table(table: Any, path: pathlib.Path) -> None:
+    import pyarrow.parquet as pq
+
     temporary = path.with_name(f".{path.name}.tmp")
     try:
         with naming(path):
-            pq.write_table(pa.table(columns), temporary, compression="zstd")
+            pq.write_table(table, temporary, compression="zstd")
         flush_to_disk(temporary)
         os.replace(temporary, path)
         flush_to_disk(path.parent)
@@ -143,9 +149,19 @@ def read_rollouts(path: pathlib.Path, columns: Iterable[str] | None = None) -> d
     return pq.read_table(path, columns=list(columns) if columns else None).to_pydict()
 
 
+def join_rollouts(parts: Sequence[pathlib.Path], path: pathlib.Path) -> None:
+    """One file of rollouts from several, in their order."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    _write_table(pa.concat_tables([pq.read_table(part) for part in parts]), path)
+
+
 def keep_only(folder: pathlib.Path, names: Iterable[str]) -> None:
-    """Remove the Parquet files that a checkpoint does not know, half-written ones included."""
-    known = set(names)
+    """Remove the Parquet files that a checkpoint does not know, half-written ones included. A name
+    may be a pattern, as ``final-test.*``."""
+    known = list(names)
     for path in folder.iterdir():
-        if path.name not in known and path.suffix in (".parquet", ".tmp"):
+        strange = not any(fnmatch.fnmatch(path.name, name) for name in known)
+        if path.suffix == ".tmp" or (path.suffix == ".parquet" and strange):
             path.unlink()

@@ -14,6 +14,7 @@ from pruner_jax.run.interrupts import Interrupted
 from pruner_jax.run.prune import prune
 from pruner_jax.store.folder import FolderError
 from pruner_jax.store.records import read_rollouts
+from pruner_jax.types import Purpose
 
 TIMES = ("time/", "perf/", "seconds")
 
@@ -111,6 +112,28 @@ def test_a_run_that_dies_goes_on_exactly(
     again = left_behind(tmp_path / "run")
     for part, value in whole.items():
         assert again[part] == value, part
+
+
+@pytest.mark.parametrize("visit", [1, 2, 3, 4])
+def test_a_test_goes_on_with_the_part_that_it_was_at(settings, tmp_path, whole, monkeypatch, visit):
+    """Here two parts for each model, of four problems with two samples."""
+    monkeypatch.setattr(prune_module, "_TEST_ROWS", 8)
+    real, sampled = monitor.measure, []
+
+    def measure(engine, params, problems, *args, **kwargs):
+        if kwargs["purpose"] is Purpose.TEST:
+            sampled.append(len(problems))
+            if len(sampled) == visit:
+                raise Died
+        return real(engine, params, problems, *args, **kwargs)
+
+    monkeypatch.setattr(monitor, "measure", measure)
+    given = settings(f"--out={tmp_path / 'run'}")
+    with pytest.raises(Died):
+        prune(given)
+    prune(given)
+    assert sampled == [4] * 5  # the one that was interrupted twice
+    assert left_behind(tmp_path / "run") == whole
 
 
 @pytest.fixture
