@@ -139,7 +139,8 @@ def _run(verb: Verb, words: list[str]) -> int:
         with contextlib.redirect_stdout(sys.stderr) if as_json else contextlib.nullcontext():
             result = getattr(importlib.import_module(module), name)(settings)
     except KeyboardInterrupt as stop:
-        return _fail(getattr(stop, "exit_code", 130), str(stop) or "interrupted")
+        print(f"pruner-jax: {str(stop) or 'interrupted'}", file=sys.stderr)
+        return getattr(stop, "exit_code", 130)
     except config.ConfigError as error:
         return _fail(2, str(error))
     except Exception as error:
