@@ -19,7 +19,7 @@ def give_back_large_blocks() -> None:
     """Keep glibc from holding on to blocks of 16 MB and more once they are freed.
 
     Peak memory of two steps of a 0.5B model on a CPU (``benchmarks/real_size.py``): 15.7 GB
-    without, 13.8 GB with it.
+    without, 13.7 GB with it.
     """
     if not sys.platform.startswith("linux"):
         return

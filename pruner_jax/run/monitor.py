@@ -98,7 +98,10 @@ def heed_guards(run: Session, state: RunState) -> bool:
         check_agreement(run, run.history[-1])
         return True
     action = run.settings.guards.action
-    if action != "warn":
+    if action == "warn":  # once in a round
+        said = {r.get("guard") for r in run.history if r["round"] == state.round + 1}
+        alarms = [alarm for alarm in alarms if alarm.guard not in said]
+    else:
         run.progress.finish()
     for alarm in alarms:
         run.progress.log(f"guard {alarm.guard} ({action}): {alarm.reason}")

@@ -70,7 +70,8 @@ MACHINE = (
 
 @dataclasses.dataclass
 class Session:
-    """The fixed surroundings of a run. Only the records grow: metrics, history, rollout files."""
+    """The fixed surroundings of a run. Once it is open only the records grow: metrics, history,
+    rollout files."""
 
     settings: PruneConfig
     policy: Policy  # without parameters once they are taken

@@ -99,10 +99,10 @@ def test_an_endless_comparison_costs_one_verdict():
 
 
 def test_the_clock_of_an_item_starts_when_a_worker_begins_it():
-    """Eight items of 0.5 s wait in one queue for four seconds under a deadline of three."""
+    """Fourteen items of 0.5 s wait in one queue for seven seconds under a deadline of six."""
     slow = problem("", f"{POISONS}:slow")
-    with pool(workers=1) as verifier:
-        outcomes = verifier.collect([verifier.submit(slow, "", "0.5") for _ in range(8)])
+    with pool(workers=1, timeout_s=6) as verifier:
+        outcomes = verifier.collect([verifier.submit(slow, "", "0.5") for _ in range(14)])
         assert {outcome.verdict for outcome in outcomes} == {Verdict.CORRECT}
         assert verifier.stats["retried"] == 0
 
@@ -260,11 +260,7 @@ def run_script(tmp_path, code, **options):
     script = tmp_path / "script.py"
     script.write_text(textwrap.dedent(code))
     return subprocess.Popen(
-        [sys.executable, str(script)],
-        stdout=subprocess.PIPE,
-        text=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # background shells ignore
-        **options,
+        [sys.executable, str(script)], stdout=subprocess.PIPE, text=True, **options
     )
 
 
@@ -284,11 +280,12 @@ def gone(pids, within=5.0):
 
 
 BUSY = f"""
-    import os, pathlib, time
+    import os, pathlib, signal, time
     from pruner_jax.types import Problem
     from pruner_jax.verify.options import VerifyOptions
     from pruner_jax.verify.pool import Verifier
 
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # background shells ignore it
     print("top level")
     verifier = Verifier(VerifyOptions(workers=2, timeout_s=60))
     code = "def solution():\\n    return 1"
