@@ -16,7 +16,7 @@ from pruner_jax.objective.weigh import weigh
 from pruner_jax.problems.order import order
 from pruner_jax.run.session import Session
 from pruner_jax.run.state import RunState
-from pruner_jax.types import Graded, Purpose, Weighted
+from pruner_jax.types import Graded, Origin, Purpose, Weighted
 from pruner_jax.verify.grade import counts
 
 
@@ -47,7 +47,8 @@ def train_step(run: Session, state: RunState) -> dict[str, Any]:
             run.phase, graded, state.method, context(run, state)
         )
     learning = {}
-    broken = not np.isfinite(graded.rollouts.logp_BT).all()
+    sampled_BT = graded.rollouts.origin_BT == Origin.SAMPLED
+    broken = not np.isfinite(graded.rollouts.logp_BT[sampled_BT]).all()
     if not (broken and settings.guards.not_finite):  # which will ring; without it, learn refuses
         with clock.phase("learn"):
             weighted = with_reference(run, state, weighted)

@@ -225,8 +225,10 @@ def _restore(like: PyTree) -> Any:
 
 
 def _worth_saying(record: logging.LogRecord) -> bool:
-    """Orbax warns at each save that there is no OCDBT database, which there should not be."""
-    return "Skipping merge of OCDBT" not in str(record.msg)
+    """Orbax warns at each save that there is no OCDBT database, which there should not be, and of a
+    folder that was opened to be read only."""
+    known = ("Skipping merge of OCDBT", "Given directory is read only")
+    return not any(words in str(record.msg) for words in known)
 
 
 def _says_disk_full(error: BaseException | None) -> bool:
