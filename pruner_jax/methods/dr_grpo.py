@@ -10,7 +10,7 @@ Paper: Understanding R1-Zero-Like Training, arXiv 2503.20783. As published: 8 sa
 The paper writes the sum over tokens without a constant; its code divides by the limit of the
 rollouts, as here, which only scales the gradient.
 
-Left out: the number of updates per collection, which is one here.
+Assumed, for want of a published value: clip 0.2, one update per collection.
 """
 
 from __future__ import annotations

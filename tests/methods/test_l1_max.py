@@ -1,0 +1,99 @@
+"""L1-Max against the paper's formula, worked out by hand, and slot by slot against GRPO."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+from handmade import Row, graded, weights
+
+from pruner_jax import methods
+from pruner_jax.objective.context import Context
+from pruner_jax.objective.kernels import Clipped
+from pruner_jax.objective.length import EVERY_ROW
+from pruner_jax.objective.weigh import weigh
+
+PHASE = methods.load("l1_max").phases[0]
+GRPO = methods.load("grpo").phases[0]
+CONTEXT = Context(limit=4096)
+LENGTHS = [(600, True), (1500, True), (3000, True), (500, False)]
+
+
+def told(budget):
+    rows = [Row(length, right) for length, right in LENGTHS]
+    rows.append(Row(4000, finished=False))
+    return [dataclasses.replace(row, budget=budget) for row in rows]
+
+
+ROWS = graded(told(1000), told(3000))
+# b = 1000: .0003 * 400 + .5 = .62, -.0003 * 500 + .5 = .35, -.0003 * 2000 + .5 < 0, so 0; 0, 0
+#   mean .97/5 = .194; deviations .426, .156, -.194 three times; squares .181476 + .024336 +
+#   3 * .037636 = .31872, / 4 = .07968, std .28227646
+# b = 3000: .72 + .5 > 1, so 1; .45 + .5 = .95; 0 + .5 = .5; 0, 0: mean 2.45/5 = .49; deviations
+#   .51, .46, .01, -.49, -.49; squares .2601 + .2116 + .0001 + .4802 = .952, / 4 = .238,
+#   std .48785244
+BY_HAND = [1.5091534, 0.5526477, -0.6872671, -0.6872671, -0.6872671]
+BY_HAND += [1.0453960, 0.9429062, 0.0204980, -1.0044001, -1.0044001]
+
+
+def weighed(phase):
+    return weights(weigh(phase, ROWS, {}, CONTEXT)[0])
+
+
+def test_weights_by_hand():
+    np.testing.assert_allclose(weighed(PHASE), BY_HAND, atol=2e-6)
+    # GRPO: 1, 1, 1, 0, 0 have mean .6 and std .54772
+    same = [0.730296, 0.730296, 0.730296, -1.095443, -1.095443]
+    np.testing.assert_allclose(weighed(GRPO), same * 2, atol=1e-5)
+
+
+def test_slots_that_differ_from_grpo():
+    differing = {
+        field.name
+        for field in dataclasses.fields(PHASE)
+        if getattr(PHASE, field.name) != getattr(GRPO, field.name)
+    }
+    assert differing == {"condition", "length", "loss"}
+    assert PHASE.collect.samples == 16
+
+
+def test_every_slot_that_weighs_does_something():
+    fallen = dataclasses.replace(PHASE, length=GRPO.length)
+    assert not np.isclose(weighed(fallen), BY_HAND, atol=1e-3).any()
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"kernel": Clipped()},
+        {"target": 1500.0},
+        {"scale": 1000.0},
+        {"weight": 0.5},
+        {"combine": "add"},
+        {"combine": "replace", "gate": EVERY_ROW},
+    ],
+    ids=lambda changes: "-".join(changes),
+)
+def test_every_part_of_the_length_term_does_something(changes):
+    changed = dataclasses.replace(PHASE.length[0], **changes)
+    fallen = weighed(dataclasses.replace(PHASE, length=(changed,)))
+    assert not np.allclose(fallen, BY_HAND, atol=1e-3)
+
+
+def test_the_slope_of_the_code():
+    """clip((b - L) / 1000 + .5, 0, 1) of 600, 1500 and 3000 tokens under 1000: .9, 0, 0."""
+    phase = methods.load("l1_max", {"alpha": 1e-3}).phases[0]
+    _, _, metrics = weigh(phase, graded(told(1000)), {}, CONTEXT)
+    assert metrics["reward"] == pytest.approx(0.9 / 5)
+
+
+def test_every_prompt_names_a_maximum():
+    budget_P = PHASE.condition.budgets_of(["a", "b", "c"], seed=0, step=3)
+    assert budget_P.min() >= 100 and budget_P.max() <= 4000
+    assert PHASE.condition.budget.sentence == "Think for maximum {budget} tokens."
+    assert GRPO.condition.budget is None
+
+
+def test_the_loss():
+    loss = PHASE.loss
+    assert (loss.clip_low, loss.clip_high, loss.kl, loss.aggregation) == (0.2, 0.2, 1e-3, "token")
+    assert (GRPO.loss.kl, GRPO.loss.aggregation) == (0.0, "sequence")
