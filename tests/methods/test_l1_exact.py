@@ -79,7 +79,9 @@ def test_every_prompt_names_a_budget():
     budget_P = PHASE.condition.budgets_of(problems, seed=0, step=3)
     assert budget_P.min() >= 100 and budget_P.max() <= 4000
     assert budget_P.mean() == pytest.approx(2050, abs=100)
-    assert PHASE.condition.budget.sentence == "Think for {budget} tokens."
+    budget = PHASE.condition.budget
+    assert (budget.low, budget.high) == (100, 4000)
+    assert budget.sentence == "Think for {budget} tokens."
     assert (GRPO.condition.budgets_of(problems, seed=0, step=3) == -1).all()
 
 

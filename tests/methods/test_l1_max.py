@@ -89,7 +89,9 @@ def test_the_slope_of_the_code():
 def test_every_prompt_names_a_maximum():
     budget_P = PHASE.condition.budgets_of(["a", "b", "c"], seed=0, step=3)
     assert budget_P.min() >= 100 and budget_P.max() <= 4000
-    assert PHASE.condition.budget.sentence == "Think for maximum {budget} tokens."
+    budget = PHASE.condition.budget
+    assert (budget.low, budget.high) == (100, 4000)
+    assert budget.sentence == "Think for maximum {budget} tokens."
     assert GRPO.condition.budget is None
 
 
