@@ -11,11 +11,14 @@ the reward: wrong responses, whose length earns nothing, no longer pull the base
 ones; and in a group of correct responses, whose spread is all due to length, the weight of the term
 no longer cancels. Without the share of correct responses it is the paper's DCA.
 
-What is different here: nothing in the formula (the released code adds 1e-8 to both standard
-deviations, here it is the least spread of lengths that is bounded, by 1e-6). A lone correct
-response has length advantage 0. The paper also has a form with leave-one-out baselines and without
-the division: ``advantage: {task: {baseline: leave_one_out, scale: none}, length: {baseline:
-leave_one_out}}``.
+Where accounts of the paper differ this is the released code: population standard deviations, and a
+mean score over all correct responses, the own one included. Others have it without the own one,
+``advantage: {length: {baseline: leave_one_out}}``. The code also has a form with leave-one-out
+baselines throughout and without the division, ``advantage: {task: {baseline: leave_one_out, scale:
+none}, length: {baseline: leave_one_out}}``. A lone correct response has length advantage 0.
+
+What is different here: the spread of lengths is bounded from below by 1e-6 where the code adds
+1e-8.
 
 Left out: the paper's own clip, KL and number of updates; they are those of `grpo`.
 """

@@ -5,21 +5,21 @@ which all responses are worth the same are left out. Advantage = reward - mean o
 by the standard deviation of all these differences in the batch. The ratio is clipped to 0.8 ..
 1.28, the loss is the mean over all tokens, plus 5e-4 times the KL divergence.
 
-Paper: DLER, arXiv 2510.15110. A limit makes the variance within a group jump; dividing by that of
-the batch keeps rare successes from being blown up. The wide upper clip keeps rare words alive. The
-weight of the KL divergence, the dual clip and the number of updates per collection (256 problems in
-parts of 64) are those of the released script. The limit (published: 4000) belongs to the rounds of
-the run. With `easy` below 1 it is DA-DLER: on problems of which at least half of the responses are
-right within the limit, the limit shrinks to that share (published: 2000 of 4000, so 0.5). The paper
-does not say whether that half counts before or after the larger cut; here it is after.
+Paper: DLER, arXiv 2510.15110, section 3 and table 4. A limit makes the variance within a group
+jump; dividing by that of the batch keeps rare successes from being blown up. The wide upper clip
+keeps rare words alive. The limit (published: 4000) belongs to the rounds of the run. With `easy`
+below 1 it is DA-DLER: on problems of which at least half of the responses are right within the
+limit, the limit shrinks to that share (published: 2000 of 4000, so 0.5). The dual clip is not in
+the paper; it is that of the released script.
 
-What is different here: the released code whitens token by token, so that long rows count for more;
-here every row counts once, as in the paper's formula. Where all groups are whole the mean of the
-batch is 0, and it is not subtracted again.
+What is different here: the paper also subtracts the mean of the batch, which is 0 once every group
+has lost its own. The released code whitens token by token, so that long rows count for more; here
+every row counts once, as in the formula. The KL divergence is estimated by k3, the paper's runs
+took half the squared difference of the log-probabilities.
 
-Left out: problems that are left out are not replaced by others; the factor on truncated rows and
-the bonus on correct ones that only the script has. The merge of the paper is one more slot,
-``merge: {kind: top_delta}``.
+Left out: the paper samples on until problems that were left out are replaced, which is not done
+here; the factor on truncated rows and the bonus on correct ones, which only the script has. The
+merge of the paper is one more slot, ``merge: {kind: top_delta}``.
 """
 
 from __future__ import annotations
@@ -56,8 +56,8 @@ class Options:
     kl: float = 5e-4
     """Weight of the KL divergence to the start of the run."""
 
-    minibatches: int = 4
-    """Updates per collection."""
+    minibatches: int = 8
+    """Updates per collection (512 problems in parts of 64)."""
 
 
 def compose(options: Options) -> Method:

@@ -10,10 +10,12 @@ failed at times is ever pressed to be short. In a group of n responses none can 
 (n - 1) / sqrt(n) standard deviations above the mean: with 10 or fewer nothing is ever cut, and 32
 tokens are a large excess for a model whose responses are short.
 
-The paper does not say which standard deviation; the released code takes the unbiased one. Clip,
-dual clip, mean over rows of the mean over tokens, and 4 updates per collection (128 problems in
-parts of 32) are those of the released script. Paper and code verify a response again after the cut;
-here one that has been cut is wrong, since an answer counts only in a response that has ended.
+The standard deviation is the unbiased one, as in the released code. Clip, dual clip, mean over rows
+of the mean over tokens, and 4 updates per collection (128 problems in parts of 32) are those of the
+released script.
+
+What is different here: the code verifies a response again after the cut; here one that has been cut
+is wrong, since an answer counts only in a response that has ended.
 
 Left out: the KL-Cov term, a penalty on the 0.2 % of tokens whose log-probability and advantage vary
 together most, which no loss here has; what remains is the clipped loss with the script's clips.

@@ -52,7 +52,7 @@ def test_the_loss_as_published():
     loss = DLER.loss
     assert (loss.clip_low, loss.clip_high, loss.clip_dual) == (0.2, 0.28, 10.0)
     assert (loss.aggregation, loss.kl, loss.entropy) == ("token", 5e-4, 0.0)
-    assert (loss.ratio, loss.epochs, loss.minibatches) == ("token", 1, 4)
+    assert (loss.ratio, loss.epochs, loss.minibatches) == ("token", 1, 8)
     assert DLER.collect.samples == 16
 
 
