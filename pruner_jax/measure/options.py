@@ -74,10 +74,13 @@ class AutoOptions:
     """Share of the correct answers on the monitor set that fit into the next limit."""
     coverage: float = 0.9
     """Share of the solvable monitor problems that keep at least one correct answer within it."""
+    shrink: float = 0.8
+    """Where these two would keep the limit up: it becomes this share of the current one. For as
+    long as a checkpoint stays in the band there is something to win."""
+    least: float = 0.25
+    """Stop where fewer of the solvable monitor problems would keep a correct answer."""
     floor: int = 1
     """No limit below this many tokens."""
-    shrink: float = 0.97
-    """Stop when the next limit would be more than this share of the current one."""
 
     def __post_init__(self) -> None:
         """Ranges."""
@@ -85,6 +88,7 @@ class AutoOptions:
         _require(0 <= self.coverage <= 1, "coverage", self.coverage, "0 <= coverage <= 1")
         _require(self.floor >= 1, "floor", self.floor, ">= 1")
         _require(0 < self.shrink < 1, "shrink", self.shrink, "0 < shrink < 1")
+        _require(0 < self.least <= 1, "least", self.least, "0 < least <= 1")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -153,14 +153,17 @@ def still_possible(start: Candidate, judgements: Sequence[Judgement], sound: int
 def next_limit(outcomes: Outcomes, current: int, options: AutoOptions) -> NextLimit:
     """The next round's token limit from the correct answers of the model that was picked.
 
-    Two needs, the larger decides. *Pressure*: the ``quantile`` of all correct lengths fits, so
+    Two wishes, the larger decides. *Pressure*: the ``quantile`` of all correct lengths fits, so
     that share of what the model can do is still rewarded at first (a limit below nearly all of
     them gives groups without a single success and no gradient: about half the prompts in DLER,
     arXiv 2510.15110, at first). *Coverage*: of the problems it solves at all, the ``coverage``
     share keeps at least one correct sample within the limit (LASER-D, arXiv 2505.15612, sets its
-    lengths by the same wish: at least one expected correct answer retained). Limits never grow,
-    never pass below ``floor``, and the run stops when tightening by less than ``1 - shrink`` is
-    all that is left. ThinkPrune's 4000, 3000, 2000 were chosen by hand.
+    lengths by the same wish: at least one expected correct answer retained).
+
+    A model that has learnt to fit its limit would so keep it for ever; but the round had a
+    checkpoint in the band, so the limit falls to the ``shrink`` share of the last one at least
+    (ThinkPrune's 4000, 3000, 2000, chosen by hand, are 0.75 and 0.67). It ends at ``floor``, and
+    where fewer than the ``least`` share of the solvable problems would keep a correct answer.
     """
     solved_PG = outcomes.correct_PG & outcomes.mask_PG
     if not solved_PG.any():
@@ -170,13 +173,21 @@ def next_limit(outcomes: Outcomes, current: int, options: AutoOptions) -> NextLi
     shortest_P = masked.min(lengths_PG, solved_PG, 1, empty=np.nan)
     solvable_P = solved_PG.any(axis=1)
     coverage = float(masked.quantile(shortest_P, solvable_P, options.coverage, empty=np.nan))
-    limit = max(math.ceil(pressure), math.ceil(coverage), options.floor)
+    wished = max(math.ceil(pressure), math.ceil(coverage))
+    limit = max(min(wished, math.floor(options.shrink * current)), options.floor)
     basis = (
         f"{options.quantile:.0%} of the correct answers fit into {math.ceil(pressure)} tokens, "
         f"{options.coverage:.0%} of the solvable problems into {math.ceil(coverage)}"
     )
-    if limit > options.shrink * current:
+    if limit >= current:
         return NextLimit(None, f"{basis}: no room below the current limit of {current}")
+    kept = float(masked.mean(1.0 * (shortest_P <= limit), solvable_P, empty=0.0))
+    if kept < options.least:
+        return NextLimit(
+            None,
+            f"{basis}: at a limit of {limit} only {kept:.0%} of them would keep a correct answer "
+            f"(auto.least {options.least:.0%})",
+        )
     return NextLimit(limit, f"{basis}: limit {current} -> {limit}")
 
 

@@ -263,7 +263,8 @@ def end_round(run: Session, state: RunState) -> None:
             state.learn = run.fresh_optimizer(params)
         else:
             state.learn = state.learn.replace(params=params)
-    if picked.kept and run.settings.rounds.limits == "auto" and state.ended is None:
+    in_band = any(judgement.within for judgement in picked.judgements)
+    if not in_band and run.settings.rounds.limits == "auto" and state.ended is None:
         state.ended = f"round {state.round + 1} had no checkpoint in the band"
     state.round += 1
     state.limit = None

@@ -149,9 +149,17 @@ def test_coverage_protects_the_hard_problems(evaluation):
 
 def test_no_room_left_stops(evaluation):
     found = evaluation([[1, 1]], [[50, 50]], limit=100)
-    stop = next_limit(found, 51, AutoOptions(shrink=0.95))
+    stop = next_limit(found, 51, AutoOptions(floor=51))
     assert stop.limit is None and "no room below the current limit of 51" in stop.reason
-    assert next_limit(found, 40, AutoOptions()).limit is None  # never above the current limit
+    stop = next_limit(found, 51, AutoOptions())
+    assert stop.limit is None and "at a limit of 40 only 0%" in stop.reason
+
+
+def test_a_model_that_fits_its_limit_is_pressed_on(evaluation):
+    """Three problems whose shortest correct answers take 30, 40 and 49 tokens of 50."""
+    found = evaluation([[1, 1]] * 3, [[30, 50], [40, 50], [49, 50]])
+    assert next_limit(found, 50, AutoOptions()).limit == 40
+    assert next_limit(found, 50, AutoOptions(least=0.7)).limit is None  # two of three
 
 
 def test_nothing_correct_stops(evaluation):
@@ -172,6 +180,8 @@ def test_limits_only_ever_shrink_and_keep_their_promise(rows, current, quantile)
     limit = next_limit(found, current, auto).limit
     if limit is not None:
         assert limit < current
-        kept = at_limit(found, limit).correct_PG.sum() / found.correct_PG.sum()
+        cut = at_limit(found, limit)
+        assert (cut.correct_PG.any(1)[found.correct_PG.any(1)]).mean() >= auto.least
+        kept = cut.correct_PG.sum() / found.correct_PG.sum()
         # numpy's quantile interpolates between order statistics, so at most one row less.
-        assert kept >= quantile - 1 / found.correct_PG.sum()
+        assert kept >= quantile - 1 / found.correct_PG.sum() or limit <= auto.shrink * current

@@ -213,7 +213,7 @@ def test_errors_name_the_field_what_was_found_and_what_is_allowed(slots, message
 
 
 def test_unknown_methods_and_options():
-    with pytest.raises(ValueError, match=r"method\.name is 'grop'; allowed: grpo, thinkprune, or"):
+    with pytest.raises(ValueError, match=r"method\.name is 'grop'; allowed: .*grpo.*thinkprune, "):
         methods.load("grop")
     with pytest.raises(ValueError, match=r"method\.options\.sample is unknown; allowed: samples"):
         methods.load("grpo", {"sample": 4})
