@@ -277,7 +277,10 @@ def _take_free(cls: type, given: Given) -> tuple[dict[str, Any], list[str], dict
         if not word.startswith("--") or name is None:
             rest.append(word)
         else:
-            free[name] = _overlay(free.get(name, {}), _read_free_word(name, word))
+            new, old = _read_free_word(name, word), free.get(name, {})
+            if new.get("name", old.get("name")) != old.get("name"):
+                old = {}  # what was set beside it belongs to what had the other name
+            free[name] = _overlay(old, new)
     return tree, rest, free
 
 

@@ -181,3 +181,18 @@ def test_every_shipped_config_is_valid_and_tells_its_story(path):
     load(kind, str(path))
     header = path.read_text().split("\n\n")[0]
     assert header.startswith("# ") and "pruner-jax" in header
+
+
+def test_another_method_takes_no_options_of_the_first(tmp_path):
+    file = tmp_path / "run.yaml"
+    file.write_text("{model: m, out: o, method: {name: a, options: {kl: 0.1}, loss: {kl: 1}}}")
+    for words, method in (
+        (["--method.name=b"], {"name": "b"}),
+        (["--method={name: b, options: {beta: 2}}"], {"name": "b", "options": {"beta": 2}}),
+        (["--method.name=b", "--method.options.beta=2"], {"name": "b", "options": {"beta": 2}}),
+        (
+            ["--method.name=a", "--method.options.samples=4"],
+            {"name": "a", "options": {"kl": 0.1, "samples": 4}, "loss": {"kl": 1}},
+        ),
+    ):
+        assert load(PruneConfig, str(file), words).method == method
