@@ -92,3 +92,12 @@ def _verdict(row):
 def weights(weighted):
     """The weight of each row's first token, [B]."""
     return weighted.weight_BT[:, 0]
+
+
+def differing_slots(phase, other):
+    """Names of the slots in which two phases are not alike."""
+    return {
+        field.name
+        for field in dataclasses.fields(phase)
+        if getattr(phase, field.name) != getattr(other, field.name)
+    }

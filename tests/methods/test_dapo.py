@@ -4,7 +4,7 @@ import dataclasses
 
 import numpy as np
 import pytest
-from handmade import Row, graded, weights
+from handmade import Row, differing_slots, graded, weights
 
 from pruner_jax import methods
 from pruner_jax.objective.context import Context
@@ -53,11 +53,7 @@ def test_every_slot_that_weighs_does_something(slot):
 
 
 def test_slots_that_differ_from_grpo():
-    differing = {
-        field.name
-        for field in dataclasses.fields(PHASE)
-        if getattr(PHASE, field.name) != getattr(GRPO, field.name)
-    }
+    differing = differing_slots(PHASE, GRPO)
     assert differing == {"task", "length", "select", "adjust", "loss"}
     assert PHASE.collect.samples == 16
 

@@ -3,7 +3,7 @@
 import dataclasses
 
 import numpy as np
-from handmade import Row, graded, weights
+from handmade import Row, differing_slots, graded, weights
 
 from pruner_jax import methods
 from pruner_jax.objective.context import Context
@@ -31,11 +31,7 @@ def test_weights_by_hand():
 
 
 def test_the_advantage_and_the_loss_are_all_that_differs():
-    differing = {
-        field.name
-        for field in dataclasses.fields(PHASE)
-        if getattr(PHASE, field.name) != getattr(GRPO, field.name)
-    }
+    differing = differing_slots(PHASE, GRPO)
     assert differing == {"collect", "advantage", "loss"}
     fallen = dataclasses.replace(PHASE, advantage=GRPO.advantage)
     assert not np.isclose(weighed(fallen), BY_HAND).any()

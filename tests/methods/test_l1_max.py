@@ -4,7 +4,7 @@ import dataclasses
 
 import numpy as np
 import pytest
-from handmade import Row, graded, weights
+from handmade import Row, differing_slots, graded, weights
 
 from pruner_jax import methods
 from pruner_jax.objective.context import Context
@@ -47,11 +47,7 @@ def test_weights_by_hand():
 
 
 def test_slots_that_differ_from_grpo():
-    differing = {
-        field.name
-        for field in dataclasses.fields(PHASE)
-        if getattr(PHASE, field.name) != getattr(GRPO, field.name)
-    }
+    differing = differing_slots(PHASE, GRPO)
     assert differing == {"condition", "length", "loss"}
     assert PHASE.collect.samples == 16
 
