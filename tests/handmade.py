@@ -95,9 +95,9 @@ def weights(weighted):
 
 
 def differing_slots(phase, other):
-    """Names of the slots in which two phases are not alike."""
-    return {
+    """Fields in which two phases, or two parts of phases, are not alike; in order."""
+    return [
         field.name
         for field in dataclasses.fields(phase)
         if getattr(phase, field.name) != getattr(other, field.name)
-    }
+    ]

@@ -4,7 +4,7 @@ import dataclasses
 
 import numpy as np
 import pytest
-from handmade import Row, graded, weights
+from handmade import Row, differing_slots, graded, weights
 
 from pruner_jax import methods
 from pruner_jax.methods import MethodOptions, build
@@ -77,8 +77,7 @@ NOT_GRPOS = ("collect", "length", "advantage")
 
 
 def test_these_slots_are_not_grpos():
-    fields = [field.name for field in dataclasses.fields(DDCA)]
-    assert {f for f in fields if getattr(DDCA, f) != getattr(GRPO, f)} == set(NOT_GRPOS)
+    assert set(differing_slots(DDCA, GRPO)) == set(NOT_GRPOS)
     assert (DDCA.collect.samples, GRPO.collect.samples) == (8, 16)
 
 

@@ -31,7 +31,7 @@ def test_weights_by_hand():
 
 
 def test_the_advantage_and_the_loss_are_all_that_differs():
-    differing = differing_slots(PHASE, GRPO)
+    differing = set(differing_slots(PHASE, GRPO))
     assert differing == {"collect", "advantage", "loss"}
     fallen = dataclasses.replace(PHASE, advantage=GRPO.advantage)
     assert not np.isclose(weighed(fallen), BY_HAND).any()

@@ -4,7 +4,7 @@ import dataclasses
 
 import numpy as np
 import pytest
-from handmade import Row, graded, weights
+from handmade import Row, differing_slots, graded, weights
 
 from pruner_jax import methods
 from pruner_jax.objective.advantage import Fused, Norm
@@ -83,19 +83,14 @@ NOT_GRPOS = ("length", "select", "advantage", "adjust", "loss")
 
 
 def test_these_slots_are_not_grpos():
-    fields = [field.name for field in dataclasses.fields(GDPO)]
-    assert {f for f in fields if getattr(GDPO, f) != getattr(GRPO, f)} == set(NOT_GRPOS)
+    assert set(differing_slots(GDPO, GRPO)) == set(NOT_GRPOS)
 
 
 @pytest.mark.parametrize("slot", NOT_GRPOS)
 def test_every_one_of_them_matters(slot):
     fallen = dataclasses.replace(GDPO, **{slot: getattr(GRPO, slot)})
     if slot == "loss":
-        differing = [
-            field.name
-            for field in dataclasses.fields(GDPO.loss)
-            if getattr(GDPO.loss, field.name) != getattr(GRPO.loss, field.name)
-        ]
+        differing = differing_slots(GDPO.loss, GRPO.loss)
         assert differing == ["clip_high", "aggregation", "kl", "minibatches"]
         return
     assert np.abs(learned(fallen)[0] - learned(GDPO)[0]).max() > 0.05

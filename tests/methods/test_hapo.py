@@ -70,7 +70,7 @@ def test_every_slot_that_weighs_does_something(slot):
 
 
 def test_slots_that_differ_from_grpo():
-    differing = differing_slots(PHASE, GRPO)
+    differing = set(differing_slots(PHASE, GRPO))
     assert differing == {"collect", "length", "advantage", "loss"}
     assert PHASE.collect.samples == 2
 

@@ -44,7 +44,7 @@ def test_weights_by_hand():
 
 
 def test_slots_that_differ_from_grpo():
-    differing = differing_slots(PHASE, GRPO)
+    differing = set(differing_slots(PHASE, GRPO))
     assert differing == {"condition", "length", "loss"}
     assert PHASE.collect.samples == 16
 
