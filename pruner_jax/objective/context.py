@@ -76,9 +76,16 @@ class Context:
     grade: Callable[[Rollouts], Graded] = _absent("a verifier")
     """Verdicts of rows that a shape step has rewritten."""
 
-    expand: Callable[[Graded], Graded] = _absent("an expander")
+    expand: Callable[[Graded, bool], Graded] = _absent("an expander")
     """The rows that a second policy writes after the prompt and the thought of each row, graded;
-    one row for each, in the same order."""
+    one row for each, in the same order. The second argument, ``mask_answers``: every literal gold
+    answer in the thought is masked before the second policy sees it."""
+
+    resample: Callable[[Graded, tuple[np.ndarray, ...]], Graded] = _absent("a policy to ask again")
+    """One new row in place of each given one, from the policy that wrote it, under the given prompt
+    (token ids), graded; in the same order, with the same problem, group and sample number. Its
+    ``train_tokens`` are None, so it is trained under the prompt of its problem; its
+    log-probabilities are those under the given prompt."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -33,6 +33,7 @@ OFFERS: Mapping[str, str] = {
     "monitor": "a set of monitor problems",
     "answers": "problems with gold answers, scored by the learner",
     "expander": "a second model as the expander",
+    "resample": "a policy that samples again, under a prompt of the method's own",
     "teacher": "a second model as the teacher",
 }
 """What a method may need, and what gives it."""
@@ -208,8 +209,8 @@ def needs(phase: Phase) -> dict[str, list[str]]:
 def check(method: Method, offers: Collection[str]) -> None:
     """Refuse a method that needs what the run does not offer.
 
-    ``offers``: which of monitor, answers, expander, teacher the run has. Groups, history and the
-    reference table come with the method itself.
+    ``offers``: which of monitor, answers, expander, resample, teacher the run has. Groups, history
+    and the reference table come with the method itself.
 
     Raises:
       ValueError: naming the phase, the slot, what it needs and what would give it.

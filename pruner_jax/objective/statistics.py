@@ -1,8 +1,9 @@
 """Statistics: the targets, scales and weights of the other slots, as [P, 1] or [P, G] arrays.
 
-A provider is a number, a `Stat` over a named subset of a named source, the `Limit` of the round, or
-the `Budget` told to each row. NaN means that there was nothing to measure; it only ever leaves this
-file where the slot said ``empty: null`` (the term is then off for that group).
+A provider is a number, a `Stat` over a named subset of a named source, the `Limit` of the round,
+the `Budget` told to each row, or a measure of each row itself (`Own`). NaN means that there was
+nothing to measure; it only ever leaves this file where the slot said ``empty: null`` (the term is
+then off for that group).
 """
 
 from __future__ import annotations
@@ -41,12 +42,26 @@ class Budget:
         return self.times * scene.groups.measure("budget") + self.plus
 
 
+@dataclasses.dataclass(frozen=True)
+class Own:
+    """``times * measure + plus`` of each row itself: its ``thinking`` plus 64 is where an answer of
+    more than 64 tokens is cut."""
+
+    measure: str
+    times: float = 1.0
+    plus: float = 0.0
+
+    def __call__(self, scene: Scene) -> np.ndarray:
+        return self.times * scene.groups.measure(self.measure) + self.plus
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Stat:
     """``clip(times * reduce(measure over a subset of a source) + plus, low, high)`` by prompt."""
 
-    reduce: Literal["mean", "std", "min", "max", "quantile", "count"]
-    """How the subset becomes one number."""
+    reduce: Literal["mean", "std", "min", "max", "range", "quantile", "count"]
+    """How the subset becomes one number. ``range`` is max - min, and as good as empty where that is
+    0: a scale of nothing measures nothing."""
 
     measure: str = "length"
     """Of what: length (the default), thinking, answer, correct, score, finished, mode, rank..."""
@@ -82,7 +97,7 @@ class Stat:
 
     def __post_init__(self) -> None:
         slots.check_choices(self)
-        if self.source in ("history", "running") and self.reduce in ("std", "quantile"):
+        if self.source in ("history", "running") and self.reduce in ("std", "quantile", "range"):
             raise ValueError(
                 f"stat.reduce is {self.reduce!r} with stat.source {self.source!r}, which keeps no "
                 "rows; allowed: mean, min, max, count"
@@ -142,6 +157,10 @@ class Stat:
             if axis is None:
                 x_PG, mask_PG, shared["axis"] = x_PG.reshape(1, -1), mask_PG.reshape(1, -1), 1
             return masked.quantile(x_PG, mask_PG, self.q, empty=np.nan, **shared)
+        if self.reduce == "range":
+            most = masked.max(x_PG, mask_PG, empty=np.nan, **shared)
+            spread = most - masked.min(x_PG, mask_PG, empty=np.nan, **shared)
+            return np.where(spread > 0, spread, np.nan)
         return getattr(masked, self.reduce)(x_PG, mask_PG, empty=np.nan, **shared)
 
     def _pooled(self, own: Groups, source: Groups) -> np.ndarray:
@@ -162,7 +181,7 @@ class Stat:
         return memory.Key(self.source, self.measure, self.over, self.decay)
 
 
-Provider = float | Stat | Limit | Budget
+Provider = float | Stat | Limit | Budget | Own
 
 
 def evaluate(provider: Provider, scene: Scene) -> np.ndarray:

@@ -81,10 +81,15 @@ class Expanded:
     """Hawkeye: the outcome of what a second policy makes of the thought (arXiv 2504.00424)."""
 
     outcome: Outcome = Outcome()
+
+    mask_answers: bool = False
+    """Mask every literal gold answer in the thought before the second policy sees it, so that the
+    thought cannot just tell it."""
+
     needs = ("expander",)
 
     def __call__(self, scene: Scene) -> np.ndarray:
-        expanded = scene.context.expand(scene.graded)
+        expanded = scene.context.expand(scene.graded, self.mask_answers)
         score_PG = scene.groups.pad(expanded.score_B)
         verdict_PG = scene.groups.pad(expanded.verdict_B)
         measures = {**scene.groups.measures, "score": score_PG, "verdict": verdict_PG}

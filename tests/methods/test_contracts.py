@@ -12,7 +12,7 @@ from handmade import END, Row, graded, weights
 
 from pruner_jax import methods
 from pruner_jax.objective.advantage import Clip, Decoupled, Fused, Norm, Uniform, Whiten
-from pruner_jax.objective.condition import Condition, Mode
+from pruner_jax.objective.condition import Begin, Condition, Mode
 from pruner_jax.objective.context import Context
 from pruner_jax.objective.groups import Groups
 from pruner_jax.objective.kernels import Excess, Log, One, Ratio
@@ -155,7 +155,7 @@ def hawkeye_case():
     rows = graded([Row(41, thinking=40), Row(11, True, thinking=10), Row(19, thinking=18)])
     reference = Groups.of(graded([Row(51, thinking=50), Row(71, True, thinking=70)]))
     expanded = graded([Row(5, True), Row(5, False), Row(5, True)])
-    context = Context(limit=100, reference=reference, expand=lambda chains: expanded)
+    context = Context(limit=100, reference=reference, expand=lambda chains, mask_answers: expanded)
     return HAWKEYE.phases[1], rows, context
 
 
@@ -311,8 +311,10 @@ ADAPT_THINK = Method(
             collect=Collect(samples=4),
             condition=Condition(
                 modes=(
-                    Mode("think", share=0.5, force="open_thought"),
-                    Mode("no_think", share=0.5, force="close_thought"),
+                    Mode("think", share=0.5, force=Begin(text="{think_open}", logp=np.log(0.5))),
+                    Mode(
+                        "no_think", share=0.5, force=Begin(text="{think_close}", logp=np.log(0.5))
+                    ),
                 )
             ),
             length=(Length(kernel=One(), weight=0.05, gate=Gate(wrong=ANY, modes=(1,))),),
@@ -326,7 +328,7 @@ ADAPT_THINK = Method(
 
 def adapt_think_case():
     phase = ADAPT_THINK.phases[1]
-    mode_G = phase.condition.modes_of(4)
+    mode_G = phase.condition.modes_of(["a"], 4, seed=0, step=0)[0]
     rows = [
         Row(50, True, mode=int(mode_G[0]), forced=1),
         Row(50, False, mode=int(mode_G[1]), forced=1),
@@ -341,7 +343,7 @@ def adapt_think_case():
 
 def test_adapt_think_compares_with_the_start_model():
     phase, rows, context = adapt_think_case()
-    np.testing.assert_array_equal(phase.condition.modes_of(4), [0, 0, 1, 1])
+    np.testing.assert_array_equal(phase.condition.modes_of(["a"], 4, 0, 0), [[0, 0, 1, 1]])
     weighted, _, _ = weigh(phase, rows, {}, context)
     # c - accuracy of the start model (.75, then .5) + .05 for the rows that did not think
     expected = [0.25, -0.75, 0.30, -0.70, 0.5, -0.5, 0.55, -0.45]

@@ -45,7 +45,7 @@ def context(rows, limit=40):
     problems = [problem.id for problem in rows.rollouts.prompts.problems]
     table = graded(*([Row(50, True), Row(30)] for _ in problems), ids=problems)
 
-    def expand(asked):
+    def expand(asked, mask_answers):
         right_B = asked.rollouts.length_B % 2 == 0
         return dataclasses.replace(asked, score_B=right_B.astype(np.float32))
 

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from pruner_jax.objective.context import Context, NotOffered, Scene
 from pruner_jax.objective.shape import AddEmpty, Cut, Refine, append, cut
-from pruner_jax.objective.statistics import Limit, Stat
+from pruner_jax.objective.statistics import Limit, Own, Stat
 from pruner_jax.types import Verdict, take_rows
 
 ROWS = graded([Row(4, True), Row(9, True, thinking=7), Row(6)], [Row(3), Row(8, finished=False)])
@@ -61,6 +61,14 @@ def test_slack_and_solve_rate():
 def test_parts_of_the_cut_are_summed():
     rows = shaped(Cut(at=(Limit(times=0.5), 2.0)))
     np.testing.assert_array_equal(rows.rollouts.length_B, [4, 5, 5, 3, 5])
+
+
+def test_an_answer_is_cut_where_its_own_thought_ends_and_so_many_tokens_later():
+    rows = graded([Row(9, True, thinking=2), Row(9, True, thinking=7), Row(5, True, thinking=5)])
+    after = shaped(Cut(at=(Own("thinking", plus=3.0),)), rows, limit=100)
+    np.testing.assert_array_equal(after.rollouts.length_B, [5, 9, 5])
+    np.testing.assert_array_equal(after.rollouts.thinking_B, [2, 7, 5])
+    np.testing.assert_array_equal(after.correct_B, [False, True, True])
 
 
 def test_an_empty_row_for_every_prompt_at_the_end_of_its_group():

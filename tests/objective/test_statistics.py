@@ -7,7 +7,7 @@ from handmade import Row, graded
 from pruner_jax.objective import memory, statistics
 from pruner_jax.objective.context import Context, NotOffered, Scene
 from pruner_jax.objective.groups import Groups
-from pruner_jax.objective.statistics import Budget, Limit, Stat, evaluate
+from pruner_jax.objective.statistics import Budget, Limit, Own, Stat, evaluate
 
 ROWS = graded(
     [Row(10, True, thinking=6), Row(20, True, thinking=16), Row(60, thinking=50)],
@@ -34,6 +34,9 @@ def stat(reduce, over="all", empty=-1.0, **fields):
         (stat("mean", "finished"), [30, 50, 40]),
         (stat("min", "correct"), [10, -1, 40]),
         (stat("max"), [60, 50, 40]),
+        (stat("range"), [50, 20, -1]),
+        (stat("range", "correct", empty=None), [10, np.nan, np.nan]),
+        (stat("range", source="batch"), [50, 50, 50]),
         (stat("count", "correct"), [2, 0, 1]),
         (stat("std", "correct"), [np.sqrt(50), -1, -1]),
         (stat("std", "correct", ddof=0), [5, -1, 0]),
@@ -61,6 +64,12 @@ def test_limit_and_budget():
     rows = graded([Row(5, budget=30), Row(5)])
     scene = Scene.of(rows, Context(limit=100), {})
     np.testing.assert_array_equal(evaluate(Budget(times=2.0), scene), [[60, np.nan]])
+
+
+def test_a_measure_of_the_row_itself():
+    scene = Scene.of(ROWS, Context(limit=100), {})
+    got = evaluate(Own("thinking", times=2.0, plus=1.0), scene)
+    np.testing.assert_array_equal(got[0], [13, 33, 101])
 
 
 def test_reference_is_looked_up_by_problem():
@@ -133,6 +142,7 @@ def test_monitor_by_difficulty():
         ({"reduce": "median"}, "stat.reduce is 'median'; allowed: 'mean'"),
         ({"source": "ref"}, "stat.source is 'ref'"),
         ({"source": "history", "reduce": "std"}, "keeps no rows"),
+        ({"source": "running", "reduce": "range"}, "keeps no rows"),
         ({"decay": 0.9}, "only history and running"),
         ({"buckets": (0.5,)}, "allowed with batch and monitor"),
     ],
