@@ -47,6 +47,10 @@ class TextOptions:
     chat_template_kwargs: dict[str, Any] = dataclasses.field(default_factory=dict)
     """Variables for the chat template, e.g. {"enable_thinking": true}."""
 
+    examples: list[dict[str, str]] = dataclasses.field(default_factory=list)
+    """Worked examples, each {question: ..., response: ...}, which a method may show before the
+    question while it samples (few-shot)."""
+
     think_open: str = "<think>"
     """Tag that opens the thought."""
 
@@ -62,6 +66,11 @@ class TextOptions:
             )
         if "{question}" not in self.plain:
             raise ValueError(f'text.plain must contain "{{question}}", found {self.plain!r}')
+        for example in self.examples:
+            if set(example) != {"question", "response"}:
+                raise ValueError(
+                    f"text.examples: each is {{question: ..., response: ...}}, found {example}"
+                )
         if not self.think_open or not self.think_close or self.think_open == self.think_close:
             raise ValueError(
                 "text.think_open and text.think_close must be two different non-empty tags, found "
@@ -163,12 +172,48 @@ def uses_chat(tokenizer: PreTrainedTokenizerFast, options: TextOptions) -> bool:
 
 
 def render(
-    tokenizer: PreTrainedTokenizerFast, problem: Problem, options: TextOptions, limit: int
+    tokenizer: PreTrainedTokenizerFast,
+    problem: Problem,
+    options: TextOptions,
+    limit: int,
+    *,
+    note: str = "",
+    examples: int = 0,
 ) -> str:
-    """The prompt as text, up to where the model takes over. ``limit``: most response tokens."""
+    """The prompt as text, up to where the model takes over.
+
+    ``limit``: most response tokens. ``note`` is appended to the question like the instruction (a
+    budget). So many of the options' worked examples come before it.
+    """
+    if examples > len(options.examples):
+        raise ValueError(
+            f"the method shows {examples} worked examples, but text.examples has "
+            f"{len(options.examples)}; give more, or lower the method's number"
+        )
+    shown = options.examples[:examples]
     messages = _messages(problem, options, limit)
+    messages[-1]["content"] = _append(messages[-1]["content"], note)
     if not uses_chat(tokenizer, options):
-        return _render_plain(problem, messages, options)
+        worked = [
+            _render_plain(
+                problem,
+                [{"role": "user", "content": _append(e["question"], options.instruction)}],
+                dataclasses.replace(options, plain=options.plain.replace("{system}", "")),
+            )
+            + e["response"]
+            for e in shown
+        ]
+        return "\n\n".join([*worked, _render_plain(problem, messages, options)])
+    turns = [
+        turn
+        for e in shown
+        for turn in (
+            {"role": "user", "content": _append(e["question"], options.instruction)},
+            {"role": "assistant", "content": e["response"]},
+        )
+    ]
+    first = 1 if messages[0]["role"] == "system" else 0
+    messages[first:first] = turns
     known = set(re.findall(r"\w+", tokenizer.get_chat_template()))
     unknown = set(options.chat_template_kwargs) - known
     if unknown:
@@ -239,15 +284,20 @@ def make_prompts(
     purpose: Purpose,
     visit_P: np.ndarray | int,
     max_prompt_tokens: int | None = None,
+    notes: Sequence[str] | None = None,
+    examples: int = 0,
 ) -> Prompts:
     """Render and encode P problems.
 
     ``limit`` is the token limit of the round (it may stand in the prompt); ``visit_P`` counts
     earlier visits to each problem. A prompt of more than ``max_prompt_tokens`` ids is an error,
-    never cut.
+    never cut. ``notes`` (one for each problem) and ``examples``: see `render`.
     """
     plain = not uses_chat(tokenizer, options)
-    text = tuple(render(tokenizer, problem, options, limit) for problem in problems)
+    text = tuple(
+        render(tokenizer, problem, options, limit, note=note, examples=examples)
+        for problem, note in zip(problems, notes or [""] * len(problems))
+    )
     tokens = tuple(encode(tokenizer, t, specials=plain) for t in text)
     for problem, ids in zip(problems, tokens):
         if len(ids) == 0:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import subprocess
 import sys
 
@@ -395,3 +396,21 @@ def test_import_stays_light():
         "assert not {'jax', 'flax', 'transformers', 'torch'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_a_note_and_worked_examples_come_with_the_question(qwen, base):
+    examples = [{"question": "2+2?", "response": "4"}, {"question": "3+3?", "response": "6"}]
+    options = TextOptions(instruction="Be brief.", examples=examples)
+    chat = render(qwen, SUM, options, 5, note="Think for 7 tokens.", examples=1)
+    plain = render(qwen, SUM, options, 5)
+    assert "2+2? Be brief." in chat and "3+3?" not in chat and "2+2?" not in plain
+    assert chat.index("4<|im_end|>") < chat.index(f"{SUM.question} Be brief. Think for 7 tokens.")
+    spelled = dataclasses.replace(options, template="plain", plain="Q: {question}\nA: ")
+    written = render(base, SUM, spelled, 5, examples=2)
+    assert written == (
+        f"Q: 2+2? Be brief.\nA: 4\n\nQ: 3+3? Be brief.\nA: 6\n\nQ: {SUM.question} Be brief.\nA: "
+    )
+    with pytest.raises(ValueError, match="3 worked examples, but text.examples has 2"):
+        render(base, SUM, options, 5, examples=3)
+    with pytest.raises(ValueError, match="text.examples: each is"):
+        TextOptions(examples=[{"question": "2+2?"}])

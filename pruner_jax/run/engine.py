@@ -21,7 +21,10 @@ from pruner_jax.mesh import DECODE_RULES
 from pruner_jax.policy.config import ModelConfig
 from pruner_jax.policy.handle import Policy
 from pruner_jax.policy.weights import unstack, weight_shardings
+from pruner_jax.problems.options import ProblemsOptions
 from pruner_jax.run.clock import Clock
+from pruner_jax.run.environment import environment
+from pruner_jax.sample.force import Hook, chain
 from pruner_jax.sample.options import SampleOptions
 from pruner_jax.sample.sampler import SampleStats, sample
 from pruner_jax.text import TextOptions
@@ -47,6 +50,7 @@ class Engine:
     verifier: Verifier | None  # None: it samples only
     seed: int
     mesh: jax.sharding.Mesh | None = None  # None: one device
+    environment: Hook | None = None  # what the source of problems does to every response
 
     @classmethod
     def of(
@@ -58,22 +62,26 @@ class Engine:
         verifier: Verifier | None,
         seed: int,
         mesh: jax.sharding.Mesh | None = None,
+        problems: ProblemsOptions | None = None,
     ) -> Engine:
-        """An engine for a loaded policy; it needs a tokenizer."""
+        """An engine for a loaded policy, which needs a tokenizer; ``problems`` may bring an
+        environment (`run.environment`)."""
         if policy.tokenizer is None:
             raise ValueError(f"{policy.folder} has no tokenizer; prompts cannot be encoded")
         tokenizer = policy.tokenizer
+        close_ids = text.tag_spellings(tokenizer, text_options.think_close)
         return cls(
             config=policy.config,
             tokenizer=tokenizer,
             end_ids=text.end_token_ids(tokenizer, policy.generation),
-            close_ids=text.tag_spellings(tokenizer, text_options.think_close),
+            close_ids=close_ids,
             open_ids=text.tag_spellings(tokenizer, text_options.think_open),
             text=text_options,
             sampling=sampling,
             verifier=verifier,
             seed=seed,
             mesh=mesh if mesh is not None and mesh.size > 1 else None,
+            environment=None if problems is None else environment(problems, close_ids),
         )
 
     def decode(self, tokens: Sequence[int] | np.ndarray) -> str:
@@ -105,8 +113,11 @@ class Engine:
         purpose: Purpose,
         limit: int,
         visit_P: np.ndarray | int = 0,
+        notes: Sequence[str] | None = None,
+        examples: int = 0,
     ) -> Prompts:
-        """Rendered and encoded problems; ``limit`` may stand in the prompt."""
+        """Rendered and encoded problems; ``limit`` may stand in the prompt. The others as in
+        `text.make_prompts`."""
         return text.make_prompts(
             self.tokenizer,
             problems,
@@ -114,6 +125,8 @@ class Engine:
             limit=limit,
             purpose=purpose,
             visit_P=visit_P,
+            notes=notes,
+            examples=examples,
         )
 
     def cache_bytes(self, limit: int) -> int:
@@ -125,39 +138,31 @@ class Engine:
     def rollout(
         self,
         params: PyTree,
-        problems: Sequence[Problem],
+        prompts: Prompts,
         *,
-        purpose: Purpose,
         samples: int,
         limit: int,
-        visit_P: np.ndarray | int = 0,
         clock: Clock | None = None,
         on_progress: Progress | None = None,
+        **conditions: Any,
     ) -> tuple[Graded, SampleStats]:
-        """Sample and check ``samples`` responses to each problem.
+        """Sample and check ``samples`` responses to each of P rendered problems.
 
         Args:
           params: decode parameters.
-          problems: P of them.
-          purpose: which of the three sets they come from; part of the random keys.
+          prompts: what is answered.
           samples: G responses to each.
           limit: most tokens of a response.
-          visit_P: how often each problem was drawn before.
           clock: counts the phases ``rollout`` and ``verify``.
           on_progress: told how far it is.
+          conditions: ``force``, ``mode_B`` and ``budget_B`` of `sampler.sample`.
 
         Returns:
           Graded rows in the order (problem, sample), and what sampling them took.
         """
         clock = clock or Clock()
         with clock.phase("rollout"):
-            prompts = self.prompts(problems, purpose=purpose, limit=limit, visit_P=visit_P)
-            grader = Grader(
-                self.verifier,
-                opened=np.repeat(self._opened(prompts), samples),
-                think_open=self.text.think_open,
-                think_close=self.text.think_close,
-            )
+            grader = self._grader(np.repeat(self.opened(prompts), samples))
 
             def check(row: int, tokens: np.ndarray, finished: bool) -> None:
                 problem = prompts.problems[row // samples]
@@ -170,14 +175,24 @@ class Engine:
                 limit=limit,
                 on_row=check,
                 on_progress=on_progress,
+                **conditions,
             )
         with clock.phase("verify"):
             return grader.result(rollouts), stats
 
     def sample(
-        self, params: PyTree, prompts: Prompts, *, samples: int, limit: int, **callbacks: Any
+        self,
+        params: PyTree,
+        prompts: Prompts,
+        *,
+        samples: int,
+        limit: int,
+        force: Hook | None = None,
+        **others: Any,
     ) -> tuple[Rollouts, SampleStats]:
-        """The same for rendered prompts and without checking; ``callbacks``: `sampler.sample`'s."""
+        """The same without checking; ``others`` are `sampler.sample`'s. What ``force`` writes
+        stands, whatever the environment would have made of the token."""
+        hooks = [hook for hook in (self.environment, force) if hook is not None]
         return sample(
             params,
             self.config,
@@ -188,14 +203,27 @@ class Engine:
             end_ids=self.end_ids,
             close_ids=self.close_ids,
             open_ids=self.open_ids,
-            opened=self._opened(prompts),
+            opened=self.opened(prompts),
             decode=self.decode,
             options=self.sampling,
             mesh=self.mesh,
-            **callbacks,
+            force=chain(*hooks) if len(hooks) > 1 else next(iter(hooks), None),
+            **others,
         )
 
-    def _opened(self, prompts: Prompts) -> np.ndarray:
+    def grade(self, rollouts: Rollouts) -> Graded:
+        """Verdicts of rows that are there."""
+        return self._grader(self.opened(rollouts.prompts)[rollouts.group_B]).result(rollouts)
+
+    def _grader(self, opened_B: np.ndarray) -> Grader:
+        return Grader(
+            self.verifier,
+            opened=opened_B,
+            think_open=self.text.think_open,
+            think_close=self.text.think_close,
+        )
+
+    def opened(self, prompts: Prompts) -> np.ndarray:
         """Which prompts open the thought themselves, bool [P]."""
         return np.array([text.opens_thought(prompt, self.text) for prompt in prompts.text], bool)
 

@@ -90,6 +90,7 @@ def _measure(
         sampling=settings.sample,
         verifier=verifier,
         seed=settings.seed,
+        problems=settings.problems,
     )
     params = engine.decode_params(policy.params)
     del policy

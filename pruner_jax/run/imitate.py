@@ -69,6 +69,7 @@ def warmup_verb(settings: WarmupConfig) -> dict[str, Any]:
             sampling=settings.sample,
             verifier=verifier,
             seed=settings.seed,
+            problems=settings.problems,
         )
 
         def write(problem: Problem, rng: np.random.Generator) -> str:

@@ -55,8 +55,7 @@ def measure(
 
     graded, _ = engine.rollout(
         params,
-        problems,
-        purpose=purpose,
+        engine.prompts(problems, purpose=purpose, limit=limit),
         samples=options.samples,
         limit=limit,
         on_progress=on_progress,

@@ -128,13 +128,10 @@ def heed_guards(run: Session, state: RunState) -> bool:
 
 def compare_sampler_with_learner(run: Session, state: RunState) -> None:
     """Self-test before anything is measured: both must give the same log-probabilities."""
-    graded, _ = run.engine.rollout(
-        run.engine.decode_params(state.learn.params),
-        run.problems["monitor"][:8],
-        purpose=Purpose.MONITOR,
-        samples=4,
-        limit=min(64, run.cap("monitor")),
-    )
+    limit = min(64, run.cap("monitor"))
+    prompts = run.engine.prompts(run.problems["monitor"][:8], purpose=Purpose.MONITOR, limit=limit)
+    params = run.engine.decode_params(state.learn.params)
+    graded, _ = run.engine.rollout(params, prompts, samples=4, limit=limit)
     few = graded.rollouts
     temperature = few.temperature or 1.0
     logp_BT = score(

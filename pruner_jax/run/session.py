@@ -236,6 +236,7 @@ def open_session(settings: PruneConfig) -> Iterator[Session]:
             verifier=verifier,
             seed=settings.seed,
             mesh=mesh,
+            problems=settings.problems,
         )
         _check_context(settings, engine, problems)
         optimizer = make_optimizer(settings.optimizer, policy.config, _updates(settings, phase))

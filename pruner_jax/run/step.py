@@ -31,13 +31,17 @@ def train_step(run: Session, state: RunState) -> dict[str, Any]:
     )
     with clock.phase("rollout"):
         params = run.engine.decode_params(state.learn.params)
+        prompts = run.engine.prompts(
+            [run.problems["train"][i] for i in index],
+            purpose=Purpose.TRAIN,
+            limit=state.limit,
+            visit_P=visit,
+        )
     graded, speed = run.engine.rollout(
         params,
-        [run.problems["train"][i] for i in index],
-        purpose=Purpose.TRAIN,
+        prompts,
         samples=run.phase.collect.samples,
         limit=state.limit,
-        visit_P=visit,
         clock=clock,
         on_progress=run.interrupts.check,
     )
@@ -73,6 +77,7 @@ def train_step(run: Session, state: RunState) -> dict[str, Any]:
             "step": state.steps,
             "limit": state.limit,
             **weighing,
+            "prune/generated_tokens": int(graded.rollouts.length_B.sum()),
             **completions(graded),
             **guards.diagnose(graded),
             **counts(graded),
