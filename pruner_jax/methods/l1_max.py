@@ -1,20 +1,20 @@
 """L1-Max: think for at most as many tokens as the prompt says.
 
-In words: every prompt names a budget b, a whole number drawn evenly from 100 to 4000; a correct
-response is worth clip(alpha * (b - length) + delta, 0, 1), any other 0. With delta 0.5 a response
-that ends on its budget is worth half, one far below it 1, one far above it as little as a wrong
-one. Advantage = (reward - mean of the group) / (unbiased std of the group + 1e-6); GRPO's clipped
-loss with 0.001 times the KL divergence (k3) to the start model.
+In words: every prompt names a budget b, a whole number drawn evenly from 100 to 4000. Half of the
+prompts ask for at most b tokens; there a correct response is worth clip(alpha * (b - length) +
+delta, 0, 1), any other 0. With delta 0.5 a response that ends on its budget is worth half, one far
+below it 1, one far above it as little as a wrong one. The other half (`exact`) ask for b tokens, as
+in `l1_exact`: correct - alpha * |b - length|. Advantage = (reward - mean of the group) / (unbiased
+std of the group + 1e-6); GRPO's clipped loss with 0.001 times the KL divergence (k3) to the start
+model.
 
 Paper: L1, arXiv 2503.04697. 16 samples, alpha 0.0003, delta 0.5. In copies of the code the slope of
-this reward is 0.001 (`alpha`). The KL weight is read from a copy of the training script. The
+the first reward is 0.001 (`alpha`). The KL weight is read from a copy of the training script. The
 published model continues from L1-Exact: give the export of an `l1_exact` run as the model.
 
-Assumed, for want of a published value: clip 0.2, the mean over all tokens of the update, one update
-per collection, no entropy bonus.
-
-Left out: the other half of the prompts. The published phase asks half of them for an exact number
-of tokens, rewarded as in `l1_exact`; here every prompt asks for a maximum.
+Assumed, for want of a published value: that both kinds of prompt are equally frequent, clip 0.2,
+the mean over all tokens of the update, one update per collection, no entropy bonus. What kind a
+prompt is, is drawn for each problem of a step by itself.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from __future__ import annotations
 import dataclasses
 
 from pruner_jax.objective.advantage import Fused, Norm
-from pruner_jax.objective.condition import Condition, UniformBudget
-from pruner_jax.objective.kernels import Clipped
-from pruner_jax.objective.length import Length
+from pruner_jax.objective.condition import Condition, Mode, UniformBudget
+from pruner_jax.objective.kernels import Clipped, Distance
+from pruner_jax.objective.length import ANY, Gate, Length
 from pruner_jax.objective.loss_spec import LossSpec
 from pruner_jax.objective.method import Collect, Method, Phase
 from pruner_jax.objective.statistics import Budget
@@ -43,6 +43,9 @@ class Options:
     delta: float = 0.5
     """The worth of a correct response that ends on its budget."""
 
+    exact: float = 0.5
+    """Share of the prompts that ask for exactly their budget. Below 1."""
+
     low: int = 100
     """The smallest budget."""
 
@@ -57,20 +60,33 @@ class Options:
 
 
 def compose(options: Options) -> Method:
-    """GRPO with a budget in the prompt and correct rows worth more the further they stay below."""
+    """GRPO with a budget in the prompt, which is a maximum for some and a target for the others."""
     below_budget = Length(
         kernel=Clipped(offset=options.delta, low=0.0, high=1.0),
         target=Budget(),
         scale=1 / options.alpha,
         combine="multiply",
+        gate=Gate(modes=(0,)),
+    )
+    off_budget = Length(
+        kernel=Distance(),
+        weight=options.alpha,
+        target=Budget(),
+        gate=Gate(wrong=ANY, modes=(1,)),
+    )
+    modes = (
+        Mode("most", share=1 - options.exact),
+        Mode("exact", share=options.exact, sentence="Think for {budget} tokens."),
     )
     phase = Phase(
         name="prune",
         collect=Collect(samples=options.samples),
         condition=Condition(
-            budget=UniformBudget(options.low, options.high, "Think for maximum {budget} tokens.")
+            modes=modes,
+            divide="problems",
+            budget=UniformBudget(options.low, options.high, "Think for maximum {budget} tokens."),
         ),
-        length=(below_budget,),
+        length=(below_budget, off_budget),
         advantage=Fused(norm=Norm(baseline="group", scale="group")),
         loss=LossSpec(clip_low=options.clip, clip_high=options.clip, kl=options.kl),
     )

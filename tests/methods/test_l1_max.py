@@ -8,8 +8,8 @@ from handmade import Row, differing_slots, graded, weights
 
 from pruner_jax import methods
 from pruner_jax.objective.context import Context
-from pruner_jax.objective.kernels import Clipped
-from pruner_jax.objective.length import EVERY_ROW
+from pruner_jax.objective.kernels import Clipped, Excess
+from pruner_jax.objective.length import EVERY_ROW, Gate
 from pruner_jax.objective.weigh import weigh
 
 PHASE = methods.load("l1_max").phases[0]
@@ -18,21 +18,25 @@ CONTEXT = Context(limit=4096)
 LENGTHS = [(600, True), (1500, True), (3000, True), (500, False)]
 
 
-def told(budget):
+def told(budget, mode=0):
     rows = [Row(length, right) for length, right in LENGTHS]
     rows.append(Row(4000, finished=False))
-    return [dataclasses.replace(row, budget=budget) for row in rows]
+    return [dataclasses.replace(row, budget=budget, mode=mode) for row in rows]
 
 
-ROWS = graded(told(1000), told(3000))
+ROWS = graded(told(1000), told(3000), told(1000, mode=1))
 # b = 1000: .0003 * 400 + .5 = .62, -.0003 * 500 + .5 = .35, -.0003 * 2000 + .5 < 0, so 0; 0, 0
 #   mean .97/5 = .194; deviations .426, .156, -.194 three times; squares .181476 + .024336 +
 #   3 * .037636 = .31872, / 4 = .07968, std .28227646
 # b = 3000: .72 + .5 > 1, so 1; .45 + .5 = .95; 0 + .5 = .5; 0, 0: mean 2.45/5 = .49; deviations
 #   .51, .46, .01, -.49, -.49; squares .2601 + .2116 + .0001 + .4802 = .952, / 4 = .238,
 #   std .48785244
+# b = 1000, exactly: 1 - .0003 * 400 = .88, 1 - .15 = .85, 1 - .6 = .4; 0 - .15, 0 - .9:
+#   mean 1.08/5 = .216; deviations .664, .634, .184, -.366, -1.116; squares .440896 + .401956 +
+#   .033856 + .133956 + 1.245456 = 2.25612, / 4 = .56403, std .75101931
 BY_HAND = [1.5091534, 0.5526477, -0.6872671, -0.6872671, -0.6872671]
 BY_HAND += [1.0453960, 0.9429062, 0.0204980, -1.0044001, -1.0044001]
+BY_HAND += [0.8841307, 0.8441850, 0.2450000, -0.4873370, -1.4859787]
 
 
 def weighed(phase):
@@ -43,7 +47,7 @@ def test_weights_by_hand():
     np.testing.assert_allclose(weighed(PHASE), BY_HAND, atol=2e-6)
     # GRPO: 1, 1, 1, 0, 0 have mean .6 and std .54772
     same = [0.730296, 0.730296, 0.730296, -1.095443, -1.095443]
-    np.testing.assert_allclose(weighed(GRPO), same * 2, atol=1e-5)
+    np.testing.assert_allclose(weighed(GRPO), same * 3, atol=1e-5)
 
 
 def test_slots_that_differ_from_grpo():
@@ -66,13 +70,35 @@ def test_every_slot_that_weighs_does_something():
         {"weight": 0.5},
         {"combine": "add"},
         {"combine": "replace", "gate": EVERY_ROW},
+        {"gate": Gate()},
     ],
     ids=lambda changes: "-".join(changes),
 )
 def test_every_part_of_the_length_term_does_something(changes):
     changed = dataclasses.replace(PHASE.length[0], **changes)
-    fallen = weighed(dataclasses.replace(PHASE, length=(changed,)))
+    fallen = weighed(dataclasses.replace(PHASE, length=(changed, PHASE.length[1])))
     assert not np.allclose(fallen, BY_HAND, atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"kernel": Excess()}, {"target": 1500.0}, {"weight": 1e-3}, {"gate": Gate(modes=(1,))}],
+    ids=lambda changes: "-".join(changes),
+)
+def test_every_part_of_the_other_term_does_something(changes):
+    changed = dataclasses.replace(PHASE.length[1], **changes)
+    fallen = weighed(dataclasses.replace(PHASE, length=(PHASE.length[0], changed)))
+    assert not np.allclose(fallen, BY_HAND, atol=1e-3)
+
+
+def test_every_group_is_scored_as_its_prompt_was_worded():
+    condition, problems = PHASE.condition, [str(number) for number in range(400)]
+    mode_P = condition.modes_of(problems, 1, seed=0, step=3)[:, 0]
+    assert np.mean(mode_P) == pytest.approx(0.5, abs=0.1)
+    for mode, told_p in zip(mode_P, condition.sentences_of(problems, seed=0, step=3)):
+        assert told_p.startswith("Think for maximum ") == (mode == 0)
+    only = methods.load("l1_max", {"exact": 0.0}).phases[0].condition
+    assert not only.modes_of(problems, 1, seed=0, step=3).any()
 
 
 def test_the_slope_of_the_code():
