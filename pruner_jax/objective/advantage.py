@@ -177,24 +177,39 @@ class Clip:
 
 @dataclasses.dataclass(frozen=True)
 class Whiten:
-    """Mean 0 and standard deviation 1 over all rows of the batch that count."""
+    """Mean 0 and standard deviation 1 over the rows that count, of the batch or of each group."""
 
+    over: Literal["batch", "group"] = "batch"
     ddof: int = 1
     epsilon: float = 1e-6
 
+    def __post_init__(self) -> None:
+        slots.check_choices(self)
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """A group, to whiten over it."""
+        return ("group",) if self.over == "group" else ()
+
     def __call__(self, scene: Scene) -> Scene:
-        a_PG, mask_PG = scene.advantage_PG, scene.keep_PG
-        centred_PG = a_PG - masked.mean(a_PG, mask_PG, empty=0.0)
-        std = masked.std(a_PG, mask_PG, ddof=self.ddof, empty=0.0)
+        a_PG, mask_PG, axis = scene.advantage_PG, scene.keep_PG, 1 if self.over == "group" else None
+        centred_PG = a_PG - masked.mean(a_PG, mask_PG, axis, empty=0.0, keepdims=True)
+        std = masked.std(a_PG, mask_PG, axis, ddof=self.ddof, empty=0.0, keepdims=True)
         a_PG = masked.ratio(centred_PG, std + self.epsilon, empty=0.0)
         return scene.replace(advantage_PG=a_PG)
 
 
 @dataclasses.dataclass(frozen=True)
 class Guard:
-    """No correct row below 0: being long is never punished like being wrong."""
+    """No correct row below 0: being long is never punished like being wrong. Or no wrong row above
+    0: being short never makes up for being wrong."""
+
+    over: Literal["correct", "wrong"] = "correct"
+
+    def __post_init__(self) -> None:
+        slots.check_choices(self)
 
     def __call__(self, scene: Scene) -> Scene:
-        a_PG = scene.advantage_PG
-        correct_PG = scene.groups.subset("correct")
-        return scene.replace(advantage_PG=np.where(correct_PG, np.maximum(a_PG, 0.0), a_PG))
+        a_PG, bound = scene.advantage_PG, np.maximum if self.over == "correct" else np.minimum
+        here_PG = scene.groups.subset(self.over)
+        return scene.replace(advantage_PG=np.where(here_PG, bound(a_PG, 0.0), a_PG))

@@ -15,6 +15,7 @@ from pruner_jax import masked
 from pruner_jax.objective import slots
 from pruner_jax.objective.context import Scene
 from pruner_jax.objective.groups import Subset
+from pruner_jax.objective.schedules import Number
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,6 +67,20 @@ class Only:
 
     def __call__(self, scene: Scene) -> Scene:
         return scene.replace(keep_PG=scene.keep_PG & scene.groups.subset(self.over))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Within:
+    """Keep the rows of which a measure (length, thinking, mode...) lies between low and high, ends
+    included."""
+
+    measure: str
+    low: Number = -np.inf
+    high: Number = np.inf
+
+    def __call__(self, scene: Scene) -> Scene:
+        x_PG = scene.groups.measure(self.measure)
+        return scene.replace(keep_PG=scene.keep_PG & (x_PG >= self.low) & (x_PG <= self.high))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -125,4 +140,4 @@ class TopK:
         return chance
 
 
-Select = DropFlat | DropAllWrong | SolveRate | Only | AtLeast | TopK
+Select = DropFlat | DropAllWrong | SolveRate | Only | Within | AtLeast | TopK

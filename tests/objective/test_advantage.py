@@ -154,6 +154,17 @@ def test_clip_and_guard():
     scene = scene_of([[1, 1, 0, 0]]).replace(advantage_PG=np.array([[9.0, -0.5, -3.0, 0.2]]))
     np.testing.assert_array_equal(Clip(-2.0, 4.0)(scene).advantage_PG, [[4, -0.5, -2, 0.2]])
     np.testing.assert_array_equal(Guard()(scene).advantage_PG, [[9, 0, -3, 0.2]])
+    np.testing.assert_array_equal(Guard(over="wrong")(scene).advantage_PG, [[9, -0.5, -3, 0]])
+
+
+def test_whitening_over_each_group_sees_only_its_rows_that_count():
+    keep = np.array([[True, True, False], [True, True, True]])
+    scene = scene_of([[1, 1, 0], [0, 0, 0]], keep_PG=keep)
+    scene = scene.replace(advantage_PG=np.array([[3.0, 1.0, 50.0], [2.0, 2.0, 2.0]]))
+    white = Whiten(over="group", ddof=0)(scene).advantage_PG
+    np.testing.assert_allclose(white[0, :2], [1, -1], atol=1e-5)
+    np.testing.assert_array_equal(white[1], [0, 0, 0])
+    assert Whiten(over="group").needs == ("group",) and Whiten().needs == ()
 
 
 def test_baseline_and_scale_have_no_default():
