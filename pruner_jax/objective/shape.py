@@ -13,8 +13,10 @@ from collections.abc import Callable
 import numpy as np
 
 from pruner_jax.objective.context import Scene
+from pruner_jax.objective.repair import Inject, Refine
+from pruner_jax.objective.rows import append, widen
 from pruner_jax.objective.statistics import Limit, Provider, evaluate
-from pruner_jax.types import Graded, Origin, Rollouts, Verdict, take_rows
+from pruner_jax.types import Graded, Origin, Rollouts, Verdict
 
 
 @dataclasses.dataclass(frozen=True)
@@ -108,50 +110,6 @@ class AddEmpty:
 
 
 @dataclasses.dataclass(frozen=True)
-class Refine:
-    """PaD's self-refinement: every wrong row of a group that also has a correct one adds a row, the
-    shortest correct one once more, trained under a prompt that shows the wrong attempt.
-
-    ``template`` may use {question}, {attempt}, {verdict} and {detail}, the message of the error.
-    The parent of the new row is the wrong one.
-    """
-
-    template: str
-
-    def __call__(self, graded: Graded, scene: Scene) -> Graded:
-        old, groups = graded.rollouts, scene.groups
-        length_PG = groups.measure("length")
-        sources, parents = [], []
-        for row_G, correct_G, wrong_G, length_G in zip(
-            groups.row_PG, groups.subset("correct"), groups.subset("wrong"), length_PG
-        ):
-            if correct_G.any():
-                best = row_G[np.argmin(np.where(correct_G, length_G, np.inf))]
-                sources += [best] * int(wrong_G.sum())
-                parents += row_G[wrong_G].tolist()
-        if not sources:
-            return graded
-        added = take_rows(graded, np.array(sources))
-        prompts = []
-        for parent in parents:
-            problem = old.prompts.problems[old.group_B[parent]]
-            text = self.template.format(
-                question=problem.question,
-                attempt=old.text[parent],
-                verdict=Verdict(int(graded.verdict_B[parent])).name.lower(),
-                detail=graded.detail[parent] if graded.detail else "",
-            )
-            prompts.append(scene.context.prompt(problem, text))
-        rollouts = dataclasses.replace(
-            added.rollouts,
-            logp_BT=np.full_like(added.rollouts.logp_BT, np.nan),
-            parent_B=np.array(parents, np.int32),
-            train_tokens=tuple(prompts),
-        )
-        return append(graded, dataclasses.replace(added, rollouts=rollouts))
-
-
-@dataclasses.dataclass(frozen=True)
 class GoldAnswer:
     """What follows the thought is replaced by the gold answer and the end token (RaM trains on the
     thought with the gold answer, whatever the model had answered)."""
@@ -172,8 +130,8 @@ class GoldAnswer:
             answers.append(np.concatenate([context.encode(written), end]).astype(np.int32))
         length_B = old.thinking_B + np.array([len(a) for a in answers], np.int32)
         width = max(old.tokens_BT.shape[1], int(length_B.max(initial=0)))
-        tokens_BT, origin_BT = _widen(old.tokens_BT, width, 0), _widen(old.origin_BT, width, 0)
-        logp_BT = _widen(old.logp_BT, width, np.nan)
+        tokens_BT, origin_BT = widen(old.tokens_BT, width, 0), widen(old.origin_BT, width, 0)
+        logp_BT = widen(old.logp_BT, width, np.nan)
         for b, (start, answer) in enumerate(zip(old.thinking_B, answers)):
             origin_BT[b, start:] = Origin.PAD
             logp_BT[b, start:] = np.nan
@@ -192,47 +150,5 @@ class GoldAnswer:
         return dataclasses.replace(graded, rollouts=rollouts)
 
 
-Shape = Cut | AddEmpty | Refine
+Shape = Cut | AddEmpty | Refine | Inject
 Finish = GoldAnswer | Cut
-
-
-def append(graded: Graded, more: Graded) -> Graded:
-    """Both, grouped by prompt again, the added rows last in their group. Parents are renumbered."""
-    first, second = graded.rollouts, more.rollouts
-    if second.prompts is not first.prompts:
-        raise ValueError("rows can only be appended to rows of the same prompts")
-    width = max(first.tokens_BT.shape[1], second.tokens_BT.shape[1])
-    fields = {}
-    for field in dataclasses.fields(Rollouts):
-        a, b = getattr(first, field.name), getattr(second, field.name)
-        if field.name.endswith("_BT"):
-            fill = np.nan if field.name == "logp_BT" else 0
-            fields[field.name] = np.concatenate([_widen(a, width, fill), _widen(b, width, fill)])
-        elif field.name.endswith("_B"):
-            fields[field.name] = np.concatenate([a, b])
-        elif field.name == "text":
-            fields[field.name] = a + b
-
-    def either(a: tuple | None, b: tuple | None, fill: str | None) -> tuple | None:
-        if a is None and b is None:
-            return None
-        return (a or (fill,) * len(first)) + (b or (fill,) * len(second))
-
-    fields["train_tokens"] = either(first.train_tokens, second.train_tokens, None)
-    joined = Graded(
-        rollouts=dataclasses.replace(first, **fields),
-        verdict_B=np.concatenate([graded.verdict_B, more.verdict_B]),
-        score_B=np.concatenate([graded.score_B, more.score_B]),
-        extracted=graded.extracted + more.extracted,
-        detail=either(graded.detail, more.detail, ""),
-    )
-    order_B = np.argsort(joined.rollouts.group_B, kind="stable")
-    place_B = np.argsort(order_B)
-    parent_B = joined.rollouts.parent_B
-    moved_B = np.where(parent_B >= 0, place_B[parent_B], -1).astype(np.int32)
-    rollouts = dataclasses.replace(joined.rollouts, parent_B=moved_B)
-    return take_rows(dataclasses.replace(joined, rollouts=rollouts), order_B)
-
-
-def _widen(x_BT: np.ndarray, width: int, fill: float) -> np.ndarray:
-    return np.pad(x_BT, [(0, 0), (0, width - x_BT.shape[1])], constant_values=fill)
