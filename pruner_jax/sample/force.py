@@ -12,7 +12,7 @@ from token to token). The memory it returns may depend on anything but the drawn
 written shows in ``recent`` one step later); so it can be worked out again for a row that goes on
 from a cut.
 
-Ready here: ``first_token``, ``end_thinking_at``, ``insert_at``, ``noise``, ``chain``.
+Ready here: ``begin_with``, ``in_mode``, ``end_thinking_at``, ``insert_at``, ``noise``, ``chain``.
 """
 
 from __future__ import annotations
@@ -99,30 +99,66 @@ def memory_of(hook: Hook | None) -> int:
 
 
 @dataclasses.dataclass(frozen=True)
-class FirstToken:
-    """See ``first_token``."""
+class BeginWith:
+    """See ``begin_with``."""
 
     tokens: tuple[int, ...]
     logp: float | None
     in_loss: bool
 
     def __call__(self, state: ForceState) -> Forced:
-        """The mode's token, where the row begins."""
-        mode = jnp.clip(state.mode, 0, len(self.tokens) - 1)
-        token = jnp.array(self.tokens, jnp.int32)[mode]
-        when = (state.count == 0) & (token >= 0) & (state.mode < len(self.tokens))
-        return state.write(when, token, logp=self.logp, in_loss=self.in_loss)
+        """The next of the tokens, while the row begins."""
+        place = jnp.minimum(state.count, len(self.tokens) - 1)
+        token = jnp.array(self.tokens, jnp.int32)[place]
+        when = state.count < len(self.tokens)
+        forced = state.write(when, token, logp=self.logp, in_loss=self.in_loss)
+        if self.logp is None:
+            return forced
+        later = when & (state.count > 0)
+        return forced.replace(logp=jnp.where(later, 0.0, forced.logp))
 
 
-def first_token(
+def begin_with(
     tokens: Sequence[int], *, logp: float | None = None, in_loss: bool = True
-) -> FirstToken:
-    """The row begins with ``tokens[mode]``; -1, or a mode beyond the list, leaves it to the policy.
+) -> BeginWith:
+    """The row begins with ``tokens``. ``logp`` is that of all of them in the importance ratio: the
+    first bears it, the others count as certain. None: what the policy gives to each.
 
-    AdaptThink (arXiv 2505.13417): think and no-think in halves of the group, each token with
-    ``logp = log(1/2)`` in the importance ratio.
+    AdaptThink (arXiv 2505.13417): think and no-think in halves of the group (see ``in_mode``), each
+    beginning with ``logp = log(1/2)``.
     """
-    return FirstToken(tuple(tokens), logp, in_loss)
+    if not len(tokens):
+        raise ValueError("begin_with: tokens is empty; give the ids that a row begins with")
+    return BeginWith(tuple(tokens), logp, in_loss)
+
+
+@dataclasses.dataclass(frozen=True)
+class InMode:
+    """See ``in_mode``."""
+
+    mode: int
+    hook: Hook
+
+    @property
+    def window(self) -> int:
+        """The hook's."""
+        return window_of(self.hook)
+
+    @property
+    def memory(self) -> int:
+        """The hook's."""
+        return memory_of(self.hook)
+
+    def __call__(self, state: ForceState) -> Forced:
+        """What the hook says, in rows of the mode."""
+        forced, mine = self.hook(state), state.mode == self.mode
+        kept = state.keep(forced.memory)
+        return jax.tree.map(lambda ours, theirs: jnp.where(mine, ours, theirs), forced, kept)
+
+
+def in_mode(mode: int, hook: Hook) -> InMode:
+    """The hook acts on rows of one mode only."""
+    return InMode(mode, hook)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -10,7 +10,14 @@ import pytest
 import small
 from small import LIMIT, run, same
 
-from pruner_jax.sample.force import chain, end_thinking_at, first_token, insert_at, noise
+from pruner_jax.sample.force import (
+    begin_with,
+    chain,
+    end_thinking_at,
+    in_mode,
+    insert_at,
+    noise,
+)
 from pruner_jax.sample.records import cut
 from pruner_jax.types import Origin
 
@@ -35,25 +42,31 @@ def follows_the_policy(rollouts, but=()) -> None:
     np.testing.assert_allclose(rollouts.logp_BT, wanted, atol=1e-5, rtol=0)
 
 
-def test_the_first_token_of_a_mode_is_a_decision_with_its_own_probability():
+def modes(*texts, **how):
+    """Rows of each mode begin with its tokens."""
+    return chain(*(in_mode(n, begin_with(tokens, **how)) for n, tokens in enumerate(texts)))
+
+
+def test_what_a_mode_begins_with_is_a_decision_with_its_own_probability():
     mode_B = np.arange(15) % 3
-    hook = first_token((42, 43, -1), logp=math.log(0.5))
-    found = forced(hook, mode_B=mode_B)
+    found = forced(modes((42,), (43, 44), logp=math.log(0.5)), mode_B=mode_B)
     np.testing.assert_array_equal(found.mode_B, mode_B)
     assert found.tokens_BT[mode_B == 0, 0].tolist() == [42] * 5
-    assert found.tokens_BT[mode_B == 1, 0].tolist() == [43] * 5
-    assert (found.origin_BT[:, 0] == Origin.SAMPLED).all()
+    assert found.tokens_BT[mode_B == 1, :2].tolist() == [[43, 44]] * 5
+    assert (found.origin_BT[:, :2] == Origin.SAMPLED).all()
     np.testing.assert_allclose(found.logp_BT[mode_B < 2, 0], math.log(0.5))
+    np.testing.assert_array_equal(found.logp_BT[mode_B == 1, 1], 0.0)
     rows = np.flatnonzero(mode_B == 2)
     np.testing.assert_array_equal(found.tokens_BT[rows, :3], free().tokens_BT[rows, :3])
-    follows_the_policy(found, [(b, 0) for b in np.flatnonzero(mode_B < 2)])
+    places = [(b, 0) for b in np.flatnonzero(mode_B < 2)]
+    follows_the_policy(found, [*places, *((b, 1) for b in np.flatnonzero(mode_B == 1))])
 
 
-def test_a_first_token_out_of_the_loss_is_forced():
-    found = forced(first_token((42,), in_loss=False))
-    assert (found.tokens_BT[:, 0] == 42).all()
-    assert (found.origin_BT[:, 0] == Origin.FORCED).all()
-    assert (found.origin_BT[:, 1] == Origin.SAMPLED).all()
+def test_a_beginning_out_of_the_loss_is_forced():
+    found = forced(begin_with((42, 43), in_loss=False))
+    assert (found.tokens_BT[:, :2] == [42, 43]).all()
+    assert (found.origin_BT[:, :2] == Origin.FORCED).all()
+    assert (found.origin_BT[:, 2] == Origin.SAMPLED).all()
     follows_the_policy(found)
 
 
@@ -127,7 +140,7 @@ def test_noise_replaces_what_follows_and_leaves_the_policy_its_dice():
 
 def both():
     return chain(
-        first_token((42, -1), logp=math.log(0.5)),
+        in_mode(0, begin_with((42,), logp=math.log(0.5))),
         noise(0.3, (55, 56), until=small.CLOSE),
         noise(0.2, (57,)),
         end_thinking_at(9, (30, 31, 5)),
@@ -180,6 +193,7 @@ def test_equal_hooks_share_their_programs():
 @pytest.mark.parametrize(
     "make, words",
     [
+        (lambda: begin_with(()), "tokens is empty"),
         (lambda: end_thinking_at(5, ()), "tokens is empty"),
         (lambda: insert_at([(3, ())]), "at least one id"),
         (lambda: noise(1.5, (1,)), "probability is 1.5"),
