@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from pruner_jax.store.folder import flush_to_disk, naming, write_atomically
-from pruner_jax.types import Graded, Verdict, Weighted
+from pruner_jax.types import Graded, Problem, Prompts, Purpose, Rollouts, Verdict, Weighted
 
 
 class Metrics:
@@ -112,6 +112,12 @@ def write_rollouts(
         "extracted": pa.array(graded.extracted, pa.string()),
         "weight": pa.array(_row_weights(weighted, len(graded)), pa.float32()),
         "limit": pa.array([rollouts.limit] * len(graded), pa.int32()),
+        "temperature": pa.array([rollouts.temperature] * len(graded), pa.float64()),
+        "mode": pa.array(rollouts.mode_B, pa.int32()),
+        "budget": pa.array(rollouts.budget_B, pa.int32()),
+        "parent": pa.array(rollouts.parent_B, pa.int32()),
+        "detail": pa.array(graded.detail or [""] * len(graded), pa.string()),
+        "prompt_tokens": pa.array([prompts.tokens[g] for g in groups], pa.list_(pa.int32())),
     }
     _write_table(pa.table(columns), path)
 
@@ -147,6 +153,78 @@ def read_rollouts(path: pathlib.Path, columns: Iterable[str] | None = None) -> d
     import pyarrow.parquet as pq
 
     return pq.read_table(path, columns=list(columns) if columns else None).to_pydict()
+
+
+def read_graded(paths: Sequence[pathlib.Path], problems: Mapping[str, Problem]) -> Graded:
+    """The graded rows of several files, as one: what ``write_rollouts`` was given, file by file.
+
+    ``problems``: those that the rows answer, by id. In each file the rows of a problem stand
+    together; a problem that comes in two files is two groups.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    tables = [pq.read_table(path) for path in paths]
+    table = pa.concat_tables(tables)
+    names = table["problem_id"].to_pylist()
+    file_B = np.repeat(np.arange(len(tables)), [len(part) for part in tables])
+    start_B = np.array([b == 0 or names[b] != names[b - 1] for b in range(len(names))], bool)
+    start_B[1:] |= file_B[1:] != file_B[:-1]
+    firsts = np.flatnonzero(start_B)
+    offset_B = np.concatenate([[0], np.cumsum([len(part) for part in tables])])[file_B]
+
+    def of_rows(name: str, dtype: type) -> np.ndarray:
+        return table[name].to_numpy().astype(dtype)
+
+    def of_groups(name: str) -> list[Any]:
+        return table[name].take(firsts).to_pylist()
+
+    length_B = of_rows("length", np.int32)
+    inside_BT = np.arange(length_B.max(initial=0)) < length_B[:, None]
+
+    def ragged(name: str, dtype: type) -> np.ndarray:
+        padded_BT = np.zeros(inside_BT.shape, dtype)
+        padded_BT[inside_BT] = table[name].combine_chunks().flatten().to_numpy()
+        return padded_BT
+
+    parent_B = of_rows("parent", np.int32)
+    rollouts = Rollouts(
+        prompts=Prompts(
+            problems=tuple(problems[names[b]] for b in firsts),
+            text=tuple(of_groups("prompt")),
+            tokens=tuple(np.array(tokens, np.int32) for tokens in of_groups("prompt_tokens")),
+            purpose=Purpose(table["purpose"][0].as_py()),
+            visit_P=np.array(of_groups("visit"), np.int32),
+        ),
+        group_B=(np.cumsum(start_B) - 1).astype(np.int32),
+        sample_B=of_rows("sample", np.int32),
+        tokens_BT=ragged("tokens", np.int32),
+        logp_BT=ragged("logp", np.float32),
+        origin_BT=ragged("origin", np.uint8),
+        length_B=length_B,
+        thinking_B=of_rows("thinking", np.int32),
+        finished_B=of_rows("finished", bool),
+        text=tuple(table["text"].to_pylist()),
+        temperature=table["temperature"][0].as_py(),
+        limit=int(of_rows("limit", np.int32).max()),
+        mode_B=of_rows("mode", np.int32),
+        budget_B=of_rows("budget", np.int32),
+        parent_B=np.where(parent_B >= 0, parent_B + offset_B, -1).astype(np.int32),
+    )
+    return Graded(
+        rollouts=rollouts,
+        verdict_B=np.array([Verdict[v.upper()] for v in table["verdict"].to_pylist()], np.int8),
+        score_B=of_rows("score", np.float32),
+        extracted=tuple(table["extracted"].to_pylist()),
+        detail=tuple(table["detail"].to_pylist()),
+    )
+
+
+def write_columns(path: pathlib.Path, columns: Mapping[str, Sequence[Any]]) -> None:
+    """One Parquet file of columns, whole or not at all, safe on the disk."""
+    import pyarrow as pa
+
+    _write_table(pa.table(dict(columns)), path)
 
 
 def join_rollouts(parts: Sequence[pathlib.Path], path: pathlib.Path) -> None:

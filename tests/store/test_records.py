@@ -1,3 +1,4 @@
+import dataclasses
 import errno
 import math
 import os
@@ -5,7 +6,14 @@ import os
 import numpy as np
 import pytest
 
-from pruner_jax.store.records import Metrics, keep_only, read_rollouts, write_rollouts
+from pruner_jax.store.records import (
+    Metrics,
+    keep_only,
+    read_graded,
+    read_rollouts,
+    write_columns,
+    write_rollouts,
+)
 from pruner_jax.types import Graded, Problem, Prompts, Purpose, Rollouts, Verdict, Weighted
 
 
@@ -120,3 +128,31 @@ def test_records_are_on_the_disk_before_anything_counts_on_them(tmp_path, monkey
     assert synced == []
     metrics.sync()
     assert synced == ["metrics.jsonl", tmp_path.name]
+
+
+def test_graded_rows_of_several_files_come_back_whole(tmp_path):
+    graded = hand_made()
+    graded = dataclasses.replace(graded, detail=("", "said"))
+    moved = dataclasses.replace(graded.rollouts, parent_B=np.array([-1, 0], np.int32))
+    for name in "xy":
+        write_rollouts(
+            tmp_path / name, dataclasses.replace(graded, rollouts=moved), round=0, step=0
+        )
+    problems = {problem.id: problem for problem in moved.prompts.problems}
+    one = read_graded([tmp_path / "x"], problems)
+    for field in dataclasses.fields(one.rollouts):
+        got, given = getattr(one.rollouts, field.name), getattr(moved, field.name)
+        if field.name != "prompts":
+            np.testing.assert_array_equal(got, given, err_msg=field.name)
+    assert one.rollouts.prompts.problems == moved.prompts.problems
+    assert [t.tolist() for t in one.rollouts.prompts.tokens] == [[1, 2], [1, 3, 4]]
+    assert (one.extracted, one.detail) == (("2", None), ("", "said"))
+    np.testing.assert_array_equal(one.verdict_B, graded.verdict_B)
+    two = read_graded([tmp_path / "x", tmp_path / "y"], problems)
+    assert two.rollouts.group_B.tolist() == [0, 1, 2, 3]
+    assert two.rollouts.parent_B.tolist() == [-1, 0, -1, 2]
+
+
+def test_columns_are_a_file(tmp_path):
+    write_columns(tmp_path / "x", {"a": [[1, 2], []], "b": [0.5, None]})
+    assert read_rollouts(tmp_path / "x") == {"a": [[1, 2], []], "b": [0.5, None]}
