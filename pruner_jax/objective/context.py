@@ -58,8 +58,14 @@ class Context:
     end_token: int | None = None
     """Id that ends a response, for steps that write one."""
 
+    think_open: str = "<think>"
+    """The tag that opens a thought."""
+
+    think_close: str = "</think>"
+    """The tag that closes it."""
+
     encode: Callable[[str], np.ndarray] = _absent("an encoder")
-    """Token ids of a piece of a response, without special tokens."""
+    """Token ids of a piece of a response; no special tokens are put around it."""
 
     decode: Callable[[np.ndarray], str] = _absent("a decoder")
     """Text of the token ids of a response."""
@@ -71,7 +77,9 @@ class Context:
         "log-probabilities"
     )
     """``tokens``: log-probability of every token, float32 [B, T]. ``answer``: summed
-    log-probability of the gold answer after the prompt and the thought of each row, float32 [B]."""
+    log-probability of the gold answer after the prompt and the thought of each row, float32 [B].
+    There a thought that is open is closed, and the answer stands in ``\\boxed{}``, as in
+    `shape.GoldAnswer`; its own tokens alone are counted."""
 
     grade: Callable[[Rollouts], Graded] = _absent("a verifier")
     """Verdicts of rows that a shape step has rewritten."""

@@ -12,7 +12,8 @@ from collections.abc import Callable
 
 import numpy as np
 
-from pruner_jax.objective.context import Scene
+from pruner_jax.objective.context import Context, Scene
+from pruner_jax.objective.hint import Hint
 from pruner_jax.objective.repair import Inject, Refine
 from pruner_jax.objective.rows import append, widen
 from pruner_jax.objective.statistics import Limit, Provider, evaluate
@@ -112,27 +113,27 @@ class AddEmpty:
 @dataclasses.dataclass(frozen=True)
 class GoldAnswer:
     """What follows the thought is replaced by the gold answer and the end token (RaM trains on the
-    thought with the gold answer, whatever the model had answered)."""
+    thought with the gold answer, whatever the model had answered). A thought that was left open is
+    closed first."""
 
-    template: str = "{answer}"
+    template: str = "\n\\boxed{{{answer}}}"
     """What is written after the thought."""
-
-    empty: str | None = None
-    """What is written where there is no thought. null: the same."""
 
     def __call__(self, graded: Graded, scene: Scene) -> Graded:
         old, context = graded.rollouts, scene.context
         end = [] if context.end_token is None else [context.end_token]
-        answers = []
-        for group, thinking in zip(old.group_B, old.thinking_B):
-            template = self.template if thinking or self.empty is None else self.empty
-            written = template.format(answer=old.prompts.problems[group].answer)
+        start_B, answers = old.thinking_B.copy(), []
+        for b, group in enumerate(old.group_B):
+            close = _closing_tag(old, b, context)
+            if close and old.finished_B[b] and old.length_B[b]:
+                start_B[b] -= 1  # the end token stood in the thought
+            written = close + self.template.format(answer=old.prompts.problems[group].answer)
             answers.append(np.concatenate([context.encode(written), end]).astype(np.int32))
-        length_B = old.thinking_B + np.array([len(a) for a in answers], np.int32)
+        length_B = start_B + np.array([len(a) for a in answers], np.int32)
         width = max(old.tokens_BT.shape[1], int(length_B.max(initial=0)))
         tokens_BT, origin_BT = widen(old.tokens_BT, width, 0), widen(old.origin_BT, width, 0)
         logp_BT = widen(old.logp_BT, width, np.nan)
-        for b, (start, answer) in enumerate(zip(old.thinking_B, answers)):
+        for b, (start, answer) in enumerate(zip(start_B, answers)):
             origin_BT[b, start:] = Origin.PAD
             logp_BT[b, start:] = np.nan
             tokens_BT[b, start : length_B[b]] = answer
@@ -150,5 +151,12 @@ class GoldAnswer:
         return dataclasses.replace(graded, rollouts=rollouts)
 
 
-Shape = Cut | AddEmpty | Refine | Inject
+def _closing_tag(rollouts: Rollouts, b: int, context: Context) -> str:
+    """What closes the thought of a row; nothing where none is open."""
+    prompt, text = rollouts.prompts.text[rollouts.group_B[b]], rollouts.text[b]
+    opened = prompt.rstrip().endswith(context.think_open) or context.think_open in text
+    return context.think_close if opened and context.think_close not in text else ""
+
+
+Shape = Cut | AddEmpty | Hint | Refine | Inject
 Finish = GoldAnswer | Cut

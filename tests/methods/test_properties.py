@@ -1,7 +1,7 @@
 """What every method of the package promises, on random rollouts.
 
 A new file in methods/ is tested here without being named. The run that it sees offers everything:
-likelihoods, an expander and a reference table, each a function of the row alone.
+likelihoods, an expander, a second try and a reference table, each a function of the row alone.
 """
 
 import dataclasses
@@ -21,7 +21,7 @@ from pruner_jax.objective.length import Gate
 from pruner_jax.objective.shape import Cut
 from pruner_jax.objective.statistics import Stat
 from pruner_jax.objective.weigh import weigh
-from pruner_jax.types import take_rows
+from pruner_jax.types import Verdict, take_rows
 
 PHASES = [
     pytest.param(phase, id=f"{name}-{phase.name}")
@@ -49,6 +49,15 @@ def context(rows, limit=40):
         right_B = asked.rollouts.length_B % 2 == 0
         return dataclasses.replace(asked, score_B=right_B.astype(np.float32))
 
+    def resample(asked, prompts):
+        assert len(prompts) == len(asked) and not asked.correct_B.any()
+        right_B = (asked.rollouts.length_B % 3 == 0) & asked.rollouts.finished_B
+        return dataclasses.replace(
+            asked,
+            verdict_B=np.where(right_B, np.int8(Verdict.CORRECT), asked.verdict_B),
+            score_B=right_B.astype(np.float32),
+        )
+
     return Context(
         limit=limit,
         reference=Groups.of(table),
@@ -58,6 +67,7 @@ def context(rows, limit=40):
         prompt=lambda problem, text: np.arange(3, dtype=np.int32),
         score=lambda policy, asked, what: -1.0 / (1.0 + asked.rollouts.thinking_B),
         expand=expand,
+        resample=resample,
     )
 
 
@@ -69,7 +79,7 @@ def looks_across_groups(phase):
     """Whether some slot compares a row with rows of other problems."""
     return any(
         (isinstance(slot, Norm) and "batch" in (slot.baseline, slot.scale))
-        or isinstance(slot, Whiten)
+        or (isinstance(slot, Whiten) and slot.over == "batch")
         or (isinstance(slot, Gate) and slot.top < 1)
         or (isinstance(slot, Stat) and slot.source in ("batch", "running", "monitor"))
         for _, slot in slots.walk(phase)

@@ -1,0 +1,117 @@
+"""Hawkeye: a large model writes a short chain, from which a small one has to find the answer.
+
+In words: a chain is the thought of the model in training. A second, frozen model (the expander)
+continues from the question and the chain and gives the answer. A response is worth 1 if that answer
+is correct, minus 0.01 times the square of the tokens by which the chain exceeds 0.3 times the mean
+chain of the start model for this problem. Without the expander the reward would be hacked by chains
+that say nothing. Advantage = (reward - mean of the group) / (unbiased std of the group + 1e-6);
+GRPO's clipped loss with 0.04 times the KL divergence (k3) to the start model.
+
+Paper: arXiv 2504.00424. 8 samples at temperature 0.9. It leaves the weight of the penalty open;
+0.01 is that of the released code.
+
+What the code does differently: its lengths are words, here they are tokens of the model in
+training, so that 10 too many cost the whole reward all the same; its target is 0.3 times the gold
+solution instead of the chain of the start model, which not every source of problems has. With
+`normalised` the excess is counted in units of the target, weight * max(0, chain / target - 1)^2,
+which means the same for long and short chains; then a weight of about 1 is in place.
+
+`leak: mask` masks literal gold answers in the chain before the expander sees it, so that a chain
+cannot just tell the answer (in the code the judge even reads the chain). `expander: false` is the
+paper's control: nothing but the penalty is left, and no second model is needed.
+
+Left out: the judge, whose part the verifier has; that a response to a problem which the expander
+could not solve with the chain of the start model is always worth 1 (code only).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Literal
+
+from pruner_jax.objective import slots
+from pruner_jax.objective.advantage import Fused, Norm
+from pruner_jax.objective.kernels import Excess
+from pruner_jax.objective.length import EVERY_ROW, Length
+from pruner_jax.objective.loss_spec import LossSpec
+from pruner_jax.objective.method import Collect, Method, Phase
+from pruner_jax.objective.statistics import Stat
+from pruner_jax.objective.task import Expanded, Outcome
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """The published values."""
+
+    samples: int = 8
+    """Responses per problem."""
+
+    reference_samples: int = 1
+    """Responses of the start model per problem, whose chains set the target."""
+
+    share: float = 0.3
+    """The target, as a share of the start model's chain."""
+
+    weight: float = 0.01
+    """Weight of the penalty."""
+
+    normalised: bool = False
+    """Count the excess in units of the target instead of tokens."""
+
+    expander: bool = True
+    """Whether the second model's answer counts. false: the control, where nothing but the penalty
+    does."""
+
+    leak: Literal["mask", "keep"] = "keep"
+    """mask: literal gold answers are masked in the chain before the expander sees it."""
+
+    clip: float = 0.2
+    """The ratio is clipped to 1 - clip .. 1 + clip."""
+
+    kl: float = 0.04
+    """Weight of the KL divergence to the start of the run."""
+
+    def __post_init__(self) -> None:
+        slots.check_choices(self)
+
+
+def compose(options: Options) -> Method:
+    """The start model's chains first, then GRPO on what the expander makes of shorter ones."""
+    table = Phase(
+        name="table",
+        collect=Collect(
+            samples=options.reference_samples, policy="start", every="once", reference=True
+        ),
+        loss=None,
+    )
+    target = Stat(
+        reduce="mean",
+        measure="thinking",
+        over="all",
+        source="reference",
+        times=options.share,
+        empty=None,
+    )
+    excess = Length(
+        kernel=Excess(power=2),
+        weight=options.weight,
+        target=target,
+        scale=target if options.normalised else 1.0,
+        measure="thinking",
+        gate=EVERY_ROW,
+    )
+    nothing = Outcome(correct=0.0)
+    prune = Phase(
+        name="prune",
+        collect=Collect(samples=options.samples),
+        task=Expanded(mask_answers=options.leak == "mask") if options.expander else nothing,
+        length=(excess,),
+        advantage=Fused(norm=Norm(baseline="group", scale="group")),
+        loss=LossSpec(
+            clip_low=options.clip,
+            clip_high=options.clip,
+            aggregation="sequence",
+            kl=options.kl,
+        ),
+    )
+    return Method(name="hawkeye", phases=(table, prune), wants={"sample": {"temperature": 0.9}})
