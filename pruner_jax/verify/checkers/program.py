@@ -11,12 +11,14 @@ from __future__ import annotations
 
 import builtins
 import datetime
+import decimal
 import functools
 import importlib
-import numbers
+import math
 import re
 import sys
 import types
+from collections.abc import Callable
 from decimal import Decimal
 from fractions import Fraction
 from typing import Any, NamedTuple
@@ -30,6 +32,8 @@ _FENCE = re.compile(r"```[^\n]*\n(.*?)(?:```|\Z)", re.DOTALL)
 _START = re.compile(r"^(?:import |from |def )", re.MULTILINE)
 _DEFINES = "def solution("
 _LIBRARIES = {"numpy", "sympy", "scipy", "pandas", "mpmath", "networkx"}
+_MESSAGE = 500  # most characters of a failure's message, which may be the program's own words
+_EXPONENT = 2000  # of a Decimal: larger ones take long to expand, and no gold answer comes near
 
 
 class Run(NamedTuple):
@@ -65,38 +69,66 @@ def check(
     Numbers are equal within ``relative``, integers exactly. ``rounded`` rounds the value first, as
     PaD's own code does, so 17.6 passes for 18. Other gold answers are compared as text.
     """
-    run = execute(answer, seconds=seconds, memory_mb=memory_mb, recursion=recursion)
+    run = value_of(answer, seconds=seconds, memory_mb=memory_mb, recursion=recursion)
     if run.failure:
         verdict = {"Unsupported": Verdict.UNSUPPORTED, "Timeout": Verdict.TIMEOUT}
         return verdict.get(run.failure, Verdict.WRONG), f"{run.failure}: {run.message}"
-    if run.value is None:
-        return Verdict.WRONG, "NoResult: solution() returned None"
     if _equal(problem.answer, run.value, relative, rounded):
         return Verdict.CORRECT, ""
-    return Verdict.WRONG, f"WrongAnswer: solution() returned {_show(run.value)}"
+    return Verdict.WRONG, f"WrongAnswer: solution() returned {_text(run.value)[:200]}"
+
+
+def value_of(
+    source: str, *, seconds: float = 1.0, memory_mb: int = 64, recursion: int = 200
+) -> Run:
+    """What a program returns, without a gold answer; NoResult where that is None."""
+    run = execute(source, seconds=seconds, memory_mb=memory_mb, recursion=recursion)
+    if run.value is None and not run.failure:
+        return Run(failure="NoResult", message="solution() returned None")
+    return run
+
+
+def ballot(value: Any) -> str:
+    """A text that equal values share, so that they can be counted: numbers to six digits."""
+    found = _number(value)
+    if found is None:
+        return value.strip() if isinstance(value, str) else _text(value)
+    if found.denominator == 1:
+        return str(found) if abs(found) < 10**18 else hex(found.numerator)
+    digits = decimal.Context(prec=6).divide(Decimal(found.numerator), Decimal(found.denominator))
+    whole = digits.adjusted() < 6 and digits == digits.to_integral_value()
+    return str(int(digits) if whole else digits.normalize())
 
 
 def _equal(gold: str, value: Any, relative: float, rounded: bool) -> bool:
     wanted = number.read(gold)
     if wanted is None:
-        return str(value).strip() == gold.strip()
-    if isinstance(value, str):
-        found = number.read(value)
-    elif isinstance(value, bool) or not isinstance(value, (numbers.Real, Decimal)):
-        found = None
-    else:
-        finite = value == value and abs(value) != float("inf")
-        found = Fraction(value) if finite else None
+        return _text(value, str).strip() == gold.strip()
+    found = _number(value)
     if found is None:
         return False
     return number.same(wanted, Fraction(round(found)) if rounded else found, relative)
 
 
-def _show(value: Any) -> str:
+def _number(value: Any) -> Fraction | None:
+    """The number that a value is or spells; None for what is none, and for True and infinity."""
+    match value:
+        case str():
+            return number.read(value)
+        case Decimal() if value.is_finite() and abs(value.adjusted()) <= _EXPONENT:
+            return Fraction(value)
+        case int() if not isinstance(value, bool):
+            return Fraction(value)
+        case float() if math.isfinite(value):
+            return Fraction(value)
+    return None
+
+
+def _text(value: Any, write: Callable[[Any], str] = repr) -> str:
     try:
-        return repr(value)[:200]
-    except ValueError:  # an integer of more than 4300 digits
-        return f"an integer of {value.bit_length()} bits"
+        return write(value)
+    except ValueError:
+        return "an integer of more than 4300 digits"
 
 
 # -- the sandbox -----------------------------------------------------------------------------------
@@ -148,18 +180,19 @@ def _discard(stream: str, text: str) -> None:
 def _failure(error: BaseException, source: str) -> Run:
     """Class and message of a failure, or Unsupported if Python itself would have gone on."""
     message = str(error)
+    kind = type(error).__name__.removesuffix("Error")
     if isinstance(error, TimeoutError) and "time limit exceeded" in message:
-        return Run(failure="Timeout", message=message)
-    if _python_knows(error, message, source):
-        return Run(failure="Unsupported", message=message)
-    return Run(failure=type(error).__name__.removesuffix("Error"), message=message)
+        kind = "Timeout"
+    elif _python_knows(error, message, source):
+        kind = "Unsupported"
+    return Run(failure=kind, message=message[:_MESSAGE])
 
 
 def _python_knows(error: BaseException, message: str, source: str) -> bool:
     """Whether the failure is the sandbox's: a name, attribute, module or syntax that Python has."""
     quoted = re.findall(r"'([\w.]*)'", message)
     match error:
-        case NotImplementedError():
+        case NotImplementedError() | RuntimeError():
             return "monty" in message
         case SyntaxError():
             return _compiles(source)
