@@ -1,7 +1,7 @@
-"""Six methods that the package does not ship yet, composed from slots alone and checked by hand.
+"""Six methods that ask for what GRPO never needs, each on rollouts weighed by hand.
 
-They are here so that the contract has a place for what GRPO never asks for: likelihoods of answers,
-a second model, a reference table, programs, forced modes, rows that are cut or written anew.
+Likelihoods of answers, a second model, a reference table, programs, forced modes, rows that are cut
+or written anew: the contract of the objective has a place for all of it.
 """
 
 import dataclasses
@@ -11,27 +11,12 @@ import pytest
 from handmade import END, Row, graded, weights
 
 from pruner_jax import methods
-from pruner_jax.objective.advantage import Clip, Decoupled, Fused, Norm, Uniform, Whiten
-from pruner_jax.objective.condition import Begin, Condition, Mode
+from pruner_jax.objective.advantage import Clip
 from pruner_jax.objective.context import Context
 from pruner_jax.objective.groups import Groups
-from pruner_jax.objective.kernels import Excess, Log, One, Ratio
-from pruner_jax.objective.length import ANY, EVERY_ROW, Gate, Length
-from pruner_jax.objective.loss_spec import LossSpec
-from pruner_jax.objective.method import Collect, Method, Phase, Reset, check, needs
-from pruner_jax.objective.selection import AtLeast, DropAllWrong, DropFlat, Only, TopK
-from pruner_jax.objective.shape import AddEmpty, Cut, GoldAnswer, Refine
-from pruner_jax.objective.statistics import Stat
-from pruner_jax.objective.task import Expanded, Outcome, Utility
+from pruner_jax.objective.method import check, needs
 from pruner_jax.objective.weigh import weigh
 from pruner_jax.types import Origin, Verdict
-
-GROUP = Norm(baseline="group", scale="group")
-TABLE = Phase(
-    name="table",
-    collect=Collect(samples=4, policy="start", every="once", reference=True),
-    loss=None,
-)
 
 
 def ids(text):
@@ -41,24 +26,7 @@ def ids(text):
 
 # -- Rational Metareasoning ------------------------------------------------------------------------
 
-RAM = Method(
-    name="ram",
-    phases=(
-        Phase(
-            name="imitate",
-            collect=Collect(samples=3, every="iteration", problems=512, keep=True, top_p=0.9),
-            shape=(AddEmpty(),),
-            task=Utility(floor=1e-4),
-            length=(Length(kernel=Log(), weight=0.1, measure="thinking", gate=EVERY_ROW),),
-            select=(DropAllWrong(), AtLeast(0.0, or_correct=True), TopK(1, by="reward")),
-            advantage=Uniform(),
-            finish=(GoldAnswer(template="{answer}"),),
-            train=("sampled", "edited"),
-            loss=LossSpec(kind="ce"),
-            reset=Reset(parameters="iteration", optimiser="iteration"),
-        ),
-    ),
-)
+RAM = methods.load("rational_metareasoning", {"hints": False, "answer": "{answer}"})
 
 
 def ram_case():
@@ -73,7 +41,8 @@ def ram_case():
         assert (policy, what, len(wanted)) == ("current", "answer", 12)
         return np.log(np.array(likelihood_B, np.float32))
 
-    context = Context(limit=512, score=score, encode=ids, decode=str, end_token=END)
+    offers = {"score": score, "encode": ids, "decode": str, "end_token": END}
+    context = Context(limit=512, step=1, **offers)  # the second iteration
     return RAM.phases[0], rows, context
 
 
@@ -113,42 +82,16 @@ def test_ram_starts_every_iteration_from_the_start_model_with_all_rows_so_far():
 
 def test_ram_declares_what_it_needs():
     assert set(needs(RAM.phases[0])) == {"answers"}
-    with pytest.raises(ValueError, match="'ram', phase 'imitate': task needs 'answers'"):
+    with pytest.raises(
+        ValueError, match="'rational_metareasoning', phase 'imitate': task needs 'answers'"
+    ):
         check(RAM, offers=())
     check(RAM, offers={"answers"})
 
 
 # -- Hawkeye ---------------------------------------------------------------------------------------
 
-HAWKEYE = Method(
-    name="hawkeye",
-    phases=(
-        TABLE,
-        Phase(
-            name="prune",
-            collect=Collect(samples=3),
-            task=Expanded(),
-            length=(
-                Length(
-                    kernel=Excess(power=2),
-                    weight=0.01,
-                    target=Stat(
-                        reduce="mean",
-                        measure="thinking",
-                        over="all",
-                        source="reference",
-                        times=0.3,
-                        empty=None,
-                    ),
-                    measure="thinking",
-                    gate=EVERY_ROW,
-                ),
-            ),
-            advantage=Fused(norm=GROUP),
-            loss=LossSpec(kl=0.04, aggregation="sequence"),
-        ),
-    ),
-)
+HAWKEYE = methods.load("hawkeye")
 
 
 def hawkeye_case():
@@ -179,32 +122,7 @@ def test_hawkeye_needs_the_expander_and_gathers_its_own_table():
 
 # -- O1-Pruner -------------------------------------------------------------------------------------
 
-MEAN_REFERENCE = Stat(reduce="mean", over="all", source="reference", empty=None)
-O1_PRUNER = Method(
-    name="o1_pruner",
-    phases=(
-        Phase(
-            name="prune",
-            collect=Collect(
-                samples=4,
-                policy="start",
-                every="once",
-                reference=True,
-                keep=True,
-                temperature=0.5,
-                top_p=0.8,
-            ),
-            task=Outcome(correct=2.0),  # lambda 2
-            length=(Length(kernel=Ratio(), scale=MEAN_REFERENCE, gate=EVERY_ROW),),
-            advantage=Decoupled(
-                task=Norm(baseline="reference", scale="none"),
-                length=Norm(baseline="none", scale="none"),
-            ),
-            adjust=(Clip(-2.0, 4.0), TopK(2, by="random"), Whiten(ddof=0, epsilon=0.0)),
-            loss=LossSpec(ratio="sequence", aggregation="sequence", update_rows=32),
-        ),
-    ),
-)
+O1_PRUNER = methods.load("o1_pruner")
 O1_WEIGHTS = [  # Lbar/L - 1 + 2 (A - Abar), by hand
     *(2.0, -1.5, 0.0, 1.0),  # Lbar 1000, Abar .5
     *(4.0, -0.2307692, -0.2307692, -0.2307692),  # Lbar 1000, Abar 0; the first is 9, clipped
@@ -250,17 +168,8 @@ def test_o1_pruner_collects_once_and_uses_the_row_ratio():
 
 # -- Program-aided distillation --------------------------------------------------------------------
 
-PAD = Method(
-    name="pad",
-    phases=(
-        Phase(
-            name="imitate",
-            collect=Collect(samples=4, policy="teacher", every="once", keep=True),
-            shape=(Refine(template="{question}|{attempt}|{verdict}|{detail}"),),
-            select=(Only("correct"),),
-            loss=LossSpec(kind="ce", epochs=3),
-        ),
-    ),
+PAD = methods.load(
+    "pad", {"refine": "attempts", "template": "{question}|{attempt}|{verdict}|{detail}"}
 )
 
 
@@ -302,41 +211,20 @@ def test_pad_needs_a_teacher():
 
 # -- AdaptThink ------------------------------------------------------------------------------------
 
-ADAPT_THINK = Method(
-    name="adapt_think",
-    phases=(
-        TABLE,
-        Phase(
-            name="prune",
-            collect=Collect(samples=4),
-            condition=Condition(
-                modes=(
-                    Mode("think", share=0.5, force=Begin(text="{think_open}", logp=np.log(0.5))),
-                    Mode(
-                        "no_think", share=0.5, force=Begin(text="{think_close}", logp=np.log(0.5))
-                    ),
-                )
-            ),
-            length=(Length(kernel=One(), weight=0.05, gate=Gate(wrong=ANY, modes=(1,))),),
-            advantage=Fused(norm=Norm(baseline="reference", scale="none")),
-            train=("forced", "sampled"),
-            loss=LossSpec(ratio="sequence", aggregation="sequence"),
-        ),
-    ),
-)
+ADAPT_THINK = methods.load("adaptthink")
 
 
 def adapt_think_case():
     phase = ADAPT_THINK.phases[1]
     mode_G = phase.condition.modes_of(["a"], 4, seed=0, step=0)[0]
     rows = [
-        Row(50, True, mode=int(mode_G[0]), forced=1),
-        Row(50, False, mode=int(mode_G[1]), forced=1),
-        Row(10, True, mode=int(mode_G[2]), forced=1),
-        Row(10, False, mode=int(mode_G[3]), forced=1),
+        Row(50, True, mode=int(mode_G[0])),
+        Row(50, False, mode=int(mode_G[1])),
+        Row(10, True, mode=int(mode_G[2])),
+        Row(10, False, mode=int(mode_G[3])),
     ]
     rows = graded(rows, rows)
-    rows.rollouts.logp_BT[:, 0] = np.log(0.5)  # what the force hook says
+    rows.rollouts.logp_BT[:, 0] = np.log(0.5)  # what `Begin` says
     solved, half = [Row(9, True)] * 3 + [Row(9)], [Row(9, True), Row(9)]
     return phase, rows, Context(limit=100, reference=Groups.of(graded(solved, half)))
 
@@ -350,7 +238,7 @@ def test_adapt_think_compares_with_the_start_model():
     np.testing.assert_allclose(weights(weighted), expected, atol=1e-6)
 
 
-def test_adapt_think_trains_the_forced_first_token_against_one_half():
+def test_adapt_think_trains_the_first_token_against_one_half():
     phase, rows, context = adapt_think_case()
     weighted, _, _ = weigh(phase, rows, {}, context)
     np.testing.assert_array_equal(weighted.train_BT.sum(1), [50, 50, 10, 10] * 2)
@@ -360,28 +248,7 @@ def test_adapt_think_trains_the_forced_first_token_against_one_half():
 
 # -- DOT -------------------------------------------------------------------------------------------
 
-DOT = Method(
-    name="dot",
-    phases=(
-        Phase(
-            name="prune",
-            collect=Collect(samples=16),
-            shape=(
-                Cut(
-                    at=(
-                        Stat(reduce="mean", over="all", empty=np.inf),
-                        Stat(reduce="std", over="all", times=3.0, empty=np.inf),
-                    ),
-                    slack=32,
-                    solve_rate=(1.0, 1.0),
-                ),
-            ),
-            select=(DropFlat(),),
-            advantage=Fused(norm=GROUP),
-            loss=LossSpec(clip_high=0.28),
-        ),
-    ),
-)
+DOT = methods.load("dot")
 
 
 def dot_case():
