@@ -1,0 +1,207 @@
+"""Programs as answers (PaD): they are repaired while answering, and they vote.
+
+`refine` asks again where a program failed by itself, with the program and the message of its error
+in the prompt; `vote` takes, for each problem, the value that most samples return. Neither looks at
+a gold answer: a program that runs and returns the wrong value counts as fine. Both take graded rows
+and give graded rows. Left out: training to repair (`objective.repair`), and sampling by steps
+(`sample.steps`).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+
+from pruner_jax.objective.inject import check_template, feedback, is_program
+from pruner_jax.objective.rows import widen
+from pruner_jax.run.engine import Engine, Progress
+from pruner_jax.types import Graded, Prompts, Rollouts, Verdict, take_rows
+from pruner_jax.verify.checkers import program
+
+PyTree = Any
+
+SAYS = {
+    Verdict.UNPARSED: "NoProgram: the response defines no function solution()",
+    Verdict.UNFINISHED: "Unfinished: the response was cut at the limit",
+}
+"""Messages of failures that come to no run."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Round:
+    """What one round of answers took and led to."""
+
+    asked: int  # rows that were sampled
+    tokens: int  # that they took
+    failing: int  # rows of all that fail visibly after it
+    correct: int  # rows of all that are correct after it
+
+
+@dataclasses.dataclass(frozen=True)
+class Refined:
+    """The last answer of every row, and the rounds that led there; the first one came before."""
+
+    graded: Graded
+    rounds: tuple[Round, ...]
+
+
+def refine(
+    engine: Engine,
+    params: PyTree,
+    graded: Graded,
+    *,
+    rounds: int,
+    template: str,
+    on_progress: Progress | None = None,
+) -> Refined:
+    """Ask again, up to ``rounds`` times, for every row whose program fails visibly.
+
+    A row whose prompt would be too long for the model's context keeps its answer.
+
+    Args:
+      engine: with a verifier.
+      params: decode parameters.
+      graded: B rows as first answered; the new ones have the same limit.
+      rounds: most times that a row is asked again; it stops where none fails.
+      template: of the prompt, see `objective.inject.check_template`.
+      on_progress: told how far each round is.
+
+    Returns:
+      Rows in the same order, those that were asked again with the prompt of their last answer as
+      ``train_tokens``. A row's draws hang on its problem, visit, sample and round alone.
+
+    Raises:
+      ValueError: a problem whose answers are no programs, or a template that cannot be filled.
+    """
+    check_template(template)
+    for problem in graded.rollouts.prompts.problems:
+        checker = engine.verifier.plan(problem).spec
+        if checker != "program":
+            raise ValueError(
+                f"problem {problem.id!r} is checked by {checker!r}: only programs fail visibly, so "
+                "only they can be refined; set verify.checker to program, or leave refinement out"
+            )
+    length_B = graded.rollouts.length_B
+    history = [_round(graded, len(graded), int(length_B.sum()))]
+    for number in range(1, rounds + 1):
+        failing = np.flatnonzero(fails(graded))
+        if not len(failing):
+            break
+        rows, prompts = _questions(engine, graded, failing, template, number)
+        if not len(rows):
+            break
+        limit = graded.rollouts.limit
+        answers, _ = engine.rollout(
+            params, prompts, samples=1, limit=limit, on_progress=on_progress
+        )
+        graded = _exchange(graded, rows, answers)
+        history.append(_round(graded, len(rows), int(answers.rollouts.length_B.sum())))
+    return Refined(graded, tuple(history))
+
+
+def fails(graded: Graded) -> np.ndarray:
+    """Which rows fail without any gold answer, bool [B]: no program, no end, or no value."""
+    shows = (Verdict.UNPARSED, Verdict.UNFINISHED, Verdict.UNSUPPORTED, Verdict.TIMEOUT)
+    ran_B = [said.startswith("WrongAnswer: ") for said in graded.detail or ("",) * len(graded)]
+    wrong_B = graded.verdict_B == Verdict.WRONG
+    return np.isin(graded.verdict_B, shows) | (wrong_B & ~np.array(ran_B, bool))
+
+
+def _round(graded: Graded, asked: int, tokens: int) -> Round:
+    return Round(asked, tokens, int(fails(graded).sum()), int(graded.correct_B.sum()))
+
+
+def _questions(
+    engine: Engine, graded: Graded, rows: np.ndarray, template: str, number: int
+) -> tuple[np.ndarray, Prompts]:
+    """A prompt for each of the rows that shows its answer, and the rows; without those whose prompt
+    is too long for the model's context."""
+    rollouts = graded.rollouts
+    problems, visits = [], []
+    for b in rows:
+        problem = rollouts.prompts.problems[rollouts.group_B[b]]
+        verdict, answer = Verdict(int(graded.verdict_B[b])), graded.extracted[b]
+        attempt = answer if is_program(answer) else rollouts.text[b]
+        detail = SAYS.get(verdict, graded.detail[b])
+        asked = feedback(template, problem, attempt, verdict, detail)
+        name = f"{problem.id}#{rollouts.sample_B[b]}.{number}"
+        problems.append(dataclasses.replace(problem, id=name, question=asked, messages=None))
+        visits.append(rollouts.prompts.visit_P[rollouts.group_B[b]])
+    prompts = engine.prompts(
+        problems,
+        purpose=rollouts.prompts.purpose,
+        limit=rollouts.limit,
+        visit_P=np.array(visits, np.int32),
+    )
+    room = engine.config.context - rollouts.limit
+    fit = [i for i, tokens in enumerate(prompts.tokens) if len(tokens) <= room]
+    return rows[fit], Prompts(
+        problems=tuple(prompts.problems[i] for i in fit),
+        text=tuple(prompts.text[i] for i in fit),
+        tokens=tuple(prompts.tokens[i] for i in fit),
+        purpose=prompts.purpose,
+        visit_P=prompts.visit_P[fit],
+    )
+
+
+def _exchange(graded: Graded, rows: np.ndarray, answers: Graded) -> Graded:
+    """The answers in place of the given rows, with the prompts that they answer."""
+    old, new = graded.rollouts, answers.rollouts
+    width = max(old.tokens_BT.shape[1], new.tokens_BT.shape[1])
+    kept = ("group_B", "sample_B", "mode_B", "budget_B", "parent_B")
+
+    def put(into: tuple[Any, ...], values: Any) -> tuple[Any, ...]:
+        listed = list(into)
+        for b, value in zip(rows, values):
+            listed[b] = value
+        return tuple(listed)
+
+    changes: dict[str, Any] = {}
+    for field in dataclasses.fields(Rollouts):
+        if field.name in kept or not field.name.endswith(("_B", "_BT")):
+            continue
+        array, values = getattr(old, field.name).copy(), getattr(new, field.name)
+        if field.name.endswith("_BT"):
+            fill = np.nan if field.name == "logp_BT" else 0
+            array, values = widen(array, width, fill), widen(values, width, fill)
+        array[rows] = values
+        changes[field.name] = array
+    verdict_B, score_B = graded.verdict_B.copy(), graded.score_B.copy()
+    verdict_B[rows], score_B[rows] = answers.verdict_B, answers.score_B
+    rollouts = dataclasses.replace(
+        old,
+        **changes,
+        text=put(old.text, new.text),
+        train_tokens=put(old.train_tokens or (None,) * len(old), new.prompts.tokens),
+    )
+    return Graded(
+        rollouts=rollouts,
+        verdict_B=verdict_B,
+        score_B=score_B,
+        extracted=put(graded.extracted, answers.extracted),
+        detail=put(graded.detail, answers.detail),
+    )
+
+
+def vote(graded: Graded, **limits: float) -> Graded:
+    """One row for each problem: the first that returns the value which most of its rows return.
+
+    Values are compared by `program.ballot`; a row that fails has no vote. Among values with equally
+    many votes, and where no row has one, the earliest row is taken. ``limits``: of the sandbox, as
+    in `program.value_of`.
+    """
+    chosen = []
+    silent_B = fails(graded) | (graded.verdict_B == Verdict.ERROR)
+    for group in np.unique(graded.rollouts.group_B):
+        rows = np.flatnonzero(graded.rollouts.group_B == group)
+        voters: dict[str, list[int]] = {}
+        for b in rows:
+            run = program.Run(failure="silent")
+            if not silent_B[b] and is_program(graded.extracted[b]):
+                run = program.value_of(graded.extracted[b], **limits)
+            if not run.failure:
+                voters.setdefault(program.ballot(run.value), []).append(b)
+        chosen.append(max(voters.values(), key=len, default=rows)[0])
+    return take_rows(graded, np.array(chosen, np.int64))

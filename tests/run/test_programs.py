@@ -1,0 +1,203 @@
+"""Programs that fail are asked for again without a look at the gold answer, and values vote."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+from handmade import Row, graded
+
+from pruner_jax.objective.rows import rewrite
+from pruner_jax.policy import handle
+from pruner_jax.problems import last_digit
+from pruner_jax.run.engine import Engine
+from pruner_jax.run.programs import Round, fails, refine, vote
+from pruner_jax.sample.options import SampleOptions
+from pruner_jax.text import TextOptions
+from pruner_jax.types import Graded, Purpose, Verdict, take_rows
+from pruner_jax.verify.checkers import program
+from pruner_jax.verify.options import VerifyOptions
+from pruner_jax.verify.pool import Verifier
+
+RIGHT = "def solution():\n    return 18"
+NEAR = "def solution():\n    return 17.9999999"
+WRONG = "def solution():\n    return 17"
+BROKEN = "def solution():\n    return eggs"
+EMPTY = "def solution():\n    eggs = 18"
+C, W = Verdict.CORRECT, Verdict.WRONG
+
+
+def check(rollouts):
+    """Graded rows of programs with the gold answer 18."""
+    found, extracted = [], tuple(program.extract(t) for t in rollouts.text)
+    for finished, answer in zip(rollouts.finished_B, extracted):
+        if not finished:
+            found.append((Verdict.UNFINISHED, ""))
+        elif answer is None:
+            found.append((Verdict.UNPARSED, ""))
+        else:
+            found.append(program.check(rollouts.prompts.problems[0], "", answer))
+    verdict_B = np.array([verdict for verdict, _ in found], np.int8)
+    score_B = (verdict_B == C).astype(np.float32)
+    return Graded(rollouts, verdict_B, score_B, extracted, tuple(said for _, said in found))
+
+
+def answers(*groups, limit=100):
+    """Graded rows with the given texts, as long as these; None is a response without an end."""
+    rows = graded(
+        *[
+            [Row(len(t or "..."), finished=t is not None, text=t or "...") for t in g]
+            for g in groups
+        ],
+        limit=limit,
+    )
+    problems = rows.rollouts.prompts.problems
+    problems = tuple(dataclasses.replace(p, answer="18", checker="program") for p in problems)
+    prompts = dataclasses.replace(rows.rollouts.prompts, problems=problems)
+    return check(dataclasses.replace(rows.rollouts, prompts=prompts))
+
+
+class Scripted:
+    """An engine whose policy answers by looking the prompt's last line up."""
+
+    config = dataclasses.make_dataclass("Config", ["context"])(400)
+
+    def __init__(self, script):
+        self.script, self.verifier, self.seen = script, self, []
+
+    def plan(self, problem):
+        return dataclasses.make_dataclass("Plan", ["spec"])(problem.checker)
+
+    def prompts(self, problems, *, purpose, limit, visit_P):
+        self.seen.append([(p.id, p.question) for p in problems])
+        asked = graded(*[[] for _ in problems]).rollouts.prompts
+        tokens = tuple(np.full(len(p.question), 7, np.int32) for p in problems)
+        return dataclasses.replace(
+            asked, problems=tuple(problems), tokens=tokens, visit_P=visit_P, purpose=purpose
+        )
+
+    def rollout(self, params, prompts, *, samples, limit, on_progress):
+        texts = [self.script[p.question.rsplit("\n", 1)[1]] for p in prompts.problems]
+        rows = graded(*[[Row(1)] for _ in texts], limit=limit).rollouts
+        rows = dataclasses.replace(rows, prompts=prompts)
+        context = dataclasses.make_dataclass("Words", ["encode", "end_token"])
+        written = rewrite(rows, texts, context(lambda t: np.full(len(t), 5, np.int32), 9))
+        return check(written), None
+
+
+TEMPLATE = "{question}\n{attempt}\n{detail}"
+NAME = "Name: name 'eggs' is not defined"
+NOTHING = "NoResult: solution() returned None"
+SILENT = "NoProgram: the response defines no function solution()"
+CUT = "Unfinished: the response was cut at the limit"
+
+
+def test_visible_failures_are_asked_again_until_they_run_or_the_rounds_are_over():
+    first = answers([RIGHT, BROKEN, WRONG], ["eighteen", EMPTY, None])
+    np.testing.assert_array_equal(fails(first), [0, 1, 0, 1, 1, 1])
+    engine = Scripted({NAME: RIGHT, SILENT: BROKEN, NOTHING: EMPTY, CUT: WRONG})
+    refined = refine(engine, None, first, rounds=3, template=TEMPLATE)
+    assert refined.graded.rollouts.text == (RIGHT, RIGHT, WRONG, RIGHT, EMPTY, WRONG)
+    # the first round: 3 of 6 rows are told apart by their value only, 4 fail, 1 is right
+    lengths = {t: len(t) + 1 for t in (RIGHT, BROKEN, EMPTY, WRONG)}
+    assert refined.rounds == (
+        Round(6, int(first.rollouts.length_B.sum()), 4, 1),
+        Round(4, sum(lengths[t] for t in (RIGHT, BROKEN, EMPTY, WRONG)), 2, 2),
+        Round(2, lengths[RIGHT] + lengths[EMPTY], 1, 3),
+        Round(1, lengths[EMPTY], 1, 3),
+    )
+    assert [[name for name, _ in seen] for seen in engine.seen] == [
+        ["a#1.1", "b#0.1", "b#1.1", "b#2.1"],
+        ["b#0.2", "b#1.2"],
+        ["b#1.3"],
+    ]
+    assert engine.seen[0][0][1] == f"question a?\n{BROKEN}\n{NAME}"
+
+
+def test_rows_say_which_prompt_their_last_answer_had():
+    first = answers([RIGHT, BROKEN])
+    rows = refine(Scripted({NAME: RIGHT}), None, first, rounds=1, template=TEMPLATE).graded.rollouts
+    assert rows.train_tokens[0] is None
+    assert len(rows.train_tokens[1]) == len(f"question a?\n{BROKEN}\n{NAME}")
+    np.testing.assert_array_equal(rows.sample_B, [0, 1])
+    np.testing.assert_array_equal(rows.length_B, [len(RIGHT), len(RIGHT) + 1])
+    np.testing.assert_array_equal(rows.tokens_BT[1, : len(RIGHT) + 1], [*[5] * len(RIGHT), 9])
+    np.testing.assert_array_equal((rows.origin_BT > 0).sum(1), rows.length_B)
+    assert rows.prompts is first.rollouts.prompts
+
+
+def test_nothing_is_asked_where_nothing_fails_or_a_prompt_would_be_too_long():
+    fine = answers([RIGHT, WRONG])
+    refined = refine(Scripted({}), None, fine, rounds=3, template=TEMPLATE)
+    assert refined.graded is fine and len(refined.rounds) == 1
+    long = answers([BROKEN + " # " + "so many eggs " * 30, BROKEN])
+    refined = refine(Scripted({NAME: RIGHT}), None, long, rounds=1, template=TEMPLATE)
+    assert refined.graded.rollouts.text == (long.rollouts.text[0], RIGHT)
+
+
+def test_what_cannot_be_refined_is_refused():
+    with pytest.raises(ValueError, match="problem 'a' is checked by 'math'"):
+        refine(Scripted({}), None, graded([Row(3)]), rounds=1, template=TEMPLATE)
+    with pytest.raises(ValueError, match=r"names \{error\}"):
+        refine(Scripted({}), None, answers([RIGHT]), rounds=1, template="{error}")
+
+
+def test_the_value_that_most_programs_return_is_taken():
+    rows = answers(
+        [WRONG, BROKEN, BROKEN, NEAR, RIGHT],  # 17.9999999 and 18 are one value
+        [BROKEN, WRONG, RIGHT],  # as many votes: the earliest
+        [BROKEN, None, "18"],  # no vote at all: the first row
+        ["def solution():\n    return ' yes'", WRONG, "def solution():\n    return 'yes'"],
+    )
+    chosen = vote(rows)
+    assert chosen.rollouts.text == (NEAR, WRONG, BROKEN, "def solution():\n    return ' yes'")
+    np.testing.assert_array_equal(chosen.rollouts.group_B, [0, 1, 2, 3])
+    assert chosen.correct_B.tolist() == [True, False, False, False]
+
+
+@pytest.mark.parametrize(
+    ("values", "ballots"),
+    [
+        ((18, 18.0, "18", 18.0000001, "$18.00"), {"18"}),
+        ((100000, 100000.0, 99999.99999), {"100000"}),
+        ((1 / 3, 0.33333333, "1/3"), {"0.333333"}),
+        ((1234567, 1234568), {"1234567", "1234568"}),
+        ((True, None, [18]), {"True", "None", "[18]"}),
+        ((float("nan"), float("inf")), {"nan", "inf"}),
+        ((" nb", "nb "), {"nb"}),
+        ((1 << 70, 2.0**70), {hex(1 << 70)}),
+    ],
+)
+def test_equal_values_have_one_ballot(values, ballots):
+    assert {program.ballot(value) for value in values} == ballots
+
+
+# -- with a model ----------------------------------------------------------------------------------
+
+
+def test_a_row_is_asked_again_by_itself_as_among_others(model):
+    problems = last_digit.load(last_digit.Options(test=3), "test")
+    problems = [dataclasses.replace(p, checker="program") for p in problems]
+    with Verifier(VerifyOptions(workers=1)) as verifier:
+        policy = handle.load(model)
+        engine = Engine.of(
+            policy,
+            text_options=TextOptions(),
+            sampling=SampleOptions(rows=8, dtype="float32"),
+            verifier=verifier,
+            seed=0,
+        )
+        params = engine.decode_params(policy.params)
+        prompts = engine.prompts(problems, purpose=Purpose.TEST, limit=24)
+        first, _ = engine.rollout(params, prompts, samples=2, limit=24)
+        template = "{question}\n{attempt}"
+        whole = refine(engine, params, first, rounds=2, template=template)
+        part = refine(engine, params, take_rows(first, [4, 1]), rounds=2, template=template)
+    assert [r.asked for r in whole.rounds] == [6, 6, 6]  # a random model writes no programs
+    for row, b in enumerate([4, 1]):
+        n = whole.graded.rollouts.length_B[b]
+        assert part.graded.rollouts.length_B[row] == n
+        np.testing.assert_array_equal(
+            part.graded.rollouts.tokens_BT[row, :n], whole.graded.rollouts.tokens_BT[b, :n]
+        )
+    texts = {first.rollouts.text[b] for b in range(6)} | set(whole.graded.rollouts.text)
+    assert len(texts) == 12  # other draws in every round
