@@ -1,13 +1,15 @@
 """Cutting, adding and rewriting rows."""
 
+import dataclasses
+
 import numpy as np
 import pytest
-from handmade import Row, graded
+from handmade import END, Row, graded
 from hypothesis import given
 from hypothesis import strategies as st
 
 from pruner_jax.objective.context import Context, NotOffered, Scene
-from pruner_jax.objective.shape import AddEmpty, Cut, Refine, append, cut
+from pruner_jax.objective.shape import AddEmpty, Cut, GoldAnswer, Refine, append, cut
 from pruner_jax.objective.statistics import Limit, Own, Stat
 from pruner_jax.types import Verdict, take_rows
 
@@ -101,3 +103,37 @@ def test_rows_of_other_prompts_are_not_appended():
 def test_what_the_run_does_not_offer_is_named():
     with pytest.raises(NotOffered, match="asks the run for a decoder"):
         Cut()(ROWS, Scene.of(ROWS, Context(limit=6), {}))
+
+
+def closed(prompt, text, row):
+    """The response that GoldAnswer makes of one row, letter by letter."""
+    rows = graded([row])
+    rollouts = dataclasses.replace(
+        rows.rollouts,
+        text=(text,),
+        prompts=dataclasses.replace(rows.rollouts.prompts, text=(prompt,)),
+    )
+    letters = np.array([ord(letter) for letter in text], np.int32)
+    rollouts.tokens_BT[0, : len(letters)] = letters
+    rows = dataclasses.replace(rows, rollouts=rollouts)
+    context = {
+        "encode": lambda text: np.array([ord(letter) for letter in text], np.int32),
+        "decode": lambda tokens: "".join(map(chr, tokens)),
+        "end_token": END,
+    }
+    after = shaped(GoldAnswer(" {answer}!"), rows, **context).rollouts
+    assert after.finished_B[0] and after.tokens_BT[0, after.length_B[0] - 1] == END
+    return after.text[0]
+
+
+def test_the_gold_answer_follows_a_closed_thought():
+    opens = "q<think>\n"
+    # The answer goes; the tag is part of the thought.
+    assert closed(opens, "1+1</think> 3", Row(14, thinking=11)) == "1+1</think> gold a!"
+    assert closed("q", "<think>1</think> 3", Row(19, thinking=16)) == "<think>1</think> gold a!"
+    # Cut off in the thought, ended in it, and nothing thought at all.
+    assert closed(opens, "1+1", Row(3, thinking=3, finished=False)) == "1+1</think> gold a!"
+    assert closed(opens, "1+1", Row(4, thinking=4)) == "1+1</think> gold a!"
+    assert closed(opens, "", Row(0, thinking=0)) == "</think> gold a!"
+    # A model without a thought has nothing to close.
+    assert closed("q", "3", Row(2, thinking=0)) == " gold a!"
