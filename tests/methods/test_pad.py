@@ -1,4 +1,4 @@
-"""PaD's options; `test_contracts` has repairs of attempts, `test_inject` those of broken programs."""
+"""PaD's options; `test_contracts` has repairs of attempts, `test_inject` of broken programs."""
 
 import numpy as np
 import pytest
