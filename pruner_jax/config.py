@@ -1,7 +1,8 @@
 """The whole configuration: what each verb takes, composed from the options of every room.
 
 `load` reads a class from YAML and dotted overrides (see `settings`), and knows the one rule that
-ties two classes: an evaluation ``like`` a prune run begins with that run's settings. Nothing here
+ties two classes: an evaluation ``like`` a prune run begins with that run's settings. `layered`
+makes the settings of a prune run out of several layers, as a comparison has them. Nothing here
 imports JAX.
 """
 
@@ -10,19 +11,23 @@ from __future__ import annotations
 import dataclasses
 import pathlib
 import typing
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
 from pruner_jax.learn.options import LearnOptions, MeshOptions, OptimizerOptions
+from pruner_jax.measure.frontier import Effect
 from pruner_jax.measure.options import AutoOptions, EvaluateOptions, GuardOptions, PickOptions
 from pruner_jax.problems.options import ProblemsOptions
 from pruner_jax.sample.options import SampleOptions
+from pruner_jax.sample.second import ExpanderOptions, TeacherOptions
 from pruner_jax.settings import ConfigError, Given, build, parser, plain, read
 from pruner_jax.text import TextOptions
 from pruner_jax.verify.options import VerifyOptions
 
 __all__ = [
+    "CompareConfig",
     "ConfigError",
+    "EntryOptions",
     "EvaluateConfig",
     "ExportConfig",
     "PruneConfig",
@@ -30,6 +35,7 @@ __all__ = [
     "RoundsOptions",
     "SampleConfig",
     "WarmupConfig",
+    "layered",
     "load",
     "parser",
     "plain",
@@ -50,7 +56,74 @@ def load(cls: type[T], file: str | None = None, overrides: Sequence[str] = ()) -
       ConfigError: with the field, what was found and what is allowed.
     """
     given = read(cls, file, overrides)
-    return build(cls, given.over(_like(cls, given)))
+    given, lists = _take_lists(cls, given.over(_like(cls, given)))
+    return dataclasses.replace(build(cls, given), **lists)
+
+
+def layered(file: str | None, layers: Sequence[Mapping[str, Any]]) -> PruneConfig:
+    """Settings of a prune run: a YAML file under layers of changes, the last one wins.
+
+    A layer is nested ({method: {name: dler}}), or its keys are dotted ({rounds.steps: 20}). One
+    that names another method takes nothing from the method below.
+
+    Raises:
+      ConfigError: as of `load`.
+    """
+    given = read(PruneConfig, file)
+    for layer in map(_nested, layers):
+        low, old = dict(given.tree), given.tree.get("method")
+        name = _name_of(layer.get("method"))
+        if name is not None and name != _name_of(old):
+            low.pop("method", None)
+        given = dataclasses.replace(given, tree=layer).over(low)
+    return build(PruneConfig, given)
+
+
+def _nested(settings: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Settings as a tree, where keys may be dotted."""
+    tree: Mapping[str, Any] = {}
+    for key, value in settings.items():
+        first, *rest = str(key).split(".")
+        for part in reversed(rest):
+            value = {part: value}
+        tree = Given(None, {first: value}, ()).over(tree).tree
+    return tree
+
+
+def _name_of(method: Any) -> Any:
+    return method.get("name") if isinstance(method, Mapping) else None
+
+
+def _take_lists(cls: type, given: Given) -> tuple[Given, dict[str, list[Any]]]:
+    """What is left without the lists of sections, and these, each section built by itself."""
+    tree, lists = dict(given.tree), {}
+    for name, hint in typing.get_type_hints(cls).items():
+        kind = next(iter(typing.get_args(hint)), None)
+        if typing.get_origin(hint) is not list or not dataclasses.is_dataclass(kind):
+            continue
+        if any(word.removeprefix("--").split("=")[0].split(".")[0] == name for word in given.words):
+            raise ConfigError(
+                f"{name} is a list of sections: it is set in the file, not by --{name}"
+            )
+        where = f"{given.file}: {name}" if given.file else name
+        sections = tree.pop(name, None) or []
+        if not isinstance(sections, list):
+            raise ConfigError(f"{where} is {sections!r}; allowed: a list of sections")
+        lists[name] = [_section(kind, part, f"{where}.{i}") for i, part in enumerate(sections)]
+    return dataclasses.replace(given, tree=tree), lists
+
+
+def _section(kind: type[T], tree: Any, where: str) -> T:
+    names = ", ".join(field.name for field in dataclasses.fields(kind))
+    if not isinstance(tree, Mapping):
+        raise ConfigError(f"{where} is {tree!r}; allowed: a mapping of {names}")
+    for field in dataclasses.fields(kind):
+        if field.name not in tree and field.default is field.default_factory:  # both missing
+            raise ConfigError(f"{where} lacks {field.name}; a section has {names}")
+    try:
+        return build(kind, Given(None, tree, ()))
+    except ValueError as error:
+        raise ConfigError(f"{where}: {error}") from None
 
 
 def _like(cls: type, given: Given) -> dict[str, Any]:
@@ -152,6 +225,11 @@ class PruneConfig:
     """Method: name (a file of methods/, or path/to/file.py), its options, and any slot to override,
     e.g. {name: thinkprune, options: {samples: 8}, loss: {kl: 0.0}}."""
     rounds: RoundsOptions = _default(RoundsOptions)
+    reference_table: str | None = None
+    """Folder of the method's reference table: used if it is there (made with the same model,
+    template, sampling and number of samples), else made there for other runs. null: OUT/tables."""
+    expander: ExpanderOptions = _default(ExpanderOptions)
+    teacher: TeacherOptions = _default(TeacherOptions)
     sample: SampleOptions = _default(SampleOptions)
     learn: LearnOptions = _default(LearnOptions)
     optimizer: OptimizerOptions = _default(OptimizerOptions)
@@ -239,6 +317,70 @@ class EvaluateConfig:
 
     out: str | None = None
     """Folder for the rollouts (Parquet) and evaluation.json; null: nothing is written."""
+
+
+@dataclasses.dataclass(frozen=True)
+class EntryOptions:
+    """One method of a comparison: a point, or one for each of its strengths."""
+
+    label: str
+    """What it is called in tables, charts and folders."""
+
+    settings: dict[str, Any] = _default(dict)
+    """What differs from the settings that all runs share, nested ({method: {name: dler}}) or with
+    dots ({rounds.limits: [48]})."""
+
+    strengths: dict[str, Any] = _default(dict)
+    """Short names with further settings, the weakest pressure first; each makes a point. Empty: one
+    point."""
+
+    sets: list[str] = _default(list)
+    """The sets it plays on. Empty: all of them."""
+
+
+@dataclasses.dataclass(frozen=True)
+class CompareConfig:
+    """Several methods and strengths, with several seeds, on the same problems."""
+
+    out: str
+    """Folder of the comparison; a run that is there already is continued or taken as it is."""
+
+    base: str | None = None
+    """YAML file of a prune run, whose settings all runs share."""
+
+    settings: dict[str, Any] = _default(dict)
+    """Changes of it for all runs."""
+
+    sets: dict[str, Any] = _default(lambda: {"all": {}})
+    """Testbeds: short names with further settings, e.g. {noisy: {problems.options.noise: 0.1}}."""
+
+    seeds: list[int] = _default(lambda: [0, 1, 2])
+    """Every point is played once with each."""
+
+    entries: list[EntryOptions] = _default(list)
+    """The methods."""
+
+    effects: list[Effect] = _default(list)
+    """Claims to be tested."""
+
+    confidence: float = 0.95
+    """Confidence of every interval."""
+
+    resamples: int = 10_000
+    """Resamples of the bootstrap over problems and seeds."""
+
+    dry_run: bool = False
+    """Check all runs, list them, and stop. --dry-run alone says true."""
+
+    def __post_init__(self) -> None:
+        if not self.seeds or len(set(self.seeds)) < len(self.seeds):
+            raise ValueError(f"seeds is {self.seeds}; allowed: one or more, each once")
+        if not self.sets:
+            raise ValueError("sets is empty; allowed: one or more, or leave it out")
+        if not 0.5 < self.confidence < 1:
+            raise ValueError(f"confidence is {self.confidence}; allowed: 0.5 < confidence < 1")
+        if self.resamples < 100:
+            raise ValueError(f"resamples is {self.resamples}; allowed: 100 or more")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -6,7 +6,15 @@ import pytest
 import yaml
 
 from pruner_jax import config
-from pruner_jax.config import ConfigError, EvaluateConfig, PruneConfig, load, plain
+from pruner_jax.config import (
+    CompareConfig,
+    ConfigError,
+    EvaluateConfig,
+    PruneConfig,
+    layered,
+    load,
+    plain,
+)
 
 CONFIGS = pathlib.Path(__file__).parents[1] / "configs"
 
@@ -177,8 +185,8 @@ def test_broken_yaml_in_an_override_names_the_override(file, word):
 
 @pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.yaml")), ids=lambda path: path.stem)
 def test_every_shipped_config_is_valid_and_tells_its_story(path):
-    kind = config.WarmupConfig if path.stem.startswith("warmup") else PruneConfig
-    load(kind, str(path))
+    kinds = {"warmup": config.WarmupConfig, "compare": CompareConfig}
+    load(kinds.get(path.stem.partition("_")[0], PruneConfig), str(path))
     header = path.read_text().split("\n\n")[0]
     assert header.startswith("# ") and "pruner-jax" in header
 
@@ -196,3 +204,70 @@ def test_another_method_takes_no_options_of_the_first(tmp_path):
         ),
     ):
         assert load(PruneConfig, str(file), words).method == method
+
+
+COMPARISON = """\
+out: o
+base: {file}
+settings: {{rounds.steps: 6}}
+entries:
+- label: a
+  settings: {{method: {{name: dler}}, problems.options.test: 7}}
+  strengths: {{weak: {{rounds.limits: [48]}}, strong: }}
+effects: [{{claim: it shortens, of: a/weak, expect: less}}]
+"""
+
+
+def test_a_comparison_has_sections(tmp_path, file):
+    path = tmp_path / "compare.yaml"
+    path.write_text(COMPARISON.format(file=file))
+    got = load(CompareConfig, str(path), ["--seeds=[4, 5]", "--settings.seed=1", "--dry-run"])
+    (entry,), (effect,) = got.entries, got.effects
+    assert entry.strengths == {"weak": {"rounds.limits": [48]}, "strong": None}
+    assert (effect.measure, effect.against, effect.set) == ("tokens", "base", None)
+    assert (got.seeds, got.dry_run, got.sets) == ([4, 5], True, {"all": {}})
+    assert got.settings == {"rounds.steps": 6, "seed": 1}
+    written = tmp_path / "resolved.yaml"
+    written.write_text(yaml.safe_dump(plain(got)))
+    assert load(CompareConfig, str(written)) == got
+
+
+def test_layers_of_settings_the_last_one_wins(file):
+    dler = {"method": {"name": "dler"}, "problems.options": {"test": 7}}
+    got = layered(file, [{"rounds.steps": 6}, dler, {"rounds": {"limits": [9]}}])
+    assert (got.rounds.steps, got.rounds.limits) == (6, [9])
+    assert got.problems.options == {"train": 10, "test": 7}
+    assert got.method == {"name": "dler"}  # the file's options are those of another method
+    same = layered(file, [{"method.name": "thinkprune"}, {"method.options.kl": 0}])
+    assert same.method == {"name": "thinkprune", "options": {"samples": 8, "kl": 0}}
+    with pytest.raises(ConfigError, match=r"run\.yaml: stepz is unknown"):
+        layered(file, [{"stepz": 3}])
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ("entries: {a: {}}", "entries is {'a': {}}; allowed: a list of sections"),
+        ("entries: [a]", r"entries\.0 is 'a'; allowed: a mapping of label, settings"),
+        ("entries: [{settings: {}}]", r"entries\.0 lacks label"),
+        ("entries: [{label: a, setings: {}}]", r"entries\.0: setings is unknown; allowed: label"),
+        ("entries: [{label: a, settings: 3}]", r"entries\.0: settings is 3; allowed: a mapping"),
+        ("effects: [{claim: c, of: a, expect: mroe}]", r"effects\.0: expect is 'mroe'; allowed: m"),
+        ("effects: [{claim: c, of: a, expect: more, measure: x}]", r"effects\.0: measure is 'x'"),
+        ("seeds: [1, 1]", "seeds is"),
+        ("seeds: []", "seeds is"),
+        ("sets: {}", "sets is empty"),
+        ("confidence: 95", "confidence is 95"),
+        ("resamples: 9", "resamples is 9"),
+    ],
+)
+def test_a_section_that_is_wrong_is_named_by_its_place(tmp_path, given, said):
+    path = tmp_path / "compare.yaml"
+    path.write_text(f"out: o\n{given}\n")
+    with pytest.raises(ConfigError, match=said):
+        load(CompareConfig, str(path))
+
+
+def test_sections_are_set_in_the_file(tmp_path, file):
+    with pytest.raises(ConfigError, match="entries is a list of sections: it is set in the file"):
+        load(CompareConfig, None, ["--out=o", "--entries.0.label=b"])

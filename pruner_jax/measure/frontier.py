@@ -1,0 +1,228 @@
+"""Many models on the same problems, each trained with several seeds: means, frontier, hypervolume.
+
+Letters of this file: S seeds, M = 2 models (base, final), P problems, Q quantities, U subsets of
+the problems, N points (a method at one strength), R resamples. Takes the means over samples of
+every problem; leaves out where they come from and what is made of them.
+
+Intervals are of a bootstrap over problems *and* seeds, percentiles of R draws:
+
+* problems are drawn with replacement, the same ones for all points and both models, so everything
+  is paired by problem and how hard the drawn problems are cancels in differences;
+* seeds are drawn with replacement, for each point by itself: two methods have nothing in common
+  but the number. A run's base model was sampled with the run's seed and goes with it. Of S seeds
+  S - 1 are drawn, which makes the variance of the mean s^2 / S, the unbiased one; S draws would
+  give (S - 1) / S of it, a third too little with three seeds (Rao and Wu, JASA 83, 1988). With one
+  seed the interval says nothing about others.
+
+The sampling noise of single responses is drawn with either of them and so counted more than once,
+which makes intervals rather too wide (Owen, Annals of Applied Statistics 1, 2007); the percentiles
+of few seeds make them too narrow. Neither is corrected.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import zlib
+from collections.abc import Mapping, Sequence
+from typing import Literal
+
+import numpy as np
+
+from pruner_jax import masked
+from pruner_jax.measure.bootstrap import Estimate, interval
+
+MODELS = ("base", "final")
+SUBSETS = ("all", "easy", "hard")
+_MOST_LEVELS = 10  # with more distinct difficulties the ends are fifths
+_CHUNK = 256  # resamples at once
+
+
+@dataclasses.dataclass(frozen=True)
+class Means:
+    """Means of one point over its seeds and over problems. Row 0 is the data, the others draws."""
+
+    quantities: Sequence[str]
+    draws_RMUQ: np.ndarray  # float64 [1 + R, M, U, Q], NaN for a subset without problems
+
+    def __call__(self, quantity: str, subset: str = "all", model: str = "final") -> np.ndarray:
+        """One mean, float64 [1 + R]."""
+        place = self.quantities.index(quantity)
+        return self.draws_RMUQ[:, MODELS.index(model), SUBSETS.index(subset), place]
+
+
+_MEANS = {
+    "accuracy": ("accuracy", "all"),
+    "tokens": ("tokens", "all"),
+    "thinking_tokens": ("thinking_tokens", "all"),
+    "easy_accuracy": ("accuracy", "easy"),
+    "easy_tokens": ("tokens", "easy"),
+    "hard_accuracy": ("accuracy", "hard"),
+    "hard_tokens": ("tokens", "hard"),
+}
+MEASURES = (*_MEANS, "adaptivity")
+"""What a model is measured by."""
+
+
+def measure(means: Means, name: str, model: str = "final") -> np.ndarray:
+    """One of ``MEASURES``, float64 [1 + R]. Adaptivity: mean tokens on hard problems over those on
+    easy ones (ALP, arXiv 2506.05256)."""
+    if name == "adaptivity":
+        hard, easy = (means("tokens", subset, model) for subset in ("hard", "easy"))
+        return masked.ratio(hard, easy, np.nan)
+    return means(*_MEANS[name], model)
+
+
+@dataclasses.dataclass(frozen=True)
+class Effect:
+    """A claim that a comparison tests: one point has more of something than another, or less."""
+
+    claim: str
+    """In words."""
+
+    of: str
+    """A point: label, or label/strength."""
+
+    expect: Literal["more", "less"]
+    """The sign that the claim says."""
+
+    measure: str = "tokens"
+    """What is compared."""
+
+    against: str = "base"
+    """Another point, or base: the model that all runs start with."""
+
+    set: str | None = None
+    """The set it is tested on. null: every set where both points play."""
+
+    def __post_init__(self) -> None:
+        """A measure that exists."""
+        if self.measure not in MEASURES:
+            raise ValueError(f"measure is {self.measure!r}; allowed: {', '.join(MEASURES)}")
+
+    def holds(self, difference: Estimate) -> str:
+        """Whether the difference says so: "yes" or "no" where its interval lies on one side of 0,
+        else "undecided"."""
+        low, high = difference.low, difference.high
+        if self.expect == "less":
+            low, high = -high, -low
+        return "yes" if low > 0 else "no" if high < 0 else "undecided"
+
+
+def subsets(difficulty_P: np.ndarray) -> np.ndarray:
+    """Which problems are in which of ``SUBSETS``, bool [P, U].
+
+    Easy and hard are the lowest and the highest difficulty there is, or the lowest and the highest
+    fifth where there are many; both are empty where no two problems differ.
+    """
+    known_P = np.isfinite(difficulty_P)
+    levels = np.unique(difficulty_P[known_P])
+    if len(levels) < 2:
+        low = high = np.nan
+    elif len(levels) <= _MOST_LEVELS:
+        low, high = levels[[0, -1]]
+    else:
+        low, high = np.quantile(difficulty_P[known_P], [0.2, 0.8])
+    return np.stack(
+        [np.ones(len(known_P), bool), difficulty_P <= low, difficulty_P >= high], axis=1
+    )
+
+
+def resampled(
+    values: Mapping[str, np.ndarray],
+    quantities: Sequence[str],
+    subsets_PU: np.ndarray,
+    *,
+    resamples: int = 10_000,
+    seed: int = 0,
+) -> dict[str, Means]:
+    """Means of every point and of its draws, by the bootstrap above.
+
+    Args:
+      values: by the point's name float [S, M, P, Q], the mean over samples of each problem.
+      quantities: what the Q columns are called.
+      subsets_PU: of ``subsets``.
+      resamples: R.
+      seed: of the draws; a point's do not depend on which other points there are.
+    """
+    problems = len(subsets_PU)
+    draws = {
+        name: [_means(x, np.ones((1, problems)), None, subsets_PU)] for name, x in values.items()
+    }
+    rng = np.random.default_rng(seed)
+    own = {name: np.random.default_rng([seed, zlib.crc32(name.encode())]) for name in values}
+    for start in range(0, resamples, _CHUNK):
+        size = min(_CHUNK, resamples - start)
+        times_RP = _times(rng, size, problems, problems)
+        for name, x in values.items():
+            times_RS = _times(own[name], size, len(x), max(len(x) - 1, 1))
+            draws[name].append(_means(x, times_RP, times_RS, subsets_PU))
+    return {name: Means(tuple(quantities), np.concatenate(parts)) for name, parts in draws.items()}
+
+
+def _times(rng: np.random.Generator, rows: int, things: int, count: int) -> np.ndarray:
+    """How often each thing is drawn when ``count`` are, with replacement, int [rows, things]."""
+    drawn = rng.integers(0, things, (rows, count)) + things * np.arange(rows)[:, None]
+    return np.bincount(drawn.ravel(), minlength=rows * things).reshape(rows, things)
+
+
+def _means(
+    values_SMPQ: np.ndarray,
+    times_RP: np.ndarray,
+    times_RS: np.ndarray | None,
+    subsets_PU: np.ndarray,
+) -> np.ndarray:
+    """Means over problems and seeds that count so often, float64 [R, M, U, Q]."""
+    seeds, models, problems, columns = values_SMPQ.shape
+    if times_RS is None:
+        times_RS = np.ones((len(times_RP), seeds))
+    inside_PUSMQ = subsets_PU[:, :, None, None, None] * values_SMPQ.transpose(2, 0, 1, 3)[:, None]
+    sums = times_RP @ inside_PUSMQ.reshape(problems, -1)
+    sums_RUSMQ = sums.reshape(len(times_RP), subsets_PU.shape[1], seeds, models, columns)
+    counts_RU = times_RP @ subsets_PU.astype(float)
+    means_RUMQ = np.einsum("rs,rusmq->rumq", times_RS, sums_RUSMQ) / times_RS.sum(axis=1)[0]
+    return masked.ratio(means_RUMQ, counts_RU[:, :, None, None], np.nan).transpose(0, 2, 1, 3)
+
+
+def estimate(draws: np.ndarray, confidence: float = 0.95) -> Estimate:
+    """The value in the first place with the central interval of the others."""
+    low, high = interval(draws[1:], confidence)
+    return Estimate(float(draws[0]), float(low), float(high))
+
+
+def on_frontier(tokens_RN: np.ndarray, accuracy_RN: np.ndarray) -> np.ndarray:
+    """Pareto frontier, bool [R, N]: no other point has at most the tokens and at least the
+    accuracy, one of them strictly."""
+    on_RN = np.ones(tokens_RN.shape, bool)
+    for n in range(tokens_RN.shape[1]):
+        tokens_R1, accuracy_R1 = tokens_RN[:, n : n + 1], accuracy_RN[:, n : n + 1]
+        as_good_RN = (tokens_RN <= tokens_R1) & (accuracy_RN >= accuracy_R1)
+        better_RN = (tokens_RN < tokens_R1) | (accuracy_RN > accuracy_R1)
+        on_RN[:, n] = ~(as_good_RN & better_RN).any(axis=1)
+    return on_RN
+
+
+def hypervolume(tokens_RN: np.ndarray, accuracy_RN: np.ndarray, limit: int) -> np.ndarray:
+    """How much of the plane the points dominate together, float64 [R], between 0 and 1.
+
+    The plane is x = 1 - log(tokens) / log(limit) against accuracy a. The reference point is (limit
+    tokens, accuracy 0), where x = a = 0; (1 token, accuracy 1) is the best there could be. The area
+    of the union of the rectangles from the reference to each point is the integral over t from 0 to
+    1 of max{a_n : x_n >= t}.
+    """
+    if limit < 2:
+        raise ValueError(f"the hypervolume needs a token limit of 2 or more, found {limit}")
+    x_RN = np.clip(1.0 - np.log(tokens_RN) / np.log(limit), 0.0, 1.0)
+    order = np.argsort(x_RN, axis=1)
+    x_RN = np.take_along_axis(x_RN, order, axis=1)
+    a_RN = np.take_along_axis(accuracy_RN, order, axis=1)
+    reached_RN = np.maximum.accumulate(a_RN[:, ::-1], axis=1)[:, ::-1]
+    return (np.diff(x_RN, axis=1, prepend=0.0) * reached_RN).sum(axis=1)
+
+
+def correlation(x_P: np.ndarray, y_P: np.ndarray) -> float:
+    """Pearson's, over the problems where both are known; NaN where one of them does not vary."""
+    known_P = np.isfinite(x_P) & np.isfinite(y_P)
+    x_P, y_P = x_P[known_P], y_P[known_P]
+    if len(x_P) < 2 or np.ptp(x_P) == 0 or np.ptp(y_P) == 0:
+        return float("nan")
+    return float(np.corrcoef(x_P, y_P)[0, 1])

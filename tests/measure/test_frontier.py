@@ -1,0 +1,131 @@
+"""Bootstrap over problems and seeds, frontier and hypervolume, against numbers worked by hand."""
+
+import numpy as np
+import pytest
+
+from pruner_jax.measure.bootstrap import Estimate
+from pruner_jax.measure.frontier import (
+    Effect,
+    correlation,
+    estimate,
+    hypervolume,
+    measure,
+    on_frontier,
+    resampled,
+    subsets,
+)
+
+QUANTITIES = ("accuracy", "tokens", "thinking_tokens")
+
+
+def values(final, base=None):
+    """One quantity [S][P] as the three of both models, float [S, M, P, Q]."""
+    final_SP = np.array(final, float)
+    base_SP = np.ones_like(final_SP) if base is None else np.array(base, float)
+    return np.repeat(np.stack([base_SP, final_SP], axis=1)[..., None], 3, axis=3)
+
+
+def test_easy_and_hard_are_the_ends():
+    few = subsets(np.array([2, 3, 6, 2, np.nan]))
+    assert few[:, 0].all() and len(few) == 5
+    assert few[:, 1].tolist() == [True, False, False, True, False]
+    assert few[:, 2].tolist() == [False, False, True, False, False]
+    many = subsets(np.arange(21.0))
+    assert np.flatnonzero(many[:, 1]).tolist() == [0, 1, 2, 3, 4]
+    assert np.flatnonzero(many[:, 2]).tolist() == [16, 17, 18, 19, 20]
+
+
+@pytest.mark.parametrize("level", [3.0, np.nan])
+def test_no_problem_is_easy_or_hard_where_none_differ(level):
+    inside = subsets(np.full(4, level))
+    assert inside[:, 0].all() and not inside[:, 1:].any()
+    means = resampled({"a": values([[1, 2, 3, 4]])}, QUANTITIES, inside, resamples=100)["a"]
+    assert np.isnan(measure(means, "hard_tokens")).all()
+
+
+def test_the_first_row_is_the_data():
+    inside = subsets(np.array([2.0, 4.0, 4.0]))
+    point = values([[10, 20, 30], [14, 40, 60]], base=[[20, 30, 40], [20, 30, 40]])
+    means = resampled({"a": point}, QUANTITIES, inside, resamples=100)["a"]
+    assert measure(means, "tokens")[0] == pytest.approx((20 + 38) / 2)
+    assert measure(means, "tokens", "base")[0] == pytest.approx(30)
+    assert measure(means, "easy_tokens")[0] == pytest.approx(12)
+    assert measure(means, "hard_tokens")[0] == pytest.approx((25 + 50) / 2)
+    assert measure(means, "adaptivity")[0] == pytest.approx(37.5 / 12)
+
+
+def test_seeds_give_the_mean_its_unbiased_variance():
+    """Three seeds with means 1, 2, 6 and nothing that varies over problems: s^2 / 3 = 7 / 3."""
+    point = values([[1] * 5, [2] * 5, [6] * 5])
+    means = resampled({"a": point}, QUANTITIES, subsets(np.arange(5.0)), resamples=20_000)["a"]
+    assert measure(means, "tokens")[1:].var() == pytest.approx(7 / 3, rel=0.03)
+    found = estimate(measure(means, "tokens"))
+    assert (found.value, found.low, found.high) == (3, 1, 6)  # twice the first, twice the last
+
+
+def test_problems_are_drawn_as_the_plain_bootstrap_draws_them():
+    """One seed: the variance over problems is that of the mean of five drawn values."""
+    row = np.array([1.0, 3.0, 4.0, 8.0, 9.0])
+    means = resampled({"a": values([row])}, QUANTITIES, subsets(row), resamples=20_000)["a"]
+    assert measure(means, "tokens")[1:].var() == pytest.approx(row.var() / 5, rel=0.03)
+
+
+def test_points_are_paired_by_problem():
+    inside = subsets(np.arange(4.0))
+    row = np.array([1.0, 3.0, 4.0, 8.0])
+    points = {"a": values([row]), "b": values([row + 2])}
+    means = resampled(points, QUANTITIES, inside, resamples=300)
+    np.testing.assert_allclose(
+        measure(means["b"], "tokens") - measure(means["a"], "tokens"), 2.0, atol=1e-12
+    )
+    alone = resampled({"b": points["b"]}, QUANTITIES, inside, resamples=300)["b"]
+    np.testing.assert_array_equal(alone.draws_RMUQ, means["b"].draws_RMUQ)
+
+
+def test_a_base_goes_with_the_seed_of_its_run():
+    """Each seed's change is 1, whatever the seed: so is every draw's."""
+    point = values([[2, 2], [8, 8]], base=[[1, 1], [7, 7]])
+    means = resampled({"a": point}, QUANTITIES, subsets(np.arange(2.0)), resamples=100)["a"]
+    change = measure(means, "tokens") - measure(means, "tokens", "base")
+    np.testing.assert_allclose(change, 1.0)
+
+
+def test_frontier_by_hand():
+    tokens = np.array([[20, 30, 30, 40, 25, 20]])
+    accuracy = np.array([[0.6, 0.9, 0.8, 0.9, 0.6, 0.6]])
+    # The second beats the third and the fourth; the first and the last are equal, and both beat
+    # the fifth.
+    assert on_frontier(tokens, accuracy)[0].tolist() == [True, True, False, False, False, True]
+
+
+def test_hypervolume_by_hand():
+    """Limit 100: 10 tokens are x = 1/2, 100 are 0, 1 is 1."""
+    volume = hypervolume(np.array([[10.0], [100.0], [1.0]]), np.array([[0.8], [0.9], [1.0]]), 100)
+    np.testing.assert_allclose(volume, [0.4, 0.0, 1.0])
+    # x = 1/4 at .9 and x = 1/2 at .6: 1/4 * .9 + 1/4 * .6; a third at x = 1/4 and .3 adds nothing.
+    tokens = np.array([[10.0, 100**0.75, 100**0.75]])
+    volume = hypervolume(tokens, np.array([[0.6, 0.9, 0.3]]), 100)
+    np.testing.assert_allclose(volume, [0.375])
+    with pytest.raises(ValueError, match="limit of 2 or more"):
+        hypervolume(tokens, tokens, 1)
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "more", "less"),
+    [(0.1, 0.3, "yes", "no"), (-0.3, -0.1, "no", "yes"), (-0.1, 0.1, "undecided", "undecided")],
+)
+def test_a_claim_holds_where_the_interval_is_on_its_side(low, high, more, less):
+    difference = Estimate((low + high) / 2, low, high)
+    assert Effect("c", "a", "more").holds(difference) == more
+    assert Effect("c", "a", "less").holds(difference) == less
+
+
+def test_a_claim_names_a_measure_that_exists():
+    with pytest.raises(ValueError, match="measure is 'token'; allowed: accuracy, tokens"):
+        Effect("c", "a", "more", measure="token")
+
+
+def test_correlation():
+    assert correlation(np.array([1, 2, 3]), np.array([2, 4, 6])) == pytest.approx(1)
+    assert correlation(np.array([1, 2, np.nan]), np.array([4, 2, 9])) == pytest.approx(-1)
+    assert np.isnan(correlation(np.array([1, 1, 1]), np.array([4, 2, 9])))
