@@ -14,8 +14,7 @@ iteration, and the likelihoods are smoothed (`floor: 0` is the paper's formula).
 baseline.
 
 What is different here: all responses of a problem are sampled at temperature 0.5 and top-p 0.9, of
-the original the first one is greedy. The hint is shown without worked examples. Where several
-iterations of updates lie between two collections (`steps`), they all use the same rows.
+the original the first one is greedy. The hint is shown without worked examples.
 
 Left out: rows of finished responses in which no answer was found are dropped by the original; here
 their thoughts compete. Few-shot prompts (`examples`) need worked solutions in the problem source;
@@ -70,8 +69,9 @@ class Options:
     empty: bool = True
     """Whether the empty thought can be chosen from the second iteration on."""
 
-    answer: str = "\n\\boxed{{{answer}}}"
-    """What is written after a thought that is trained on. Braces that are meant are doubled."""
+    answer: str = "\n\\boxed{{answer}}"
+    """What the gold answer stands in, {answer}, after a thought: where its likelihood is taken, and
+    where it is trained."""
 
     examples: int = 0
     """Worked examples before the question while sampling. Published: 5."""
@@ -86,7 +86,7 @@ class Options:
     """Problems of an iteration."""
 
     steps: int = 1
-    """Steps of an iteration; each is one pass over its rows."""
+    """Steps of an iteration, over which its pass over the rows is spread."""
 
     update_rows: int = 16
     """Rows per optimiser update."""
@@ -121,7 +121,7 @@ def compose(options: Options) -> Method:
         ),
         condition=Condition(examples=options.examples),
         shape=(*((Hint(options.hint),) if options.hints else ()), AddEmpty()),
-        task=Utility(floor=options.floor),
+        task=Utility(floor=options.floor, template=options.answer),
         length=() if options.cost == "none" else (cost,),
         select=(
             DropAllWrong(),

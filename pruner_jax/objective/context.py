@@ -58,28 +58,26 @@ class Context:
     end_token: int | None = None
     """Id that ends a response, for steps that write one."""
 
-    think_open: str = "<think>"
-    """The tag that opens a thought."""
-
-    think_close: str = "</think>"
-    """The tag that closes it."""
-
     encode: Callable[[str], np.ndarray] = _absent("an encoder")
     """Token ids of a piece of a response; no special tokens are put around it."""
 
     decode: Callable[[np.ndarray], str] = _absent("a decoder")
     """Text of the token ids of a response."""
 
+    closing: Callable[[Rollouts], tuple[np.ndarray, ...]] = _absent("ends of thoughts")
+    """Token ids that have to follow the thought of each row before an answer can: the closing tag
+    where the thought is still open, else none."""
+
     prompt: Callable[[Problem, str], np.ndarray] = _absent("prompts of its own")
     """Token ids of a prompt that asks the given text in place of the problem's question."""
 
-    score: Callable[[PolicyName, Graded, Literal["tokens", "answer"]], np.ndarray] = _absent(
+    score: Callable[[PolicyName, Graded, Literal["tokens", "answer"], str], np.ndarray] = _absent(
         "log-probabilities"
     )
     """``tokens``: log-probability of every token, float32 [B, T]. ``answer``: summed
-    log-probability of the gold answer after the prompt and the thought of each row, float32 [B].
-    There a thought that is open is closed, and the answer stands in ``\\boxed{}``, as in
-    `shape.GoldAnswer`; its own tokens alone are counted."""
+    log-probability of the gold answer after the prompt and the thought of each row, float32 [B];
+    the thought is closed first (``closing``), and the answer stands in a text with {answer}, the
+    last argument, of which its own tokens alone are counted."""
 
     grade: Callable[[Rollouts], Graded] = _absent("a verifier")
     """Verdicts of rows that a shape step has rewritten."""

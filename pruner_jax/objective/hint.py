@@ -35,7 +35,8 @@ class Hint:
         prompts = []
         for group in old.group_B[wrong]:
             problem = old.prompts.problems[group]
-            text = self.template.format(question=problem.question, answer=problem.answer)
+            hinted = self.template.replace("{answer}", problem.answer)
+            text = hinted.replace("{question}", problem.question)
             prompts.append(context.prompt(problem, text))
         again = context.resample(take_rows(graded, wrong), tuple(prompts))
         # Each takes the place of the row that it replaces; `append` has put it at the end of its

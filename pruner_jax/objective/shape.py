@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from pruner_jax.objective.context import Context, Scene
+from pruner_jax.objective.context import Scene
 from pruner_jax.objective.hint import Hint
 from pruner_jax.objective.repair import Inject, Refine
 from pruner_jax.objective.rows import append, widen
@@ -116,19 +116,19 @@ class GoldAnswer:
     thought with the gold answer, whatever the model had answered). A thought that was left open is
     closed first."""
 
-    template: str = "\n\\boxed{{{answer}}}"
-    """What is written after the thought."""
+    template: str = "\n\\boxed{{answer}}"
+    """What is written after the thought; {answer} stands for the gold answer."""
 
     def __call__(self, graded: Graded, scene: Scene) -> Graded:
         old, context = graded.rollouts, scene.context
         end = [] if context.end_token is None else [context.end_token]
         start_B, answers = old.thinking_B.copy(), []
-        for b, group in enumerate(old.group_B):
-            close = _closing_tag(old, b, context)
-            if close and old.finished_B[b] and old.length_B[b]:
+        for b, close in enumerate(context.closing(old)):
+            if len(close) and old.finished_B[b] and old.length_B[b]:
                 start_B[b] -= 1  # the end token stood in the thought
-            written = close + self.template.format(answer=old.prompts.problems[group].answer)
-            answers.append(np.concatenate([context.encode(written), end]).astype(np.int32))
+            answer = old.prompts.problems[old.group_B[b]].answer
+            written = context.encode(self.template.replace("{answer}", answer))
+            answers.append(np.concatenate([close, written, end]).astype(np.int32))
         length_B = start_B + np.array([len(a) for a in answers], np.int32)
         width = max(old.tokens_BT.shape[1], int(length_B.max(initial=0)))
         tokens_BT, origin_BT = widen(old.tokens_BT, width, 0), widen(old.origin_BT, width, 0)
@@ -149,13 +149,6 @@ class GoldAnswer:
             text=tuple(context.decode(tokens_BT[b, : length_B[b] - len(end)]) for b in rows),
         )
         return dataclasses.replace(graded, rollouts=rollouts)
-
-
-def _closing_tag(rollouts: Rollouts, b: int, context: Context) -> str:
-    """What closes the thought of a row; nothing where none is open."""
-    prompt, text = rollouts.prompts.text[rollouts.group_B[b]], rollouts.text[b]
-    opened = prompt.rstrip().endswith(context.think_open) or context.think_open in text
-    return context.think_close if opened and context.think_close not in text else ""
 
 
 Shape = Cut | AddEmpty | Hint | Refine | Inject

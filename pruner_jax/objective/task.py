@@ -59,10 +59,16 @@ class Utility:
 
     floor: float = 1e-4
     policy: PolicyName = "current"
+
+    template: str = "\n\\boxed{{answer}}"
+    """What the answer stands in, after the thought; only its own tokens count."""
+
     needs = ("answers",)
 
     def __call__(self, scene: Scene) -> np.ndarray:
-        logp_PG = scene.groups.pad(scene.context.score(self.policy, scene.graded, "answer"))
+        logp_PG = scene.groups.pad(
+            scene.context.score(self.policy, scene.graded, "answer", self.template)
+        )
         empty_PG = scene.groups.mask_PG & (scene.groups.measure("thinking") == 0)
         if not empty_PG.any(axis=1)[scene.groups.mask_PG.any(axis=1)].all():
             raise ValueError(

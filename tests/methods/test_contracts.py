@@ -37,11 +37,12 @@ def ram_case():
     )
     likelihood_B = [0.5, 0.3, 0.01, 0.05] + [0.9, 0.2, 0.2, 0.88] + [0.9, 0.9, 0.9, 0.1]
 
-    def score(policy, wanted, what):
-        assert (policy, what, len(wanted)) == ("current", "answer", 12)
+    def score(policy, wanted, what, template):
+        assert (policy, what, template, len(wanted)) == ("current", "answer", "{answer}", 12)
         return np.log(np.array(likelihood_B, np.float32))
 
     offers = {"score": score, "encode": ids, "decode": str, "end_token": END}
+    offers["closing"] = lambda rollouts: [ids("")] * len(rollouts)
     context = Context(limit=512, step=1, **offers)  # the second iteration
     return RAM.phases[0], rows, context
 

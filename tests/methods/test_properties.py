@@ -65,7 +65,8 @@ def context(rows, limit=40):
         encode=lambda text: np.arange(len(text), dtype=np.int32),
         decode=lambda tokens: f"{len(tokens)} tokens",
         prompt=lambda problem, text: np.arange(3, dtype=np.int32),
-        score=lambda policy, asked, what: -1.0 / (1.0 + asked.rollouts.thinking_B),
+        closing=lambda rollouts: [np.zeros(0, np.int32)] * len(rollouts),
+        score=lambda policy, asked, what, template: -1.0 / (1.0 + asked.rollouts.thinking_B),
         expand=expand,
         resample=resample,
     )

@@ -29,12 +29,13 @@ def ids(text):
 
 
 def weighed(likelihood_B=LIKELIHOOD_B, rows=ROWS, step=1, hints=False, **options):
-    def score(policy, wanted, what):
+    def score(policy, wanted, what, template):
         assert (policy, what) == ("current", "answer")
         return np.log(np.array(likelihood_B, np.float32))
 
     phase = methods.load("rational_metareasoning", {"hints": hints, **options}).phases[0]
     offers = {"score": score, "encode": ids, "decode": lambda t: "".join(map(chr, t))}
+    offers["closing"] = lambda rollouts: [ids("")] * len(rollouts)
     context = Context(limit=100, step=step, end_token=END, prompt=lambda _, text: ids(text))
     context = dataclasses.replace(context, **offers, resample=resample)
     return weigh(phase, rows, {}, context)

@@ -1,7 +1,5 @@
 """Cutting, adding and rewriting rows."""
 
-import dataclasses
-
 import numpy as np
 import pytest
 from handmade import END, Row, graded
@@ -105,35 +103,34 @@ def test_what_the_run_does_not_offer_is_named():
         Cut()(ROWS, Scene.of(ROWS, Context(limit=6), {}))
 
 
-def closed(prompt, text, row):
-    """The response that GoldAnswer makes of one row, letter by letter."""
+def letters(text):
+    return np.array([ord(letter) for letter in text], np.int32)
+
+
+def with_gold_answer(text, row, close=""):
+    """The response that GoldAnswer makes of one row, a letter a token; the run says ``close``."""
     rows = graded([row])
-    rollouts = dataclasses.replace(
-        rows.rollouts,
-        text=(text,),
-        prompts=dataclasses.replace(rows.rollouts.prompts, text=(prompt,)),
-    )
-    letters = np.array([ord(letter) for letter in text], np.int32)
-    rollouts.tokens_BT[0, : len(letters)] = letters
-    rows = dataclasses.replace(rows, rollouts=rollouts)
+    rows.rollouts.tokens_BT[0, : len(text)] = letters(text)
     context = {
-        "encode": lambda text: np.array([ord(letter) for letter in text], np.int32),
+        "encode": letters,
         "decode": lambda tokens: "".join(map(chr, tokens)),
+        "closing": lambda rollouts: [letters(close)],
         "end_token": END,
     }
-    after = shaped(GoldAnswer(" {answer}!"), rows, **context).rollouts
+    after = shaped(GoldAnswer(" {{answer}}!"), rows, **context).rollouts
     assert after.finished_B[0] and after.tokens_BT[0, after.length_B[0] - 1] == END
+    assert (after.origin_BT[0] > 0).sum() == after.length_B[0]
     return after.text[0]
 
 
-def test_the_gold_answer_follows_a_closed_thought():
-    opens = "q<think>\n"
-    # The answer goes; the tag is part of the thought.
-    assert closed(opens, "1+1</think> 3", Row(14, thinking=11)) == "1+1</think> gold a!"
-    assert closed("q", "<think>1</think> 3", Row(19, thinking=16)) == "<think>1</think> gold a!"
+def test_the_gold_answer_follows_the_thought():
+    assert with_gold_answer("1+1</> 3", Row(9, thinking=6)) == "1+1</> {gold a}!"
+    assert with_gold_answer("3", Row(2, thinking=0)) == " {gold a}!"
+
+
+def test_a_thought_that_is_open_is_closed_first():
     # Cut off in the thought, ended in it, and nothing thought at all.
-    assert closed(opens, "1+1", Row(3, thinking=3, finished=False)) == "1+1</think> gold a!"
-    assert closed(opens, "1+1", Row(4, thinking=4)) == "1+1</think> gold a!"
-    assert closed(opens, "", Row(0, thinking=0)) == "</think> gold a!"
-    # A model without a thought has nothing to close.
-    assert closed("q", "3", Row(2, thinking=0)) == " gold a!"
+    cut_off = Row(3, thinking=3, finished=False)
+    assert with_gold_answer("1+1", cut_off, close="</>") == "1+1</> {gold a}!"
+    assert with_gold_answer("1+1", Row(4, thinking=4), close="</>") == "1+1</> {gold a}!"
+    assert with_gold_answer("", Row(0, thinking=0), close="</>") == "</> {gold a}!"
