@@ -1,0 +1,302 @@
+"""Beam search by steps (PaD, arXiv 2305.13888, "step-by-step verification"): a step is one line.
+
+Each beam is the beginning of a response, up to the end of a line. It goes on with a few sampled
+lines; those that read alike are one; what stays are the beams with the highest
+
+    S(r_1..i) = log p(r_1..i | x) + sum over j <= i of log f(r_1..j)
+
+where f in (0, 1] says how far a step can be trusted. It is a plug-in: the paper compares sentences
+by embeddings, the default here runs the program as far as it goes (`Executes`). Takes prompts,
+gives for each the best response as one row of Rollouts. Left out: grading them, and voting
+(`run.programs`).
+
+The lines of a beam depend on the seed, the problem, its visit, what stands before them, and their
+number; not on other problems, nor on the rank of the beam.
+"""
+
+from __future__ import annotations
+
+import codeop
+import dataclasses
+import math
+import zlib
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from jax.sharding import Mesh
+
+from pruner_jax.policy.config import ModelConfig
+from pruner_jax.sample.options import SampleOptions
+from pruner_jax.sample.records import Given, Records, Spellings
+from pruner_jax.sample.sampler import SampleStats, sample
+from pruner_jax.types import Origin, Problem, Prompts, Rollouts
+from pruner_jax.verify.checkers import program
+
+Scorer = Callable[[Problem, str], float]
+"""f of the last step: from the problem and the response as far as it goes (whole lines)."""
+
+Draw = Callable[[Prompts, np.ndarray, Mapping[int, Given]], tuple[Rollouts, SampleStats]]
+"""``chains`` rows for every prompt, each until the end of its line, at most limit_B tokens long."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Executes:
+    """f = 1 where the program so far runs without an error, ``floor`` where it does not.
+
+    A block or bracket that is still open is no error, nor is what the sandbox does not know, nor a
+    response without a program. Whether a value comes out is not asked.
+    """
+
+    floor: float = 1e-3
+    seconds: float = 0.5
+    memory_mb: int = 64
+    recursion: int = 200
+
+    def __call__(self, problem: Problem, text: str) -> float:
+        """Run what stands there."""
+        source = program.extract(text)
+        if source is None:
+            return 1.0
+        try:
+            if codeop.compile_command(source, symbol="exec") is None:
+                return 1.0  # goes on in the next line
+            run = program.execute(
+                source, seconds=self.seconds, memory_mb=self.memory_mb, recursion=self.recursion
+            )
+        except (SyntaxError, ValueError, OverflowError, MemoryError, RuntimeError):
+            return self.floor
+        return 1.0 if run.failure in ("", "Unsupported") else self.floor
+
+
+@dataclasses.dataclass(frozen=True)
+class Beam:
+    """The beginning of a response, and what it is worth."""
+
+    tokens: np.ndarray  # int32
+    logp: np.ndarray  # float32, as many
+    text: str  # of them, without an end token
+    trust: float = 0.0  # sum of log f over its steps
+    finished: bool = False  # it has its end token
+    open: bool = True  # it can go on
+
+    @property
+    def score(self) -> float:
+        """S."""
+        return float(self.logp.sum(dtype=np.float64)) + self.trust
+
+
+def step_beam(
+    params: Any,
+    config: ModelConfig,
+    prompts: Prompts,
+    *,
+    beams: int,
+    chains: int,
+    limit: int,
+    seed: int,
+    end_ids: Sequence[int],
+    line_ids: Sequence[int],
+    close_ids: Spellings,
+    opened: bool | Sequence[bool] | np.ndarray,
+    decode: Callable[[np.ndarray], str],
+    options: SampleOptions,
+    score: Scorer | None = None,
+    open_ids: Spellings = (),
+    mesh: Mesh | None = None,
+) -> tuple[Rollouts, SampleStats]:
+    """The best response to each of P prompts, one row each, and what all its beams took.
+
+    Args:
+      params, config, prompts, seed, end_ids, close_ids, open_ids, opened, decode, options, mesh: as
+        in `sampler.sample`. At temperature 0 one chain says all that there is to say.
+      beams: beginnings that are kept for each prompt.
+      chains: lines that are sampled to go on from each.
+      limit: most tokens of a response.
+      line_ids: tokens that end a line, see `line_ends`.
+      score: f; None: whether the program so far runs.
+
+    Returns:
+      Rollouts with B = P; a row is unfinished only where no beam ended within the limit.
+      Log-probabilities are of softmax(logits / temperature), in S too.
+    """
+    if beams < 1 or chains < 1:
+        raise ValueError(f"beams is {beams} and chains is {chains}; allowed: 1 or more of each")
+
+    def draw(
+        asked: Prompts, limit_B: np.ndarray, given: Mapping[int, Given]
+    ) -> tuple[Rollouts, SampleStats]:
+        # The number of beams changes from line to line; a power of two of seats does not, much.
+        seats = min(options.rows, 1 << (len(limit_B).bit_length() - 1))
+        return sample(
+            params,
+            config,
+            asked,
+            samples=chains,
+            limit=limit_B,
+            seed=seed,
+            end_ids=sorted({*end_ids, *line_ids}),
+            close_ids=close_ids,
+            opened=False,
+            decode=lambda tokens: "",
+            options=dataclasses.replace(options, rows=seats),
+            given=given,
+            mesh=mesh,
+        )
+
+    found, stats = search(
+        draw,
+        prompts,
+        beams=beams,
+        chains=chains,
+        limit=limit,
+        end_ids=end_ids,
+        decode=decode,
+        score=score or Executes(),
+    )
+    sampled = np.uint8(Origin.SAMPLED)
+    given = {
+        p: Given(beam.tokens, beam.logp, np.full(len(beam.tokens), sampled))
+        for p, beam in enumerate(found)
+    }
+    records = Records(
+        prompts, samples=1, limit=limit, end_ids=end_ids, context=config.context, given=given
+    )
+    rollouts = records.rollouts(
+        decode,
+        temperature=options.temperature,
+        close_ids=close_ids,
+        open_ids=open_ids,
+        opened_P=np.broadcast_to(np.asarray(opened, bool), len(prompts)),
+    )
+    return rollouts, stats
+
+
+def line_ends(decode: Callable[[Sequence[int]], str], size: int) -> tuple[int, ...]:
+    """Every token of ``size`` with a line break in it, alone or merged with its neighbours."""
+    return tuple(i for i in range(size) if "\n" in decode([i]))
+
+
+def search(
+    draw: Draw,
+    prompts: Prompts,
+    *,
+    beams: int,
+    chains: int,
+    limit: int,
+    end_ids: Sequence[int],
+    decode: Callable[[np.ndarray], str],
+    score: Scorer,
+) -> tuple[list[Beam], SampleStats]:
+    """The best beam of each prompt; see `step_beam`."""
+    empty = Beam(np.zeros(0, np.int32), np.zeros(0, np.float32), "")
+    kept_P = [[empty] for _ in range(len(prompts))]
+    stats = SampleStats()
+    while any(beam.open for kept in kept_P for beam in kept):
+        growing = [(p, beam) for p, kept in enumerate(kept_P) for beam in kept if beam.open]
+        rollouts, took = draw(*_ask(prompts, growing, chains, limit))
+        stats = _sum(stats, took)
+        longer_P: list[dict[tuple[str, bool, bool], Beam]] = [{} for _ in kept_P]
+        for b, group in enumerate(rollouts.group_B):
+            p, beam = growing[group]
+            n = rollouts.length_B[b]
+            new = _grow(
+                beam, rollouts.tokens_BT[b, :n], rollouts.logp_BT[b, :n], limit, end_ids, decode
+            )
+            reads = (new.text, new.finished, new.open)
+            alike = longer_P[p].get(reads)
+            if alike is None or new.score > alike.score:
+                longer_P[p][reads] = new
+        for p, longer in enumerate(longer_P):
+            scored = [_judge(beam, prompts.problems[p], score) for beam in longer.values()]
+            kept_P[p] = _best([b for b in kept_P[p] if not b.open] + scored, beams)
+    return [kept[0] for kept in kept_P], stats
+
+
+def _ask(
+    prompts: Prompts, growing: Sequence[tuple[int, Beam]], chains: int, limit: int
+) -> tuple[Prompts, np.ndarray, dict[int, Given]]:
+    """What is drawn: the beams as parts of their prompts, how long each row may be, and the rows'
+    numbers, which their random keys are made of."""
+    of = [p for p, _ in growing]
+    asked = Prompts(
+        problems=tuple(prompts.problems[p] for p in of),
+        text=tuple(prompts.text[p] + beam.text for p, beam in growing),
+        tokens=tuple(
+            np.concatenate([prompts.tokens[p], beam.tokens]).astype(np.int32) for p, beam in growing
+        ),
+        purpose=prompts.purpose,
+        visit_P=prompts.visit_P[of],
+    )
+    limit_B = np.repeat([limit - len(beam.tokens) for _, beam in growing], chains)
+    nothing = np.zeros(0, np.int32)
+    given = {}
+    for i, (_, beam) in enumerate(growing):
+        before = zlib.crc32(beam.tokens.tobytes())
+        for chain in range(chains):
+            number = zlib.crc32(b"%d" % chain, before) & 0x7FFFFFFF
+            given[i * chains + chain] = Given(nothing, nothing, nothing, sample=number)
+    return asked, limit_B.astype(np.int32), given
+
+
+def _grow(
+    beam: Beam,
+    tokens: np.ndarray,
+    logp: np.ndarray,
+    limit: int,
+    end_ids: Sequence[int],
+    decode: Callable[[np.ndarray], str],
+) -> Beam:
+    """The beam with one more line."""
+    tokens = np.concatenate([beam.tokens, tokens]).astype(np.int32)
+    finished = int(tokens[-1]) in end_ids
+    return Beam(
+        tokens=tokens,
+        logp=np.concatenate([beam.logp, logp]).astype(np.float32),
+        text=decode(tokens[:-1] if finished else tokens),
+        trust=beam.trust,
+        finished=finished,
+        open=not finished and len(tokens) < limit,
+    )
+
+
+def _judge(beam: Beam, problem: Problem, score: Scorer) -> Beam:
+    """The beam with f of its last line; a line that the limit has cut is no step."""
+    if not beam.finished and not beam.open:
+        return beam
+    trust = score(problem, beam.text)
+    if not 0 < trust <= 1:
+        raise ValueError(
+            f"the step scorer gave {trust} to a step of problem {problem.id!r}; allowed: numbers "
+            "above 0, at most 1"
+        )
+    return dataclasses.replace(beam, trust=beam.trust + math.log(trust))
+
+
+def _best(candidates: list[Beam], beams: int) -> list[Beam]:
+    """The best beams, the best response first; S only falls, so what lies below a finished response
+    need not go on. Cut ones come after all others."""
+    cut = [beam for beam in candidates if not beam.finished and not beam.open]
+    rest = sorted((b for b in candidates if b.finished or b.open), key=_rank)[:beams]
+    done = [beam for beam in rest if beam.finished]
+    worthy = [b for b in rest if b.open and not (done and b.score <= done[0].score)]
+    if worthy:
+        return sorted(done + worthy, key=_rank)
+    return done or sorted(cut, key=_rank)[:1]
+
+
+def _rank(beam: Beam) -> tuple[float, str]:
+    return -beam.score, beam.text
+
+
+def _sum(a: SampleStats, b: SampleStats) -> SampleStats:
+    """What both calls took."""
+    programs = {**a.programs}
+    for name, count in b.programs.items():
+        programs[name] = programs.get(name, 0) + count
+    numbers = {
+        field.name: getattr(a, field.name) + getattr(b, field.name)
+        for field in dataclasses.fields(SampleStats)
+        if field.name != "programs"
+    }
+    return SampleStats(**numbers, programs=programs)
