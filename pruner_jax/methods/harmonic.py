@@ -4,11 +4,12 @@ In words: two channels, each with an advantage of its own. Task: correct or not,
 the group, over the standard deviation of all these differences in the batch. Length, among the
 correct responses of a group only: minus sigmoid(z), with z the length in standard deviations from
 their mean, times the share of the group that is correct; minus the mean of the group, over the
-standard deviation in the batch. Advantage = task + beta * length, so beta says how strong the one
-is beside the other. Before that, where all responses are correct, those longer than mean + 3 std
-are cut off there and wrong. Problems on which neither channel varies are left out. The ratio is
-clipped to 0.8 .. 1.28, the loss is the mean over all tokens; no KL divergence, so no reference
-model is kept.
+standard deviation in the batch. Both deviations leave out groups in which the channel does not
+vary, so that many solved problems do not blow up what is left of the task. Advantage = task + beta
+* length, so beta says how strong the one is beside the other. Before that, where all responses are
+correct, those longer than mean + 3 std are cut off there and wrong. Problems on which neither
+channel varies are left out. The ratio is clipped to 0.8 .. 1.28, the loss is the mean over all
+tokens; no KL divergence, so no reference model is kept.
 
 beta is a controller. The margin is the lower confidence bound of the change in accuracy against the
 start model, on the monitor set, plus the tolerance: at 0 or above what was lost is within what may
@@ -108,8 +109,8 @@ def compose(options: Options) -> Method:
         length=(shorter,),
         select=(DropFlat(channel="reward"),),
         advantage=Decoupled(
-            task=Norm(baseline="group", scale="batch"),
-            length=Norm(baseline="group", scale="batch", over="correct"),
+            task=Norm(baseline="group", scale="varying"),
+            length=Norm(baseline="group", scale="varying", over="correct"),
             beta=beta,
         ),
         loss=LossSpec(

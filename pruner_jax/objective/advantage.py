@@ -19,7 +19,7 @@ import numpy as np
 from pruner_jax import masked
 from pruner_jax.objective import slots
 from pruner_jax.objective.context import NotOffered, Scene
-from pruner_jax.objective.groups import Subset
+from pruner_jax.objective.groups import Subset, varies
 from pruner_jax.objective.schedules import Number
 
 
@@ -31,9 +31,10 @@ class Norm:
     """What is subtracted: nothing, the mean of the group, of the other rows of the group, of the
     batch, or of the task channel over the reference table."""
 
-    scale: Literal["none", "group", "batch"]
+    scale: Literal["none", "group", "batch", "varying"]
     """What it is divided by: nothing, or the standard deviation of the group (GRPO) or of the batch
-    (after the baseline; REINFORCE++, DLER)."""
+    (after the baseline; REINFORCE++, DLER). ``varying``: of the batch without the groups in which
+    the channel does not vary, which have nothing to say about its scale."""
 
     over: Subset = "all"
     """Rows that have a baseline and an advantage: all, correct (DDCA), wrong, finished."""
@@ -62,6 +63,8 @@ class Norm:
         if self.scale == "none":
             return a_PG
         x_PG, axis = (r_PG, 1) if self.scale == "group" else (a_PG, None)
+        if self.scale == "varying":
+            mask_PG = mask_PG & varies(r_PG, mask_PG)
         std = masked.std(x_PG, mask_PG, axis, ddof=self.ddof, empty=0.0, keepdims=True)
         return masked.ratio(a_PG, std + self.epsilon, empty=0.0)
 

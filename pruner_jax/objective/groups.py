@@ -113,6 +113,12 @@ class Groups:
         )
 
 
+def varies(x_PG: np.ndarray, mask_PG: np.ndarray) -> np.ndarray:
+    """Whether the selected values of a group are not all the same, bool [P, 1]."""
+    highest = masked.max(x_PG, mask_PG, 1, empty=0.0, keepdims=True)
+    return highest > masked.min(x_PG, mask_PG, 1, empty=0.0, keepdims=True)
+
+
 def join(tables: Sequence[Groups]) -> Groups:
     """Several tables one below the other; of a problem that comes twice `at` finds the last."""
     width = max(table.row_PG.shape[1] for table in tables)

@@ -14,7 +14,7 @@ import numpy as np
 from pruner_jax import masked
 from pruner_jax.objective import slots
 from pruner_jax.objective.context import Scene
-from pruner_jax.objective.groups import Subset
+from pruner_jax.objective.groups import Subset, varies
 from pruner_jax.objective.schedules import Number
 
 
@@ -30,9 +30,7 @@ class DropFlat:
 
     def __call__(self, scene: Scene) -> Scene:
         x_PG = scene.task_PG if self.channel == "task" else scene.reward_PG
-        highest = masked.max(x_PG, scene.keep_PG, 1, empty=0.0, keepdims=True)
-        lowest = masked.min(x_PG, scene.keep_PG, 1, empty=0.0, keepdims=True)
-        return scene.replace(keep_PG=scene.keep_PG & (highest > lowest))
+        return scene.replace(keep_PG=scene.keep_PG & varies(x_PG, scene.keep_PG))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -18,24 +18,25 @@ from pruner_jax.types import Verdict
 PHASE = methods.load("harmonic").phases[0]
 GRPO = methods.load("grpo").phases[0]
 MIXED = [Row(10, True), Row(30, True), Row(20)]
+RARE = [Row(15, True), Row(10), Row(12)]
 SOLVED = [Row(10, True), Row(20, True), Row(30, True)]
 ALIKE = [Row(25, True)] * 3
 FAILED = [Row(10), Row(30), Row(99, finished=False)]
 # Mean (15 * 40 + 840) / 16 = 90, std 200: the cut is at 690.
 OUTLIER = [*[Row(40, True)] * 15, Row(840, True)]
 
-# Task: MIXED 1/3, 1/3, -2/3, SOLVED 0. Squares 2/3, over 5, std .3651484:
-#   .9128709, .9128709, -1.8257419
+# Task: MIXED 1/3, 1/3, -2/3, RARE 2/3, -1/3, -1/3. Squares 4/3, over 5, std .5163978:
+#   .6454972, .6454972, -1.2909944 and 1.2909944, -.6454972 twice. SOLVED does not vary: 0.
 # Length: MIXED: the correct ones have mean 20 and std 14.1421356, z -+.7071068, sigmoid .3302385
-#   and .6697615, times 2/3: differences to the mean +-.1131744. SOLVED: z -1, 0, 1, sigmoid
-#   .2689414, .5, .7310586: .2310586, 0, -.2310586.
-#   Squares 2 * .0128084 + 2 * .0533881 = .1323931, over 4, std .1819293:
+#   and .6697615, times 2/3: differences to the mean +-.1131744. RARE has one correct response: 0.
+#   SOLVED: z -1, 0, 1, sigmoid .2689414, .5, .7310586: .2310586, 0, -.2310586.
+#   Squares 2 * .0128084 + 2 * .0533881 = .1323931, over 4 of five rows, std .1819293:
 #   +-.6220792, 1.2700461, 0, -1.2700461
-TASK = np.array([0.9128709, 0.9128709, -1.8257419, 0, 0, 0])
-LENGTH = np.array([0.6220792, -0.6220792, 0, 1.2700461, 0, -1.2700461])
+TASK = np.array([0.6454972, 0.6454972, -1.2909944, 1.2909944, -0.6454972, -0.6454972, 0, 0, 0])
+LENGTH = np.array([0.6220792, -0.6220792, 0, 0, 0, 0, 1.2700461, 0, -1.2700461])
 
 
-def step(groups=(MIXED, SOLVED), state=None, phase=PHASE, **metrics):
+def step(groups=(MIXED, RARE, SOLVED), state=None, phase=PHASE, **metrics):
     """Weights, and the state after the step; metrics are of the newest evaluation on monitor."""
     metrics = {f"monitor/{name}": value for name, value in metrics.items()}
     context = Context(limit=1000, metrics=metrics, decode=lambda tokens: f"{len(tokens)} tokens")
@@ -46,16 +47,18 @@ def step(groups=(MIXED, SOLVED), state=None, phase=PHASE, **metrics):
 def beta_of(state):
     """The weight that the length advantage has after that state, read off the weights."""
     found = weights(step(state=state)[0])
-    return float(found[3] / LENGTH[3])
+    return float(found[6] / LENGTH[6])
 
 
 def test_weights_by_hand():
-    weighted, _ = step((MIXED, SOLVED, ALIKE, FAILED))
-    np.testing.assert_allclose(weights(weighted)[:6], TASK + 0.2 * LENGTH, atol=1e-5)
+    weighted, _ = step((MIXED, RARE, SOLVED, ALIKE, FAILED))
+    np.testing.assert_allclose(weights(weighted)[:9], TASK + 0.2 * LENGTH, atol=1e-5)
     # Where neither channel varies nothing is to be learnt.
-    np.testing.assert_array_equal(weighted.keep_B, [True] * 6 + [False] * 6)
+    np.testing.assert_array_equal(weighted.keep_B, [True] * 9 + [False] * 6)
     grpo = weights(step(phase=GRPO)[0])
-    np.testing.assert_allclose(grpo, [0.577349, 0.577349, -1.154699, 0, 0, 0], atol=1e-5)
+    np.testing.assert_allclose(
+        grpo, [0.577349, 0.577349, -1.154699, 1.154699, -0.577349, -0.577349, 0, 0, 0], atol=1e-5
+    )
 
 
 def test_the_outlier_of_a_solved_group_is_cut_and_wrong():
@@ -111,8 +114,16 @@ def test_in_a_solved_group_the_pressure_is_what_beta_says():
     """A group's standard deviation would cancel it."""
     for beta in (0.02, 0.2, 1.0):
         phase = methods.load("harmonic", {"beta": beta}).phases[0]
-        found = weights(step(phase=phase)[0])[3:]
-        np.testing.assert_allclose(found, beta * LENGTH[3:], rtol=1e-4)
+        found = weights(step(phase=phase)[0])[6:]
+        np.testing.assert_allclose(found, beta * LENGTH[6:], rtol=1e-4)
+
+
+def test_solved_problems_do_not_blow_up_what_is_left_of_the_task():
+    """The only failure among many solved problems weighs what it weighs without them."""
+    alone = weights(step((MIXED,))[0])
+    np.testing.assert_allclose(alone[2], -1.1547, atol=1e-4)  # -2/3 over .5773503
+    among = weights(step((MIXED, *[SOLVED] * 30))[0])
+    np.testing.assert_allclose(among[2], alone[2], rtol=1e-6)
 
 
 def test_wrong_rows_have_no_length_term():
@@ -132,15 +143,17 @@ def test_solved_problems_stay_as_long_as_their_lengths_differ():
     ("slot", "groups"),
     [
         ("shape", (OUTLIER,)),
-        ("length", (MIXED, SOLVED)),
+        ("length", (MIXED, RARE, SOLVED)),
         ("select", (MIXED, SOLVED, FAILED)),
-        ("advantage", (MIXED, SOLVED)),
+        ("advantage", (MIXED, RARE, SOLVED)),
     ],
 )
 def test_every_slot_that_weighs_does_something(slot, groups):
     fallen = dataclasses.replace(PHASE, **{slot: getattr(GRPO, slot)})
-    found, right = (weights(step(groups, phase=phase)[0]) for phase in (fallen, PHASE))
-    assert np.abs(found - right).max() > 0.05
+    found, right = (step(groups, phase=phase)[0] for phase in (fallen, PHASE))
+    apart = np.abs(weights(found) - weights(right)).max() > 0.05
+    # A row without a weight that is kept still counts in the mean over tokens.
+    assert apart or (found.keep_B != right.keep_B).any()
 
 
 @pytest.mark.parametrize(

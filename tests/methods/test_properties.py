@@ -79,7 +79,7 @@ def weighed(phase, rows, **more):
 def looks_across_groups(phase):
     """Whether some slot compares a row with rows of other problems."""
     return any(
-        (isinstance(slot, Norm) and "batch" in (slot.baseline, slot.scale))
+        (isinstance(slot, Norm) and {"batch", "varying"} & {slot.baseline, slot.scale})
         or (isinstance(slot, Whiten) and slot.over == "batch")
         or (isinstance(slot, Gate) and slot.top < 1)
         or (isinstance(slot, Stat) and slot.source in ("batch", "running", "monitor"))

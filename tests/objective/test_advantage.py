@@ -157,6 +157,17 @@ def test_clip_and_guard():
     np.testing.assert_array_equal(Guard(over="wrong")(scene).advantage_PG, [[9, -0.5, -3, 0]])
 
 
+def test_the_scale_of_the_batch_with_and_without_groups_that_do_not_vary():
+    scene = scene_of([[1, 0, 0], [1, 1, 1], [0, 1, 0]])
+    centred = np.array([[2, -1, -1], [0, 0, 0], [-1, 2, -1]]) / 3
+    # Squares 2/3 + 0 + 2/3: over 8 of nine rows, or over 5 of the six that vary.
+    for scale, variance in (("batch", 4 / 3 / 8), ("varying", 4 / 3 / 5)):
+        found = norm("group", scale)(scene.task_PG, scene)
+        np.testing.assert_allclose(found, centred / np.sqrt(variance))
+    correct = norm("group", "varying", over="correct")
+    np.testing.assert_array_equal(correct(scene.task_PG, scene), np.zeros((3, 3)))
+
+
 def test_whitening_over_each_group_sees_only_its_rows_that_count():
     keep = np.array([[True, True, False], [True, True, True]])
     scene = scene_of([[1, 1, 0], [0, 0, 0]], keep_PG=keep)
