@@ -1,10 +1,10 @@
-"""Programs as answers (PaD): they are repaired while answering, and they vote.
+"""Programs as answers (PaD): searched step by step, repaired while answering, and put to the vote.
 
-`refine` asks again where a program failed by itself, with the program and the message of its error
-in the prompt; `vote` takes, for each problem, the value that most samples return. Neither looks at
-a gold answer: a program that runs and returns the wrong value counts as fine. Both take graded rows
-and give graded rows. Left out: training to repair (`objective.repair`), and sampling by steps
-(`sample.steps`).
+`by_steps` answers by a beam search over lines (`sample.steps`); `refine` asks again where a program
+failed by itself, with the program and the message of its error in the prompt; `vote` takes, for
+each problem, the value that most samples return. None of them looks at a gold answer: a program
+that runs and returns the wrong value counts as fine. All give graded rows. Left out: training to
+repair (`objective.repair`).
 """
 
 from __future__ import annotations
@@ -14,9 +14,12 @@ from typing import Any
 
 import numpy as np
 
+from pruner_jax import text
 from pruner_jax.objective.inject import check_template, feedback, is_program
 from pruner_jax.objective.rows import widen
 from pruner_jax.run.engine import Engine, Progress
+from pruner_jax.sample.sampler import SampleStats
+from pruner_jax.sample.steps import Scorer, line_ends, step_beam
 from pruner_jax.types import Graded, Prompts, Rollouts, Verdict, take_rows
 from pruner_jax.verify.checkers import program
 
@@ -45,6 +48,46 @@ class Refined:
 
     graded: Graded
     rounds: tuple[Round, ...]
+
+
+def by_steps(
+    engine: Engine,
+    params: PyTree,
+    prompts: Prompts,
+    *,
+    beams: int,
+    chains: int,
+    limit: int,
+    score: Scorer | None = None,
+) -> tuple[Graded, SampleStats]:
+    """One graded row for each prompt, the best of a beam search, and what all its beams took.
+
+    Arguments as in `sample.steps.step_beam`.
+
+    Raises:
+      ValueError: the problems have an environment, for which a beam has no memory.
+    """
+    if engine.environment is not None:
+        raise ValueError("beam search knows no environment; set the problems' noise to 0")
+    rollouts, stats = step_beam(
+        params,
+        engine.config,
+        prompts,
+        beams=beams,
+        chains=chains,
+        limit=limit,
+        seed=engine.seed,
+        end_ids=engine.end_ids,
+        line_ids=line_ends(lambda ids: text.decode(engine.tokenizer, ids), len(engine.tokenizer)),
+        close_ids=engine.close_ids,
+        open_ids=engine.open_ids,
+        opened=engine.opened(prompts),
+        decode=engine.decode,
+        options=engine.sampling,
+        score=score,
+        mesh=engine.mesh,
+    )
+    return engine.grade(rollouts), stats
 
 
 def refine(

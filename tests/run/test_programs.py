@@ -10,7 +10,7 @@ from pruner_jax.objective.rows import rewrite
 from pruner_jax.policy import handle
 from pruner_jax.problems import last_digit
 from pruner_jax.run.engine import Engine
-from pruner_jax.run.programs import Round, fails, refine, vote
+from pruner_jax.run.programs import Round, by_steps, fails, refine, vote
 from pruner_jax.sample.options import SampleOptions
 from pruner_jax.text import TextOptions
 from pruner_jax.types import Graded, Purpose, Verdict, take_rows
@@ -174,7 +174,9 @@ def test_equal_values_have_one_ballot(values, ballots):
 # -- with a model ----------------------------------------------------------------------------------
 
 
-def test_a_row_is_asked_again_by_itself_as_among_others(model):
+@pytest.fixture(scope="module")
+def asked(model):
+    """An engine, parameters, and three rendered problems."""
     problems = last_digit.load(last_digit.Options(test=3), "test")
     problems = [dataclasses.replace(p, checker="program") for p in problems]
     with Verifier(VerifyOptions(workers=1)) as verifier:
@@ -186,12 +188,29 @@ def test_a_row_is_asked_again_by_itself_as_among_others(model):
             verifier=verifier,
             seed=0,
         )
-        params = engine.decode_params(policy.params)
         prompts = engine.prompts(problems, purpose=Purpose.TEST, limit=24)
-        first, _ = engine.rollout(params, prompts, samples=2, limit=24)
-        template = "{question}\n{attempt}"
-        whole = refine(engine, params, first, rounds=2, template=template)
-        part = refine(engine, params, take_rows(first, [4, 1]), rounds=2, template=template)
+        yield engine, engine.decode_params(policy.params), prompts
+
+
+def test_a_beam_search_gives_one_graded_row_for_each_prompt(asked):
+    engine, params, prompts = asked
+    rows, stats = by_steps(engine, params, prompts, beams=2, chains=2, limit=12)
+    np.testing.assert_array_equal(rows.rollouts.group_B, [0, 1, 2])
+    assert (rows.rollouts.length_B <= 12).all() and stats.tokens >= rows.rollouts.length_B.sum()
+    for b in range(3):  # no thought ends in them, so there is no program
+        expected = "UNPARSED" if rows.rollouts.finished_B[b] else "UNFINISHED"
+        assert Verdict(rows.verdict_B[b]).name == expected
+    noisy = dataclasses.replace(engine, environment=lambda state: state.keep())
+    with pytest.raises(ValueError, match="set the problems' noise to 0"):
+        by_steps(noisy, params, prompts, beams=2, chains=2, limit=12)
+
+
+def test_a_row_is_asked_again_by_itself_as_among_others(asked):
+    engine, params, prompts = asked
+    first, _ = engine.rollout(params, prompts, samples=2, limit=24)
+    template = "{question}\n{attempt}"
+    whole = refine(engine, params, first, rounds=2, template=template)
+    part = refine(engine, params, take_rows(first, [4, 1]), rounds=2, template=template)
     assert [r.asked for r in whole.rounds] == [6, 6, 6]  # a random model writes no programs
     for row, b in enumerate([4, 1]):
         n = whole.graded.rollouts.length_B[b]
