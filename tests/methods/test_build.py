@@ -8,6 +8,7 @@ from handmade import Row, graded, weights
 from pruner_jax import methods
 from pruner_jax.methods import MethodOptions, build
 from pruner_jax.objective.advantage import Decoupled, Fused, Norm
+from pruner_jax.objective.condition import Begin, EndThought
 from pruner_jax.objective.context import Context
 from pruner_jax.objective.kernels import Clipped, Sigmoid, Step
 from pruner_jax.objective.length import Gate, Length
@@ -236,3 +237,19 @@ def test_methods_are_values(name):
     assert method.name == name
     for phase in method.phases:
         assert isinstance(phase, Phase) and hash(phase) == hash(dataclasses.replace(phase))
+
+
+def test_conditions_from_plain_data():
+    modes = [
+        {"name": "think", "share": 0.5},
+        {"name": "not", "share": 0.5, "force": {"kind": "begin", "text": "</think>", "logp": -0.7}},
+    ]
+    force = {"kind": "end_thought", "after": 100}
+    condition = phase_of(condition={"modes": modes, "force": force}).condition
+    assert condition.modes[1].force == Begin(text="</think>", logp=-0.7)
+    assert condition.modes[0].force is None and condition.force == EndThought(after=100)
+    assert phase_of(name="elastic", condition={"force": None}).condition.force is None
+    with pytest.raises(ValueError, match=r"force \(begin\) lacks text; there is no default"):
+        phase_of(condition={"force": {"kind": "begin"}})
+    with pytest.raises(ValueError, match=r"force\.kind is 'end'; allowed: begin, end_thought"):
+        phase_of(condition={"force": {"kind": "end"}})
