@@ -55,6 +55,13 @@ VERBS = (
         ("model",),
     ),
     Verb(
+        "compare",
+        "methods or strengths x seeds on one problem set: frontier plot, table, claims",
+        config.CompareConfig,
+        "pruner_jax.run.compare:compare_verb",
+        ("config",),
+    ),
+    Verb(
         "sample",
         "look at answers to one question",
         config.SampleConfig,
@@ -90,7 +97,7 @@ Every verb knows:
   --print_config    print the resolved settings and stop
   --json            results as JSON on stdout, and nothing else there
   --traceback       show where an error came from
-prune and warmup also know:
+prune, warmup and compare also know:
   --dry-run         check everything, show sizes, and stop
 
 pruner-jax --version prints the version."""

@@ -106,3 +106,15 @@ def test_json_stands_alone_on_stdout(monkeypatch, capsys, tmp_path):
 def test_module_and_version():
     done = run("--version")
     assert done.returncode == 0 and done.stdout.startswith("pruner-jax ")
+
+
+def test_a_comparison_that_is_wrong_exits_with_2_and_leaves_nothing(tmp_path, capsys):
+    path = tmp_path / "compare.yaml"
+    path.write_text(
+        f"out: {tmp_path / 'out'}\nsettings: {{model: m, test.limit: 9}}\n"
+        "entries: [{label: a, settings: {rounds.stepz: 3}}]\n"
+    )
+    assert cli.main(["compare", str(path)]) == 2
+    said = capsys.readouterr().err
+    assert "entry 'a' on set 'all': rounds.stepz is unknown; allowed: limits" in said
+    assert not (tmp_path / "out").exists()

@@ -1,7 +1,8 @@
 """Charts as SVG text: scales, ticks, axes, labels. No library, no pixels.
 
 Colours are CSS classes (``base``, ``final``, ``muted`` ...), so a chart follows the page into dark
-mode. All charts share one width; the page scales them, and their type with them, hardly at all.
+mode. All charts of the report share one width; the page scales them, and their type with them,
+hardly at all.
 """
 
 from __future__ import annotations
@@ -118,6 +119,7 @@ class Chart:
     x: Scale
     y: Scale
     height: float
+    width: float = WIDTH
     marks: list[str] = dataclasses.field(default_factory=list)
 
     def add(self, *marks: str) -> None:
@@ -129,7 +131,7 @@ class Chart:
         return element(
             "svg",
             "".join(self.marks),
-            viewBox=f"0 0 {WIDTH:g} {self.height:g}",
+            viewBox=f"0 0 {self.width:g} {self.height:g}",
             role="img",
             aria_label=label,
             class_="chart",
@@ -141,6 +143,7 @@ def chart(
     y_range: tuple[float, float],
     *,
     height: float = 300.0,
+    width: float = WIDTH,
     left: float = 46.0,
     right: float = 16.0,
     top: float = 26.0,
@@ -153,24 +156,25 @@ def chart(
 ) -> Chart:
     """Axes: light horizontal rules, ticks below, the vertical title above the axis and level."""
     made = Chart(
-        x=Scale(*x_range, left, WIDTH - right, log=x_log),
+        x=Scale(*x_range, left, width - right, log=x_log),
         y=Scale(*y_range, height - bottom, top),
         height=height,
+        width=width,
     )
     floor = height - bottom
     values = made.y.ticks(y_ticks) if y_ticks else []
     for value, label in zip(values, tick_labels(values, y_percent)):
         level = made.y(value)
-        made.add(line(left, level, WIDTH - right, level, "rule"))
+        made.add(line(left, level, width - right, level, "rule"))
         made.add(text(left - 8, level + 4, label, "tick", "end"))
-    made.add(line(left, floor, WIDTH - right, floor, "axis"))
+    made.add(line(left, floor, width - right, floor, "axis"))
     values = made.x.ticks(6)
     for value, label in zip(values, tick_labels(values)):
         place = made.x(value)
         made.add(line(place, floor, place, floor + 4, "axis"))
         made.add(text(place, floor + 17, label, "tick", "middle"))
     if x_title:
-        made.add(text((left + WIDTH - right) / 2, height - 4, x_title, "title", "middle"))
+        made.add(text((left + width - right) / 2, height - 4, x_title, "title", "middle"))
     if y_title:
         made.add(text(0, 12, y_title, "title"))
     return made

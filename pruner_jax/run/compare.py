@@ -1,0 +1,163 @@
+"""``compare``: several methods or strengths with several seeds, on the same problems.
+
+    plan -> check -> [ play a run -> the table so far ] ... -> compare.json and .md, frontier.svg
+
+Runs are plain prune runs in OUT/runs/SET/LABEL[-STRENGTH]-seedN, one after the other in this
+process. Each is continued where it was stopped, one that is finished is taken as it is, and one
+that fails is noted while the others go on. What is written comes from the folders of the runs.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import io
+import json
+import pathlib
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from pruner_jax.config import CompareConfig, plain
+from pruner_jax.measure.summary import versions
+from pruner_jax.report import standings as tables
+from pruner_jax.report.frontier import frontier
+from pruner_jax.report.progress import Progress
+from pruner_jax.report.words import duration
+from pruner_jax.run.interrupts import Interrupts
+from pruner_jax.run.planned import Run, plan
+from pruner_jax.run.prune import prune
+from pruner_jax.run.session import finished_folder, open_session
+from pruner_jax.run.standings import Played, read, standings
+from pruner_jax.store.folder import write_atomically
+
+_FEW = 500  # resamples for the table so far
+
+
+def compare_verb(settings: CompareConfig) -> dict[str, Any]:
+    """The verb ``compare``."""
+    return compare(settings)
+
+
+def compare(settings: CompareConfig) -> dict[str, Any]:
+    """Play what has not been played, and put all of it together; what OUT/compare.json holds.
+
+    Raises:
+      ConfigError: the settings cannot be compared; nothing was played.
+      ValueError: a run cannot be started, and nothing was played; or runs failed, which are named,
+        and all others are in what was written.
+    """
+    runs = plan(settings)
+    progress = Progress(live=False)  # the runs have bars of their own
+    with Interrupts() as interrupts:
+        finished = [run for run in runs if _is_finished(run)]
+        progress.log(f"{len(runs)} runs, {len(finished)} of them finished")
+        _check_new(runs, progress)
+        interrupts.check()
+        if settings.dry_run:
+            return _list(runs, progress)
+        try:
+            played, failed = _play(settings, runs, finished, progress, interrupts)
+        except KeyboardInterrupt:
+            progress.log(f"{settings.out}: every run goes on where it was stopped")
+            raise
+    result = _write(settings, runs, played, failed)
+    progress.log(tables.text(result))
+    for name in ("compare.json", "compare.md", "frontier.svg"):
+        progress.log(f"{pathlib.Path(settings.out) / name}")
+    if failed:
+        lines = [f"  {name}: {error}" for name, error in failed.items()]
+        raise ValueError(
+            f"{len(failed)} of {len(runs)} runs failed:\n" + "\n".join(lines) + "\n"
+            "The same command tries them again."
+        )
+    return result
+
+
+# -- before anything is played ---------------------------------------------------------------------
+
+
+def _is_finished(run: Run) -> bool:
+    """Whether the run is complete; refuses a folder that other settings were played in."""
+    try:
+        return finished_folder(run.settings) is not None
+    except ValueError as error:
+        raise ValueError(f"{run.name}: {error}") from None
+
+
+def _check_new(runs: Sequence[Run], progress: Progress) -> None:
+    """Open what has not been begun as a dry run does, one run of each point and set, so that a
+    method that cannot be played says so now."""
+    new = {(r.set, r.point): r for r in reversed(runs) if not (r.folder / "config.yaml").exists()}
+    for place, run in enumerate(reversed(new.values()), 1):
+        progress.log(f"checking {place} of {len(new)}: {run.point.name} on {run.set}")
+        try:
+            with contextlib.redirect_stderr(io.StringIO()):  # the run itself will say it again
+                with open_session(dataclasses.replace(run.settings, dry_run=True)) as session:
+                    session.interrupts.check()
+        except ValueError as error:
+            raise ValueError(f"entry {run.point.name!r} on set {run.set!r}: {error}") from None
+
+
+def _list(runs: Sequence[Run], progress: Progress) -> dict[str, Any]:
+    """What a dry run shows."""
+    for run in runs:
+        progress.log(run.name)
+    return {"runs": [run.name for run in runs]}
+
+
+# -- playing ---------------------------------------------------------------------------------------
+
+
+def _play(
+    settings: CompareConfig,
+    runs: Sequence[Run],
+    finished: Sequence[Run],
+    progress: Progress,
+    interrupts: Interrupts,
+) -> tuple[list[Played], dict[str, str]]:
+    """All runs that are finished in the end, in their order, and by name why others failed."""
+    played = {run.name: read(run) for run in finished}
+    failed: dict[str, str] = {}
+    began = time.monotonic()
+    waiting = [run for run in runs if run.name not in played]
+    for done, run in enumerate(waiting):
+        interrupts.check()
+        spent = time.monotonic() - began
+        left = f", about {duration(spent / done * (len(waiting) - done))} left" if done else ""
+        place = len(runs) - len(waiting) + done + 1
+        progress.log(f"\nrun {place} of {len(runs)}: {run.name}, {duration(spent)} so far{left}")
+        try:
+            prune(run.settings)
+            played[run.name] = read(run)
+        except OSError:
+            raise  # a full disk, a model that went away: no other run would do better
+        except Exception as error:
+            failed[run.name] = str(error) if isinstance(error, ValueError) else repr(error)
+            progress.log(f"failed: {run.name}: {failed[run.name]}")
+        if done + 1 < len(waiting):
+            in_order = [played[r.name] for r in runs if r.name in played]
+            progress.log(tables.text(_write(settings, runs, in_order, failed, _FEW)))
+    return [played[run.name] for run in runs if run.name in played], failed
+
+
+def _write(
+    settings: CompareConfig,
+    runs: Sequence[Run],
+    played: Sequence[Played],
+    failed: dict[str, str],
+    resamples: int | None = None,
+) -> dict[str, Any]:
+    """The three files, of what is there; the content of compare.json."""
+    result = standings(settings, played, resamples) | {
+        "planned": len(runs),
+        "failed": [{"run": name, "error": error} for name, error in failed.items()],
+        "settings": plain(settings),
+        "versions": versions(),
+    }
+    out = pathlib.Path(settings.out)
+    out.mkdir(parents=True, exist_ok=True)
+    write_atomically(out / "compare.json", json.dumps(result, indent=2) + "\n")
+    write_atomically(out / "compare.md", tables.markdown(result))
+    write_atomically(out / "frontier.svg", frontier(result))
+    return result
