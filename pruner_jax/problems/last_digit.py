@@ -32,10 +32,12 @@ from pruner_jax.types import Problem
 
 LABELS = "ABCDEFGH"
 SPLITS = ("train", "monitor", "test")
+TARGETS = ("answer", "program")
 QUESTION = "Find the last digit of the sum:{terms}."
+OTHER_WORDS = "Use the total of{terms}.\nFind the last digit."
 
-# The hash buckets of each split. A question's bucket depends on its text alone, so the three sets
-# stay disjoint whatever the sizes, seeds and ranges of two runs are.
+# The hash buckets of each split. A sum's bucket depends on its text in QUESTION alone, so the three
+# sets share no sum whatever the sizes, seeds, ranges and words of two runs are.
 BUCKETS = {"train": range(0, 12), "monitor": range(12, 14), "test": range(14, 16)}
 
 
@@ -67,6 +69,13 @@ class Options:
     """Share of two-term traces with an empty thought (for methods that may skip thinking)."""
     noise: float = 0.0
     """Noisy variant: chance that the environment replaces a step's first value while sampling."""
+    target: str = "answer"
+    """What a response is. answer: a thought and the digit. program: a function solution() that
+    returns it (PaD)."""
+    mistakes: float = 0.0
+    """Share of the traces with a mistake, where the target is program (a noisy teacher)."""
+    transfer: bool = False
+    """Ask for the same sums in words that a model trained on the usual ones has not seen."""
 
     def __post_init__(self) -> None:
         if not 2 <= self.min_terms <= self.max_terms <= len(LABELS):
@@ -74,9 +83,16 @@ class Options:
                 f"min_terms={self.min_terms}, max_terms={self.max_terms}: need "
                 f"2 <= min_terms <= max_terms <= {len(LABELS)}"
             )
-        for name in ("slip", "checks", "second_pass", "direct", "noise"):
+        if self.target not in TARGETS:
+            raise ValueError(f"target={self.target!r}: must be one of {', '.join(TARGETS)}")
+        for name in ("slip", "checks", "second_pass", "direct", "noise", "mistakes"):
             if not 0.0 <= getattr(self, name) <= 1.0:
                 raise ValueError(f"{name}={getattr(self, name)}: must be a share in [0, 1]")
+        if self.mistakes and self.target != "program":
+            raise ValueError(
+                f"mistakes={self.mistakes}: are made in programs; set target to program, or use "
+                "slip, the share of wrong steps in a thought"
+            )
         if self.max_checks < (self.slip > 0):
             raise ValueError(
                 f"max_checks={self.max_checks}: must be >= 1 where slip={self.slip} > 0, "
@@ -101,6 +117,7 @@ def load(options: Options, split: str) -> list[Problem]:
     while len(problems) < size:
         problem = _draw(rng, options.min_terms + len(problems) % span)
         bucket = zlib.crc32(problem.question.encode()) % 16
+        problem = _posed(problem, options)
         if problem.id in seen or bucket not in BUCKETS[split]:
             fruitless += 1
             if fruitless > 10_000:
@@ -130,6 +147,19 @@ def _draw(rng: np.random.Generator, terms: int) -> Problem:
     )
 
 
+def _posed(problem: Problem, options: Options) -> Problem:
+    """The problem in other words, or for another kind of response."""
+    if options.target == "program":
+        problem = dataclasses.replace(problem, checker="program")
+    if options.transfer:
+        pairs = zip(problem.columns["labels"], problem.columns["digits"])
+        terms = "".join(f" {label}{digit}" for label, digit in pairs)
+        question = OTHER_WORDS.format(terms=terms)
+        name = problem.id.replace("last_digit/", "last_digit/transfer/")
+        problem = dataclasses.replace(problem, id=name, question=question)
+    return problem
+
+
 # --- traces ---------------------------------------------------------------------------------------
 
 
@@ -139,7 +169,12 @@ def minimal_tokens(terms: int) -> int:
 
 
 def trace(problem: Problem, rng: np.random.Generator, options: Options) -> str:
-    """A supervised answer: the thought (its ``<think>`` stands in the prompt), its end, the box."""
+    """A supervised answer: the thought (its ``<think>`` stands in the prompt), its end, the box.
+
+    Where the target is program: the end of an empty thought, and a program, wrong by chance.
+    """
+    if options.target == "program":
+        return "</think>\n" + program(problem, rng, bool(rng.random() < options.mistakes))
     labels, digits = problem.columns["labels"], problem.columns["digits"]
     thought = ""
     if not (len(digits) == 2 and rng.random() < options.direct):
@@ -207,7 +242,7 @@ def noise_rule(options: Options) -> NoiseRule:
 
 # --- programs (PaD) -------------------------------------------------------------------------------
 
-MISTAKES = ("digit", "skip", "operator", "modulo", "name", "return", "syntax")
+MISTAKES = ("digit", "skip", "operator", "modulo", "name", "type", "return", "syntax")
 
 
 def program(problem: Problem, rng: np.random.Generator, wrong: bool | str = False) -> str:
@@ -232,6 +267,8 @@ def program(problem: Problem, rng: np.random.Generator, wrong: bool | str = Fals
     values = list(digits)
     if mistake == "digit":
         values[at] = (values[at] + int(rng.integers(1, 10))) % 10
+    if mistake == "type":
+        values[at] = "..."  # left open
     adds = [f"total += {label}" for label in labels]
     if mistake == "skip":
         del adds[at]

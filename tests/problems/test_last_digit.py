@@ -1,3 +1,4 @@
+import collections
 import dataclasses
 import json
 import re
@@ -7,6 +8,8 @@ import pytest
 
 from pruner_jax.problems import last_digit
 from pruner_jax.problems.last_digit import Options
+from pruner_jax.types import Verdict
+from pruner_jax.verify.checkers import program
 
 SMALL = Options(train=300, monitor=60, test=60)
 
@@ -70,11 +73,29 @@ def test_more_questions_than_there_are_is_an_error():
 @pytest.mark.parametrize(
     "wrong",
     [{"min_terms": 1}, {"max_terms": 9}, {"min_terms": 5, "max_terms": 4}, {"slip": 1.5}]
-    + [{"checks": -0.1}, {"max_checks": 0}, {"test": -1}],
+    + [{"checks": -0.1}, {"max_checks": 0}, {"test": -1}, {"mistakes": 0.5}]
+    + [{"mistakes": 1.5, "target": "program"}],
 )
 def test_options_name_the_field_that_is_wrong(wrong):
     with pytest.raises(ValueError, match=f"{next(iter(wrong))}={next(iter(wrong.values()))}"):
         Options(**wrong)
+
+
+def test_a_target_that_there_is_not_is_refused():
+    with pytest.raises(ValueError, match="target='proof': must be one of answer, program"):
+        Options(target="proof")
+
+
+def test_other_words_ask_for_the_same_sums(tokenizer):
+    usual = last_digit.load(SMALL, "test")
+    other = last_digit.load(dataclasses.replace(SMALL, transfer=True), "test")
+    assert [(p.answer, p.columns) for p in usual] == [(p.answer, p.columns) for p in other]
+    assert not {p.id for p in usual} & {p.id for p in other}
+    for a, b in zip(usual, other):
+        terms = a.question.removeprefix("Find the last digit of the sum:").removesuffix(".")
+        assert b.question == f"Use the total of{terms}.\nFind the last digit."
+        ids = tokenizer(b.question).input_ids
+        assert tokenizer.unk_token_id not in ids and tokenizer.decode(ids) == b.question
 
 
 # --- traces ---------------------------------------------------------------------------------------
@@ -148,7 +169,7 @@ def test_right_programs_run_to_the_answer_and_wrong_ones_never_do(tokenizer):
         exec(text, names)
         return names["solution"]()
 
-    fails = (SyntaxError, NameError)
+    fails = (SyntaxError, NameError, TypeError)
     rng = np.random.default_rng(0)
     for problem in last_digit.load(Options(train=60), "train"):
         text = last_digit.program(problem, rng)
@@ -159,7 +180,31 @@ def test_right_programs_run_to_the_answer_and_wrong_ones_never_do(tokenizer):
             try:
                 assert str(run(text)) != problem.answer
             except fails:
-                assert wrong in (True, "syntax", "name")
+                assert wrong in (True, "syntax", "name", "type")
+
+
+def test_programs_as_answers_are_checked_in_the_sandbox_and_err_as_often_as_asked(tokenizer):
+    rng = np.random.default_rng(0)
+    options = Options(train=400, target="program", mistakes=0.25)
+    classes = collections.Counter()
+    for problem in last_digit.load(options, "train"):
+        assert problem.checker == "program"
+        text = last_digit.trace(problem, rng, options)
+        assert tokenizer.decode(tokenizer(text).input_ids) == text
+        thought, source = text.split("</think>\n")
+        assert thought == "" and source == program.extract(source)
+        verdict, detail = program.check(problem, "", source)
+        assert (verdict == Verdict.CORRECT) == (detail == "")
+        classes[detail.split(":")[0]] += 1
+    assert 0.7 < classes.pop("") / 400 < 0.8
+    assert set(classes) == {"WrongAnswer", "Name", "Type", "NoResult", "Syntax"}
+    assert (
+        last_digit.load(options, "train")[0].question == last_digit.load(SMALL, "train")[0].question
+    )
+    right = dataclasses.replace(options, mistakes=0.0)
+    for problem in last_digit.load(right, "train")[:50]:
+        source = last_digit.trace(problem, rng, right).removeprefix("</think>\n")
+        assert program.check(problem, "", source) == (Verdict.CORRECT, "")
 
 
 def test_an_unknown_mistake_is_refused():
