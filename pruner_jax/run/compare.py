@@ -26,9 +26,10 @@ from pruner_jax.report.progress import Progress
 from pruner_jax.report.words import duration
 from pruner_jax.run.interrupts import Interrupts
 from pruner_jax.run.planned import Run, plan
+from pruner_jax.run.played import Played, read
 from pruner_jax.run.prune import prune
 from pruner_jax.run.session import finished_folder, open_session
-from pruner_jax.run.standings import Played, read, standings
+from pruner_jax.run.standings import standings
 from pruner_jax.store.folder import write_atomically
 
 _FEW = 500  # resamples for the table so far
@@ -117,7 +118,7 @@ def _play(
     interrupts: Interrupts,
 ) -> tuple[list[Played], dict[str, str]]:
     """All runs that are finished in the end, in their order, and by name why others failed."""
-    played = {run.name: read(run) for run in finished}
+    played = {run.name: read(run, settings.checkpoint) for run in finished}
     failed: dict[str, str] = {}
     began = time.monotonic()
     waiting = [run for run in runs if run.name not in played]
@@ -129,7 +130,7 @@ def _play(
         progress.log(f"\nrun {place} of {len(runs)}: {run.name}, {duration(spent)} so far{left}")
         try:
             prune(run.settings)
-            played[run.name] = read(run)
+            played[run.name] = read(run, settings.checkpoint)
         except OSError:
             raise  # a full disk, a model that went away: no other run would do better
         except Exception as error:

@@ -19,7 +19,7 @@ from pruner_jax.measure.frontier import Effect
 
 BASE = "base"  # the model that all runs start with, as a point
 _NAME = re.compile(r"\w[\w.+-]*")
-_SHARED = ("model", "problems", "test")  # what makes results comparable
+MEASURED_ON = {"picked": "test", "last": "monitor"}  # by which model of a run counts
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,7 +72,7 @@ def plan(settings: CompareConfig) -> list[Run]:
         if name in (entry.sets or settings.sets)
     ]
     _check_folders(runs)
-    _check_comparable(runs)
+    _check_comparable(runs, MEASURED_ON[settings.checkpoint])
     for effect in settings.effects:
         _check_effect(effect, settings, runs)
     return runs
@@ -159,22 +159,22 @@ def _check_folders(runs: list[Run]) -> None:
             )
 
 
-def _check_comparable(runs: list[Run]) -> None:
+def _check_comparable(runs: list[Run], measured_on: str) -> None:
     """Runs of a set start with the same model and are measured alike."""
     first: dict[str, Run] = {}
     for run in runs:
         like = first.setdefault(run.set, run)
-        for part in _SHARED:
+        for part in ("model", "problems", measured_on):
             if getattr(run.settings, part) != getattr(like.settings, part):
                 raise ConfigError(
                     f"entry {run.point.name!r} has another {part} than {like.point.name!r} on set "
                     f"{run.set!r}, so their results could not be compared; {part} belongs to "
                     "settings or sets"
                 )
-        if run.settings.test.limit is None:
+        if getattr(run.settings, measured_on).limit is None:
             raise ConfigError(
-                "test.limit is not set, so entries with other rounds.limits would be measured "
-                "under other limits; set settings: {test.limit: N}"
+                f"{measured_on}.limit is not set, so entries with other rounds.limits would be "
+                f"measured under other limits; set settings: {{{measured_on}.limit: N}}"
             )
 
 

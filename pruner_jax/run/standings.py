@@ -1,16 +1,14 @@
-"""What the runs of a comparison came to, all of it read from their folders.
+"""What the runs of a comparison came to, put together: the content of compare.json.
 
-``read`` takes what one finished run left: summary.json, metrics.jsonl, the rollouts of both models
-on the test set. ``standings`` puts them together to the content of compare.json: for every set the
-points with intervals over problems and seeds (see ``measure/frontier.py``), the frontier, the
-hypervolumes, and whether the claims hold.
+For every set the points with intervals over problems and seeds (see ``measure/frontier.py``), the
+frontier, the hypervolumes, and whether the claims hold. Takes finished runs as ``played`` reads
+them.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -29,106 +27,9 @@ from pruner_jax.measure.frontier import (
     resampled,
     subsets,
 )
-from pruner_jax.measure.outcomes import Outcomes
-from pruner_jax.measure.stats import per_problem
 from pruner_jax.measure.summary import plain
-from pruner_jax.problems import source
-from pruner_jax.run.measuring import read_outcomes
-from pruner_jax.run.planned import BASE, Run
-from pruner_jax.store.folder import RunFolder
-from pruner_jax.store.records import Metrics, read_rollouts
-
-_MEASURED = ("accuracy", "tokens", "thinking_tokens", "difficulty")
-_NOT_TRAINING = ("time/evaluate", "time/save")
-
-
-@dataclasses.dataclass(frozen=True)
-class Played:
-    """A finished run: both models on the P problems of the test set, and what training took."""
-
-    run: Run
-    problem_ids: tuple[str, ...]
-    difficulty_P: np.ndarray
-    limit: int
-    samples: int
-    quantities: tuple[str, ...]
-    values_MPQ: np.ndarray  # float64, means over the samples of a problem
-    training: dict[str, Any]  # generated_tokens, seconds, picked_steps, alarms, ended
-
-    def of(self, quantity: str, model: int = 1) -> np.ndarray:
-        """A quantity of the final model (or the base, 0), float64 [P]."""
-        return self.values_MPQ[model, :, self.quantities.index(quantity)]
-
-
-# -- one run ---------------------------------------------------------------------------------------
-
-
-def read(run: Run) -> Played:
-    """A finished run, from its folder."""
-    folder = RunFolder(run.folder)
-    paths = [folder.rollouts / f"{name}-test.parquet" for name in ("base", "final")]
-    models = paired.aligned(*map(read_outcomes, paths))
-    count = getattr(source.find(run.settings.problems.name), "redundancy", None)
-    values = [
-        _measured(outcomes) | (_counted(path, outcomes, count) if count else {})
-        for path, outcomes in zip(paths, models)
-    ]
-    return Played(
-        run=run,
-        problem_ids=models[0].problem_ids,
-        difficulty_P=models[0].difficulty_P,
-        limit=models[0].limit,
-        samples=int(models[0].samples_P.max()),
-        quantities=tuple(values[0]),
-        values_MPQ=np.stack([np.stack(list(value.values()), axis=1) for value in values]),
-        training=_training(folder),
-    )
-
-
-def _measured(outcomes: Outcomes) -> dict[str, np.ndarray]:
-    cells = (outcomes.correct_PG, outcomes.length_PG, outcomes.thinking_PG)
-    found = (*(per_problem(x_PG, outcomes) for x_PG in cells), outcomes.difficulty_P)
-    return dict(zip(_MEASURED, found))
-
-
-def _counted(path: Any, outcomes: Outcomes, count: Callable[[str], Any]) -> dict[str, np.ndarray]:
-    """What the source counts in a response as redundant, means of each problem."""
-    columns = read_rollouts(path, ["problem_id", "text"])
-    place = {name: p for p, name in enumerate(outcomes.problem_ids)}
-    at_B = np.array([place[name] for name in columns["problem_id"]])
-    rows = [dataclasses.asdict(count(text)) for text in columns["text"]]
-    samples_P = np.bincount(at_B)
-    return {name: np.bincount(at_B, [row[name] for row in rows]) / samples_P for name in rows[0]}
-
-
-def _training(folder: RunFolder) -> dict[str, Any]:
-    """What training took, without the evaluations on monitor and test; and how it went."""
-    summary = json.loads(folder.summary.read_text())
-    records = [r for r in Metrics(folder.metrics).read() if r["kind"] != "evaluate"]
-    times = [
-        value
-        for record in records
-        for name, value in record.items()
-        if name.startswith("time/") and name not in _NOT_TRAINING
-    ]
-    return {
-        "generated_tokens": sum(map(_generated, records)),
-        "seconds": sum(times),
-        "picked_steps": [entry["picked_step"] for entry in summary["rounds"]],
-        "alarms": [record["guard"] for record in records if record["kind"] == "alarm"],
-        "ended": summary["ended"],
-    }
-
-
-def _generated(record: Mapping[str, Any]) -> float:
-    """Tokens that were sampled for a record, or rows times their mean length in older runs."""
-    if "prune/generated_tokens" in record:
-        return record["prune/generated_tokens"]
-    rows = sum(n for name, n in record.items() if name.startswith("prune/verdict/"))
-    return rows * record.get("completions/mean_length", 0.0)
-
-
-# -- all of them -----------------------------------------------------------------------------------
+from pruner_jax.run.planned import BASE, MEASURED_ON
+from pruner_jax.run.played import QUANTITIES, Played
 
 
 def standings(
@@ -137,7 +38,7 @@ def standings(
     """The content of compare.json, plain data; points and sets without a finished run are left out.
 
     Raises:
-      ValueError: runs of a set were tested on other problems.
+      ValueError: runs of a set were measured on other problems.
     """
     resamples = resamples or settings.resamples
     found, means = {}, {}
@@ -149,6 +50,8 @@ def standings(
         {
             "sets": found,
             "effects": _effects(settings, means),
+            "checkpoint": settings.checkpoint,
+            "measured_on": MEASURED_ON[settings.checkpoint],
             "confidence": settings.confidence,
             "resamples": resamples,
             "runs": [{"run": one.run.name, **_alone(one)} for one in played],
@@ -164,7 +67,7 @@ def _set(
     for one in played:
         if (one.problem_ids, one.limit) != (first.problem_ids, first.limit):
             raise ValueError(
-                f"{one.run.name} and {first.run.name} were tested on other problems or under "
+                f"{one.run.name} and {first.run.name} were measured on other problems or under "
                 "another limit; give the comparison a new out"
             )
     points: dict[str, list[Played]] = {}
@@ -232,7 +135,7 @@ def _described(means: Means, quantities: Sequence[str], confidence: float) -> di
             ),
         }
         for name in quantities
-        if name not in _MEASURED
+        if name not in QUANTITIES
     }
     return found
 
@@ -264,8 +167,8 @@ def _correlation(runs: list[Played], model: int = 1) -> float:
 def _alone(one: Played) -> dict[str, Any]:
     """One run by itself."""
     return {
-        "base": {name: one.of(name, 0).mean() for name in _MEASURED[:3]},
-        "final": {name: one.of(name).mean() for name in _MEASURED[:3]},
+        "base": {name: one.of(name, 0).mean() for name in QUANTITIES[:3]},
+        "final": {name: one.of(name).mean() for name in QUANTITIES[:3]},
         **one.training,
     }
 

@@ -1,0 +1,123 @@
+"""A finished run of a comparison, read from its folder.
+
+Takes summary.json, metrics.jsonl and the rollouts of two evaluations, of the model that came and of
+the one that counts; gives means over the samples of every problem, and what training took.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import pathlib
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from pruner_jax.measure import paired
+from pruner_jax.measure.outcomes import Outcomes
+from pruner_jax.measure.stats import per_problem
+from pruner_jax.problems import source
+from pruner_jax.run.measuring import read_outcomes
+from pruner_jax.run.planned import Run
+from pruner_jax.store.folder import RunFolder
+from pruner_jax.store.records import Metrics, read_rollouts
+
+QUANTITIES = ("accuracy", "tokens", "thinking_tokens", "difficulty")
+_NOT_TRAINING = ("time/evaluate", "time/save")
+
+
+@dataclasses.dataclass(frozen=True)
+class Played:
+    """A finished run: both models on P problems, and what training took."""
+
+    run: Run
+    problem_ids: tuple[str, ...]
+    difficulty_P: np.ndarray
+    limit: int
+    samples: int
+    quantities: tuple[str, ...]
+    values_MPQ: np.ndarray  # float64, means over the samples of a problem
+    training: dict[str, Any]  # generated_tokens, seconds, picked_steps, alarms, ended
+
+    def of(self, quantity: str, model: int = 1) -> np.ndarray:
+        """A quantity of the final model (or the base, 0), float64 [P]."""
+        return self.values_MPQ[model, :, self.quantities.index(quantity)]
+
+
+def read(run: Run, checkpoint: str) -> Played:
+    """A finished run, from its folder; ``checkpoint`` is which model counts, picked or last."""
+    folder = RunFolder(run.folder)
+    records = Metrics(folder.metrics).read()
+    paths = [folder.rollouts / name for name in _evaluations(records, checkpoint)]
+    models = paired.aligned(*map(read_outcomes, paths))
+    count = getattr(source.find(run.settings.problems.name), "redundancy", None)
+    values = [
+        _measured(outcomes) | (_counted(path, outcomes, count) if count else {})
+        for path, outcomes in zip(paths, models)
+    ]
+    return Played(
+        run=run,
+        problem_ids=models[0].problem_ids,
+        difficulty_P=models[0].difficulty_P,
+        limit=models[0].limit,
+        samples=int(models[0].samples_P.max()),
+        quantities=tuple(values[0]),
+        values_MPQ=np.stack([np.stack(list(value.values()), axis=1) for value in values]),
+        training=_training(folder, records),
+    )
+
+
+def _evaluations(records: Sequence[Mapping[str, Any]], checkpoint: str) -> tuple[str, str]:
+    """The rollouts of both models: on the test set, or of the first and the last evaluation on the
+    monitor set."""
+    if checkpoint == "picked":
+        return "base-test.parquet", "final-test.parquet"
+    last = [record for record in records if record["kind"] == "evaluate"][-1]
+    name = f"round-{last['round']:02d}-step-{last['step']:05d}" if last["step"] else "base"
+    return "base-monitor.parquet", f"{name}-monitor.parquet"
+
+
+def _measured(outcomes: Outcomes) -> dict[str, np.ndarray]:
+    cells = (outcomes.correct_PG, outcomes.length_PG, outcomes.thinking_PG)
+    found = (*(per_problem(x_PG, outcomes) for x_PG in cells), outcomes.difficulty_P)
+    return dict(zip(QUANTITIES, found))
+
+
+def _counted(
+    path: pathlib.Path, outcomes: Outcomes, count: Callable[[str], Any]
+) -> dict[str, np.ndarray]:
+    """What the source counts in a response as redundant, means of each problem."""
+    columns = read_rollouts(path, ["problem_id", "text"])
+    place = {name: p for p, name in enumerate(outcomes.problem_ids)}
+    at_B = np.array([place[name] for name in columns["problem_id"]])
+    rows = [dataclasses.asdict(count(text)) for text in columns["text"]]
+    samples_P = np.bincount(at_B)
+    return {name: np.bincount(at_B, [row[name] for row in rows]) / samples_P for name in rows[0]}
+
+
+def _training(folder: RunFolder, records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """What training took, without the evaluations on monitor and test; and how it went."""
+    summary = json.loads(folder.summary.read_text())
+    training = [record for record in records if record["kind"] != "evaluate"]
+    times = [
+        value
+        for record in training
+        for name, value in record.items()
+        if name.startswith("time/") and name not in _NOT_TRAINING
+    ]
+    return {
+        "generated_tokens": sum(map(_generated, training)),
+        "seconds": sum(times),
+        "picked_steps": [entry["picked_step"] for entry in summary["rounds"]],
+        "alarms": [record["guard"] for record in records if record["kind"] == "alarm"],
+        "ended": summary["ended"],
+    }
+
+
+def _generated(record: Mapping[str, Any]) -> float:
+    """Tokens that were sampled for a record, or rows times their mean length in older runs."""
+    if "prune/generated_tokens" in record:
+        return record["prune/generated_tokens"]
+    rows = sum(n for name, n in record.items() if name.startswith("prune/verdict/"))
+    return rows * record.get("completions/mean_length", 0.0)
