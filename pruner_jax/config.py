@@ -362,8 +362,8 @@ class CompareConfig:
 
     checkpoint: typing.Literal["picked", "last"] = "picked"
     """Which model of a run counts. picked: the one that its rule picked, on the test set. last: the
-    one after the last step, on the monitor set, which no choice of it has looked at; shows what the
-    rule hides, such as a method that lengthens."""
+    one after the last step, on the monitor set; shows what the rule hides, such as a method that
+    lengthens."""
 
     confidence: float = 0.95
     """Confidence of every interval."""
