@@ -23,13 +23,19 @@ import zlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import jax
 import numpy as np
 from jax.sharding import Mesh
 
 from pruner_jax.policy.config import ModelConfig
 from pruner_jax.sample.options import SampleOptions
 from pruner_jax.sample.records import Given, Records, Spellings
-from pruner_jax.sample.sampler import SampleStats, sample
+from pruner_jax.sample.sampler import (
+    SLOT_MULTIPLE,
+    SLOT_MULTIPLE_ELSEWHERE,
+    SampleStats,
+    sample,
+)
 from pruner_jax.types import Origin, Problem, Prompts, Rollouts
 from pruner_jax.verify.checkers import program
 
@@ -123,11 +129,11 @@ def step_beam(
     if beams < 1 or chains < 1:
         raise ValueError(f"beams is {beams} and chains is {chains}; allowed: 1 or more of each")
 
+    longest = max((len(tokens) for tokens in prompts.tokens), default=0) + limit
+
     def draw(
         asked: Prompts, limit_B: np.ndarray, given: Mapping[int, Given]
     ) -> tuple[Rollouts, SampleStats]:
-        # The number of beams changes from line to line; a power of two of seats does not, much.
-        seats = min(options.rows, 1 << (len(limit_B).bit_length() - 1))
         return sample(
             params,
             config,
@@ -139,7 +145,7 @@ def step_beam(
             close_ids=close_ids,
             opened=False,
             decode=lambda tokens: "",
-            options=dataclasses.replace(options, rows=seats),
+            options=_few_shapes(options, len(limit_B), longest),
             given=given,
             mesh=mesh,
         )
@@ -170,6 +176,19 @@ def step_beam(
         opened_P=np.broadcast_to(np.asarray(opened, bool), len(prompts)),
     )
     return rollouts, stats
+
+
+def _few_shapes(options: SampleOptions, rows: int, longest: int) -> SampleOptions:
+    """Settings under which draws share compiled programs, though beams get fewer and longer from
+    line to line: seats in powers of two, caches for half the longest row or all of it."""
+    tile = options.slot_multiple or SLOT_MULTIPLE.get(
+        jax.default_backend(), SLOT_MULTIPLE_ELSEWHERE
+    )
+    return dataclasses.replace(
+        options,
+        rows=min(options.rows, 1 << (rows.bit_length() - 1)),
+        slot_multiple=-(-longest // (2 * tile)) * tile,
+    )
 
 
 def line_ends(decode: Callable[[Sequence[int]], str], size: int) -> tuple[int, ...]:
