@@ -6,6 +6,9 @@ import numpy as np
 import pytest
 from handmade import Row, graded
 
+from pruner_jax import text
+from pruner_jax.objective.context import Context, Scene
+from pruner_jax.objective.repair import Inject
 from pruner_jax.objective.rows import rewrite
 from pruner_jax.policy import handle
 from pruner_jax.problems import last_digit
@@ -203,6 +206,46 @@ def test_a_beam_search_gives_one_graded_row_for_each_prompt(asked):
     noisy = dataclasses.replace(engine, environment=lambda state: state.keep())
     with pytest.raises(ValueError, match="set the problems' noise to 0"):
         by_steps(noisy, params, prompts, beams=2, chains=2, limit=12)
+
+
+def test_broken_programs_are_really_run_and_asked_for_as_a_refinement_asks(asked):
+    """What `Inject` trains under is what `refine` asks, for the same program and failure."""
+    engine, params, prompts = asked
+    drawn, _ = engine.sample(params, prompts, samples=1, limit=96)
+    options = last_digit.Options(target="program")
+    rng = np.random.default_rng(0)
+    texts = [last_digit.trace(problem, rng, options) for problem in prompts.problems]
+
+    def prompt(problem, asked):
+        asked = dataclasses.replace(problem, question=asked, messages=None)
+        return engine.prompts([asked], purpose=Purpose.TEST, limit=96).tokens[0]
+
+    context = Context(
+        limit=96,
+        end_token=engine.end_ids[0],
+        encode=lambda words: text.encode(engine.tokenizer, words),
+        decode=engine.decode,
+        prompt=prompt,
+        grade=engine.grade,
+    )
+    right = engine.grade(rewrite(drawn, texts, context))
+    assert right.correct_B.all()
+    inject = Inject(TEMPLATE, per_row=3, kinds=("rename", "drop_return", "wrong_type"))
+    shown = inject(right, Scene.of(right, context, {})).rollouts
+    assert [p is None for p in shown.train_tokens] == [True, False, False, False] * 3
+    attempts = []
+    for tokens in shown.train_tokens:
+        if tokens is not None:
+            _, _, after = text.decode(engine.tokenizer, tokens).partition("def solution():\n")
+            lines = [line for line in after.split("\n") if line.startswith("    ")]
+            attempts.append("</think>\n" + "\n".join(["def solution():", *lines]))
+    nine = take_rows(right, np.repeat([0, 1, 2], 3)).rollouts
+    broken = engine.grade(rewrite(nine, attempts, context))
+    assert fails(broken).all()
+    again = refine(engine, params, broken, rounds=1, template=TEMPLATE).graded.rollouts
+    given = [tokens for tokens in shown.train_tokens if tokens is not None]
+    for one, other in zip(again.train_tokens, given, strict=True):
+        np.testing.assert_array_equal(one, other)
 
 
 def test_a_row_is_asked_again_by_itself_as_among_others(asked):
