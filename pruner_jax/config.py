@@ -19,6 +19,7 @@ from pruner_jax.measure.frontier import Effect
 from pruner_jax.measure.options import AutoOptions, EvaluateOptions, GuardOptions, PickOptions
 from pruner_jax.problems.options import ProblemsOptions
 from pruner_jax.sample.options import SampleOptions
+from pruner_jax.sample.second import ExpanderOptions, TeacherOptions
 from pruner_jax.settings import ConfigError, Given, build, parser, plain, read
 from pruner_jax.text import TextOptions
 from pruner_jax.verify.options import VerifyOptions
@@ -227,6 +228,8 @@ class PruneConfig:
     reference_table: str | None = None
     """Folder of the method's reference table: used if it is there (made with the same model,
     template, sampling and number of samples), else made there for other runs. null: OUT/tables."""
+    expander: ExpanderOptions = _default(ExpanderOptions)
+    teacher: TeacherOptions = _default(TeacherOptions)
     sample: SampleOptions = _default(SampleOptions)
     learn: LearnOptions = _default(LearnOptions)
     optimizer: OptimizerOptions = _default(OptimizerOptions)

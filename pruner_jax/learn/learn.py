@@ -32,9 +32,10 @@ def learn(
     options: LearnOptions,
     mesh: Mesh,
     seed: int,
+    part: tuple[int, int] = (0, 1),
     on_update: Callable[[int, dict[str, jax.Array]], None] | None = None,
 ) -> tuple[LearnState, dict[str, float]]:
-    """All updates on one collection: ``spec.epochs`` passes in minibatches.
+    """The updates on one collection: ``spec.epochs`` passes in minibatches.
 
     Args:
       state: donated; use the one that comes back.
@@ -44,6 +45,8 @@ def learn(
       options: packing.
       mesh: where the update runs.
       seed: of the order of the minibatches.
+      part: ``(i, n)``: of all these updates only the i-th of n equal parts (i from 0), for rows
+        that are learnt from over many steps.
       on_update: called after every update with its number from 0 and its metrics, still on the
         device (reading them waits for it).
 
@@ -57,15 +60,19 @@ def learn(
     options = options.resolve(jax.default_backend())
     sizes = pack.plan(rows, spec, options, shards=row_shards(mesh), shares=shares(rows, spec))
     seen, fill = [], []
-    for number, index in enumerate(updates(rows, spec, seed)):
-        part = rows.take(index)
-        batch, places = pack.pack(part, spec, sizes)
+    planned = list(updates(rows, spec, seed))
+    first, last = (len(planned) * place // part[1] for place in (part[0], part[0] + 1))
+    for number, index in enumerate(planned[first:last]):
+        some = rows.take(index)
+        batch, places = pack.pack(some, spec, sizes)
         state, metrics = update(state, to_devices(batch, mesh))
         seen.append(metrics)
         slots = max(1, int(batch.steps) * sizes.rows * sizes.tokens)
-        fill.append(pack.used(part)[places.packed].sum() / slots)
+        fill.append(pack.used(some)[places.packed].sum() / slots)
         if on_update is not None:
             on_update(number, metrics)
+    if not seen:
+        return state, {"prune/updates": 0.0}
     mean = _mean(jax.device_get(seen))
     mean["prune/updates"] = float(len(seen))
     mean["prune/rows_skipped"] = float(1 - active(rows, spec).mean())

@@ -78,6 +78,11 @@ class Progress:
         else:
             self._say(f"{title}: {number(total - done)} to do")
 
+    @property
+    def running(self) -> bool:
+        """Whether a phase has begun and not ended."""
+        return bool(self._title)
+
     def update(self, done: int, **values: float | None) -> None:
         """So many units are done; ``accuracy``, ``mean_tokens`` or what else is worth a look."""
         self._done = done

@@ -12,7 +12,7 @@ from pruner_jax.learn.rows import rows_of_rollouts
 from pruner_jax.learn.step import score
 from pruner_jax.measure import guards, stats
 from pruner_jax.measure.outcomes import outcomes
-from pruner_jax.measure.pick import judge, still_possible
+from pruner_jax.measure.pick import Candidate, judge, still_possible
 from pruner_jax.objective import memory
 from pruner_jax.objective.groups import Groups
 from pruner_jax.run.measuring import measure, read_outcomes
@@ -44,8 +44,12 @@ def record_evaluation(
     run: Session, state: RunState, graded: Graded, name: str, parameters: str
 ) -> Mark:
     """Write an evaluation down; what to find it by."""
-    result = outcomes(graded)
+    result, margin = outcomes(graded), {}
     run.write_rollouts(name, graded, round=state.current_round, step=state.steps)
+    if state.start is not None:
+        base, options = read_outcomes(run.rollouts(state.start)), run.settings.pick
+        lower = judge(base, Candidate(state.steps, result), options).lower_bound
+        margin = {"margin": lower + options.tolerance}
     run.record(
         {
             "kind": "evaluate",
@@ -55,6 +59,7 @@ def record_evaluation(
             "accuracy": stats.accuracy(result),
             "mean_tokens": stats.mean_tokens(result),
             "truncated": stats.truncated(result),
+            **margin,
             "parameters": parameters,
             **counts(graded),
             **run.clock.lap(),

@@ -95,6 +95,7 @@ def start(run: Session) -> RunState:
     params = run.take_parameters()
     run.checkpoints.save_parameters("start", params)
     keep_only(run.folder.rollouts, [])
+    keep_only(run.folder.store, [])
     run.metrics.cut(0)
     state = RunState(
         learn=init_state(params, run.engine.config, run.optimizer, run.mesh),
@@ -127,11 +128,13 @@ def resume(run: Session) -> RunState | None:
     run.metrics.cut(meta["lines"])
     # Files of the test are whole, and only written once the rounds are over: they stay.
     keep_only(run.folder.rollouts, [*meta["rollouts"], *_TEST_FILES])
+    stores = [meta["state"][name]["shards"].values() for name in ("store", "store_before")]
+    keep_only(run.folder.store, [name for files in stores for part in files for name in part])
     run.rollout_files[:] = meta["rollouts"]
     run.history[:] = run.metrics.read()
     run.clock.total.update(meta["seconds"])
     state = state_of(meta["state"], run.checkpoints.arrays(newest, run.learn_like), reference=None)
-    if state.in_round and run.spec.needs_reference:
+    if state.in_round and run.needs_reference:
         state.reference = reference_of(run, state)
     run.saved = position(state)
     run.progress.log(f"continuing {run.folder.root} after step {state.steps}")
@@ -186,17 +189,22 @@ def begin_round(run: Session, state: RunState, limit: int) -> None:
     state.step = 0
     state.candidates = []
     state.alarmed = False
-    state.method_before = state.method
-    if run.spec.needs_reference:
+    state.method_before, state.store_before = state.method, state.store
+    if run.resets("parameters", "round"):
+        state.learn = state.learn.replace(params=None)  # makes room
+        params = run.checkpoints.load_parameters(state.start.parameters, run.parameters_like)
+        state.learn = state.learn.replace(params=params)
+    if run.needs_reference:
+        fresh = run.resets("reference", "round")
+        if state.reference_parameters is None or fresh:
+            state.reference_parameters = (state.origin if fresh else state.start).parameters
         state.reference = reference_of(run, state)
     run.progress.log(f"round {state.round + 1}: limit {limit} tokens")
 
 
 def reference_of(run: Session, state: RunState) -> PyTree:
     """The parameters that the method measures its KL against."""
-    fresh = run.phase.reset.reference == "round"
-    mark = state.origin if fresh else state.start
-    return run.checkpoints.load_parameters(mark.parameters, run.parameters_like)
+    return run.checkpoints.load_parameters(state.reference_parameters, run.parameters_like)
 
 
 def play_round(run: Session, state: RunState) -> None:
@@ -207,11 +215,14 @@ def play_round(run: Session, state: RunState) -> None:
     while state.step < rounds.steps or evaluation_due(run, state):
         if not evaluation_due(run, state):  # it is where the run was interrupted in one
             record = train_step(run, state)
+            if not run.progress.running:  # a collection had a bar of its own
+                run.progress.start(rounds.steps, title, done=state.step)
             run.progress.update(
                 state.step,
-                accuracy=record["prune/accuracy"],
-                mean_tokens=record["completions/mean_length"],
-                truncated=record["completions/clipped_ratio"],
+                accuracy=record.get("prune/accuracy"),
+                mean_tokens=record.get("completions/mean_length"),
+                truncated=record.get("completions/clipped_ratio"),
+                loss=None if "prune/accuracy" in record else record.get("loss"),
             )
             if not heed_guards(run, state):
                 return
@@ -257,8 +268,8 @@ def end_round(run: Session, state: RunState) -> None:
         state.learn = state.learn.replace(params=None)  # makes room for those that were picked
         params = run.checkpoints.load_parameters(state.origin.parameters, run.parameters_like)
         if state.alarmed:
-            state.method = state.method_before
-        if state.alarmed or run.phase.reset.optimiser == "round":
+            state.method, state.store = state.method_before, state.store_before
+        if state.alarmed or run.resets("optimiser", "round"):
             state.learn = None  # the old moments go before the new ones are made
             state.learn = run.fresh_optimizer(params)
         else:

@@ -20,26 +20,36 @@ import jax.numpy as jnp
 from pruner_jax import methods
 from pruner_jax.config import PruneConfig, plain
 from pruner_jax.learn.optimizer import Optimizer, make_optimizer
+from pruner_jax.learn.rows import Rows
 from pruner_jax.learn.step import LearnState, Update, make_update, state_shardings
 from pruner_jax.measure.pick import Candidate
 from pruner_jax.mesh import LEARN_RULES, make_mesh
-from pruner_jax.objective.loss_spec import LossSpec
-from pruner_jax.objective.method import Method, Phase, check, needs
+from pruner_jax.objective.groups import Groups
+from pruner_jax.objective.method import Method, Phase, needs
 from pruner_jax.policy import handle, weights
 from pruner_jax.policy.handle import Policy
 from pruner_jax.problems.source import load_sets
 from pruner_jax.report.progress import Progress
+from pruner_jax.run.checks import (
+    cap,
+    check_context,
+    check_method,
+    check_settings,
+    inputs,
+    unlike_published,
+)
 from pruner_jax.run.clock import Clock
 from pruner_jax.run.compilation import keep_compiled_programs
 from pruner_jax.run.engine import Engine
 from pruner_jax.run.heap import give_back_large_blocks
 from pruner_jax.run.interrupts import Interrupts
 from pruner_jax.run.measuring import read_outcomes
+from pruner_jax.run.second import Second, load_expander, load_second
 from pruner_jax.run.state import Mark
 from pruner_jax.store.checkpoints import Checkpoints
 from pruner_jax.store.folder import RunFolder, check_folder, open_folder
 from pruner_jax.store.records import Metrics, write_rollouts
-from pruner_jax.types import Graded, Problem, Purpose, Weighted
+from pruner_jax.types import Graded, Problem, Weighted
 from pruner_jax.verify.pool import Verifier
 
 PyTree = Any
@@ -78,28 +88,40 @@ class Session:
     engine: Engine
     problems: dict[str, list[Problem]]
     method: Method
-    phase: Phase
     mesh: jax.sharding.Mesh
     optimizer: Optimizer
-    update: Update
+    updates: dict[str, Update]  # by phase, compiled at their first use
     progress: Progress
     clock: Clock
     interrupts: Interrupts
+    expander: Second | None = None
+    teacher: Second | None = None
     folder: RunFolder | None = None  # these three: not in a dry run
     metrics: Metrics | None = None
     checkpoints: Checkpoints | None = None
     history: list[dict[str, Any]] = dataclasses.field(default_factory=list)
     rollout_files: list[str] = dataclasses.field(default_factory=list)
     saved: tuple[int, int, int] | None = None  # the position that was saved last
+    tables: dict[tuple[str, ...], Groups] = dataclasses.field(default_factory=dict)  # read before
+    rows: dict[tuple[str, ...], Rows] = dataclasses.field(default_factory=dict)  # read before
 
     @property
-    def spec(self) -> LossSpec:
-        """The loss of the method."""
-        return self.phase.loss
+    def training(self) -> list[Phase]:
+        """The phases that learn from what they collect."""
+        return [phase for phase in self.method.phases if phase.loss is not None]
+
+    @property
+    def needs_reference(self) -> bool:
+        """Whether a loss is measured against a reference policy."""
+        return any(phase.loss.needs_reference for phase in self.training)
+
+    def resets(self, what: str, when: str) -> bool:
+        """Whether parameters, optimiser or reference start anew with every round or iteration."""
+        return any(getattr(phase.reset, what) == when for phase in self.training)
 
     def cap(self, name: str) -> int:
         """Most tokens of a response on the monitor or the test set, the same for every model."""
-        return _cap(self.settings, name)
+        return cap(self.settings, name)
 
     def set(self, name: str) -> list[Problem]:
         """The problems of the monitor or the test set that are measured."""
@@ -115,7 +137,7 @@ class Session:
     @property
     def needs_monitor(self) -> bool:
         """Whether the method takes statistics from the monitor set."""
-        return "monitor" in needs(self.phase)
+        return any("monitor" in needs(phase) for phase in self.training)
 
     def take_parameters(self) -> PyTree:
         """The parameters that were loaded; the session lets go of them."""
@@ -163,11 +185,12 @@ class Session:
         return record
 
     def latest_evaluation(self) -> dict[str, float]:
-        """Numbers of the newest evaluation on monitor, under ``monitor/``."""
+        """Numbers of the newest evaluation on monitor, under ``monitor/``. ``margin``, which the
+        start model has not: lower confidence bound of the change in accuracy plus the tolerance."""
         for record in reversed(self.history):
             if record["kind"] == "evaluate":
-                names = ("accuracy", "mean_tokens", "truncated")
-                return {f"monitor/{name}": record[name] for name in names}
+                names = ("accuracy", "mean_tokens", "truncated", "margin")
+                return {f"monitor/{name}": record[name] for name in names if name in record}
         return {}
 
     def write_rollouts(
@@ -179,13 +202,18 @@ class Session:
         if path.name not in self.rollout_files:
             self.rollout_files.append(path.name)
 
+    def _rows(self, phase: Phase) -> str:
+        """How many rows a phase collects, and how often."""
+        each = problems_of(phase, self.settings, len(self.problems["train"]))
+        return f"{each * phase.collect.samples} per {phase.collect.every}".replace(" per once", "")
+
     def describe(self) -> dict[str, Any]:
         """What a dry run shows: sizes, shapes and the least memory the learner's state takes."""
         config, rounds = self.engine.config, self.settings.rounds
         like = self.learn_like
         size = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(like))
         parameters = sum(x.size for x in jax.tree.leaves(like.params))
-        reference = parameters * 4 if self.spec.needs_reference else 0
+        reference = parameters * 4 if self.needs_reference else 0
         found = {
             "model": config.model_type,
             "parameters": parameters,
@@ -193,7 +221,7 @@ class Session:
             "devices": dict(self.mesh.shape),
             "problems": {name: len(problems) for name, problems in self.problems.items()},
             "limits": rounds.limits,
-            "rows_per_step": rounds.prompts * self.phase.collect.samples,
+            "rows": {phase.name: self._rows(phase) for phase in self.method.phases},
             "learner_state_bytes": size,
             "reference_bytes": reference,
             "gradient_bytes": parameters * 4,
@@ -219,14 +247,13 @@ def open_session(settings: PruneConfig) -> Iterator[Session]:
     keep_compiled_programs()
     give_back_large_blocks()
     method = methods.build(methods.MethodOptions.of(settings.method))
-    phase = _the_phase(method)
-    _check_settings(settings, phase)
+    check_settings(settings, method)
+    check_method(settings, method)
     with contextlib.ExitStack() as stack:
         progress = stack.enter_context(Progress())
         problems = load_sets(settings.problems)
         mesh = make_mesh(settings.mesh.data, settings.mesh.fsdp, settings.mesh.tensor)
         policy = handle.load(settings.model, mesh=mesh, rules=LEARN_RULES)
-        check(method, {"monitor"})
         verifier = stack.enter_context(Verifier(settings.verify))
         verifier.prepare(problem for part in problems.values() for problem in part)
         engine = Engine.of(
@@ -238,28 +265,44 @@ def open_session(settings: PruneConfig) -> Iterator[Session]:
             mesh=mesh,
             problems=settings.problems,
         )
-        _check_context(settings, engine, problems)
-        optimizer = make_optimizer(settings.optimizer, policy.config, _updates(settings, phase))
+        check_context(settings, method, engine, problems)
+        updates = optimizer_updates(settings, method, len(problems["train"]))
+        optimizer = make_optimizer(settings.optimizer, policy.config, updates)
+        shared = {
+            "sampling": settings.sample,
+            "verifier": verifier,
+            "seed": settings.seed,
+            "mesh": mesh,
+        }
         session = Session(
             settings=settings,
             policy=policy,
             engine=engine,
             problems=problems,
             method=method,
-            phase=phase,
             mesh=mesh,
             optimizer=optimizer,
-            update=make_update(policy.config, phase.loss, settings.learn, optimizer, mesh),
+            updates={
+                phase.name: make_update(policy.config, phase.loss, settings.learn, optimizer, mesh)
+                for phase in method.phases
+                if phase.loss is not None
+            },
             progress=progress,
             clock=Clock(),
             interrupts=stack.enter_context(Interrupts()),
         )
-        for line in _unlike_published(method, settings):
+        if settings.expander.model is not None:
+            session.expander = load_expander(settings.expander, **shared)
+        if settings.teacher.model is not None:
+            session.teacher = load_second(
+                settings.teacher.model, text_options=settings.teacher.text, **shared
+            )
+        for line in unlike_published(method, settings):
             progress.log(line)
         del policy, engine  # the session alone holds the parameters, until they are taken
         if not settings.dry_run:
             session.folder = stack.enter_context(
-                open_folder(settings.out, plain(settings), MACHINE, _inputs(settings))
+                open_folder(settings.out, plain(settings), MACHINE, inputs(settings))
             )
             for change in session.folder.changes:
                 progress.log(f"changed since the run was stopped: {change}")
@@ -275,130 +318,46 @@ def finished_folder(settings: PruneConfig) -> RunFolder | None:
     return folder if folder.summary.exists() else None
 
 
-def _inputs(settings: PruneConfig) -> list[pathlib.Path]:
-    """Files on which the run depends, wherever the settings name one: the code of a method or a
-    checker, tables of problems; and the description of the model."""
-
-    def texts(tree: Any) -> Iterator[str]:
-        if isinstance(tree, dict):
-            for key, value in tree.items():
-                yield from (key, *texts(value))
-        elif isinstance(tree, list):
-            for value in tree:
-                yield from texts(value)
-        elif isinstance(tree, str):
-            yield tree
-
-    named = texts([plain(getattr(settings, name)) for name in ("problems", "verify", "method")])
-    paths = [
-        pathlib.Path(name.rpartition(".py:")[0] + ".py" if ".py:" in name else name)
-        for name in named
-    ]
-    paths.append(pathlib.Path(settings.model) / "config.json")
-    return sorted({path for path in paths if path.is_file()})
-
-
-def _the_phase(method: Method) -> Phase:
-    """The one phase of a method that rounds can play: on-policy, collected at every step."""
-    phases = method.phases
-    plain_rounds = (
-        len(phases) == 1
-        and phases[0].loss is not None
-        and phases[0].collect.policy == "current"
-        and phases[0].collect.every == "step"
-        and not phases[0].collect.keep
-        and not phases[0].condition.modes
-        and phases[0].condition.budget is None
-        and phases[0].collect.problems is None
-        and phases[0].collect.temperature is None
-        and phases[0].reset.parameters == "never"
-        and "iteration" not in (phases[0].reset.optimiser, phases[0].reset.reference)
-    )
-    if not plain_rounds:
-        raise ValueError(
-            f"method {method.name!r} collects other than at every step with the current policy, "
-            "gives its rows modes or budgets, or resets by iteration; prune cannot play that yet. "
-            "It plays methods of one phase with collect.policy current and collect.every step"
+def problems_of(phase: Phase, settings: PruneConfig, train: int) -> int:
+    """Problems that a phase collects rows of at a time; ``train``: how many there are."""
+    if phase.collect.problems is not None:
+        return (
+            min(phase.collect.problems, train)
+            if phase.collect.every == "once"
+            else phase.collect.problems
         )
-    return phases[0]
+    if phase.collect.every == "once":
+        return train
+    steps = phase.collect.steps if phase.collect.every == "iteration" else 1
+    return settings.rounds.prompts * steps
 
 
-def _check_settings(settings: PruneConfig, phase: Phase) -> None:
-    sample = settings.sample
-    if sample.truncates or sample.temperature == 0:
-        raise ValueError(
-            f"sample.temperature is {sample.temperature:g}, top_k {sample.top_k}, top_p "
-            f"{sample.top_p:g}, min_p {sample.min_p:g}: rounds learn from their own samples, whose "
-            "log-probabilities must be those of the whole distribution; set temperature above 0, "
-            "top_k 0, top_p 1, min_p 0 (monitor and test have their own)"
-        )
-    for name in ("monitor", "test"):
-        _cap(settings, name)
-    if settings.monitor.samples < 2:
-        raise ValueError(
-            f"monitor.samples is {settings.monitor.samples}; the checkpoint rule needs 2 or more "
-            "to tell a loss from noise"
-        )
-
-
-def _unlike_published(method: Method, settings: PruneConfig) -> Iterator[str]:
-    """A line for every setting of another room under which the method is not the published one."""
-    for room, wanted in method.wants.items():
-        for name, value in wanted.items():
-            found = getattr(getattr(settings, room), name)
-            if found != value:
-                yield (
-                    f"{room}.{name} is {found!r}; {method.name} as asked for was published with "
-                    f"{value!r}"
-                )
-
-
-def _check_context(
-    settings: PruneConfig, engine: Engine, problems: dict[str, list[Problem]]
-) -> None:
-    """Every prompt with its longest response fits into the model: now, not on the second day."""
-    limits = settings.rounds.limits
-    longest = {
-        "train": _cap(settings, "monitor") if limits == "auto" else max(limits),
-        "monitor": _cap(settings, "monitor"),
-        "test": _cap(settings, "test"),
-    }
-    context = engine.config.context
-    for name, part in problems.items():
-        limit = longest[name]
-        tokens = engine.prompts(part, purpose=Purpose(name), limit=limit).tokens
-        for problem, prompt in zip(part, tokens):
-            if len(prompt) + limit > context:
-                cure = "lower the limit (rounds.limits, monitor.limit, test.limit)"
-                if len(prompt) >= context:
-                    cure = "shorten its question"
-                raise ValueError(
-                    f"{name} set, problem {problem.id!r}: a prompt of {len(prompt)} tokens and a "
-                    f"response of up to {limit} do not fit into the model's context of {context} "
-                    f"(max_position_embeddings in {settings.model}/config.json); {cure}, or take "
-                    "the problem out of its source"
-                )
-
-
-def _updates(settings: PruneConfig, phase: Phase) -> int:
-    """Optimiser updates until the schedule of the learning rate ends: a round's if every round has
-    a fresh optimiser, else the run's."""
+def iteration_steps(phase: Phase, settings: PruneConfig) -> int:
+    """Steps over which a phase spreads its passes over what it has collected."""
     rounds = settings.rounds
-    count = rounds.most if rounds.limits == "auto" else len(rounds.limits)
-    if phase.reset.optimiser == "round":
-        count = 1
-    each = phase.loss.minibatches
-    if phase.loss.update_rows is not None:
-        each = math.ceil(rounds.prompts * phase.collect.samples / phase.loss.update_rows)
-    return count * rounds.steps * phase.loss.epochs * each
+    if phase.collect.every == "step":
+        return 1
+    if phase.collect.every == "iteration":
+        return phase.collect.steps
+    return rounds.steps * (1 if rounds.limits == "auto" else len(rounds.limits))
 
 
-def _cap(settings: PruneConfig, name: str) -> int:
-    given = getattr(settings, name).limit
-    limits = settings.rounds.limits
-    if given is None and limits == "auto":
-        raise ValueError(
-            f"{name}.limit is not set and rounds.limits is auto: say how long an answer may "
-            f"be when models are measured ({name}.limit)"
-        )
-    return given or max(limits)
+def optimizer_updates(settings: PruneConfig, method: Method, train: int) -> int:
+    """Optimiser updates until the schedule of the learning rate ends: those until the optimiser is
+    fresh again, else the run's. Of rows that a selection may drop at most so many are counted."""
+    rounds = settings.rounds
+    played = rounds.most if rounds.limits == "auto" else len(rounds.limits)
+    training = [phase for phase in method.phases if phase.loss is not None]
+    total = 0.0
+    for phase in training:
+        steps = rounds.steps * played
+        if any(other.reset.optimiser == "round" for other in training):
+            steps = rounds.steps
+        if any(other.reset.optimiser == "iteration" for other in training):
+            steps = iteration_steps(phase, settings)
+        each = phase.loss.minibatches
+        if phase.loss.update_rows is not None:
+            rows = problems_of(phase, settings, train) * phase.collect.samples
+            each = math.ceil(rows / phase.loss.update_rows)
+        total += steps / iteration_steps(phase, settings) * phase.loss.epochs * each
+    return max(1, math.ceil(total))

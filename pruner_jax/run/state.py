@@ -32,13 +32,17 @@ class RunState:
     limit: int | None = None  # token limit of the round that runs; None: between rounds
     step: int = 0  # steps done in this round
     steps: int = 0  # steps done in the run
-    cursor: int = 0  # problems drawn
+    cursors: dict[str, int] = dataclasses.field(default_factory=dict)  # problems drawn, by phase
+    tables: dict[str, str] = dataclasses.field(default_factory=dict)  # reference tables, by phase
+    store: Store = dataclasses.field(default_factory=lambda: Store())  # what is trained on later
+    reference_parameters: str | None = None  # their name, where the method has a KL
     start: Mark | None = None  # where the run's parameters were measured: the start model
     origin: Mark | None = None  # where the round started
     candidates: list[Mark] = dataclasses.field(default_factory=list)  # of this round
     rounds: list[dict[str, Any]] = dataclasses.field(default_factory=list)  # finished ones
     alarmed: bool = False  # a guard ended this round
     method_before: dict[str, Any] = dataclasses.field(default_factory=dict)  # when it began
+    store_before: Store = dataclasses.field(default_factory=lambda: Store())
     ended: str | None = None  # why no further round follows
 
     @property
@@ -53,6 +57,19 @@ class RunState:
 
 
 @dataclasses.dataclass(frozen=True)
+class Store:
+    """What the phases that do not collect at every step have to learn from, by phase."""
+
+    shards: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)  # files
+    since: Mapping[str, int] = dataclasses.field(default_factory=dict)  # step of the newest
+
+    def add(self, phase: str, shard: str, step: int, keep: bool) -> Store:
+        """With a shard that was collected at a step, beside the earlier ones or in their place."""
+        shards = (*self.shards.get(phase, ()), shard) if keep else (shard,)
+        return Store({**self.shards, phase: shards}, {**self.since, phase: step})
+
+
+@dataclasses.dataclass(frozen=True)
 class Mark:
     """Parameters that were measured on the monitor set."""
 
@@ -64,6 +81,7 @@ class Mark:
 
 _ON_DEVICE = ("learn", "reference")
 _REMEMBERED = ("method", "method_before")
+_STORES = ("store", "store_before")
 
 
 def position(state: RunState) -> tuple[int, int, int]:
@@ -80,6 +98,8 @@ def meta_of(state: RunState) -> dict[str, Any]:
     }
     for name in _REMEMBERED:
         plain[name] = _pack(plain[name])
+    for name in _STORES:
+        plain[name] = {"shards": dict(plain[name].shards), "since": dict(plain[name].since)}
     for name in ("start", "origin"):
         plain[name] = plain[name] and dataclasses.asdict(plain[name])
     plain["candidates"] = [dataclasses.asdict(mark) for mark in state.candidates]
@@ -91,6 +111,9 @@ def state_of(meta: Mapping[str, Any], learn: LearnState, reference: PyTree | Non
     plain = {f.name: meta[f.name] for f in dataclasses.fields(RunState) if f.name not in _ON_DEVICE}
     for name in _REMEMBERED:
         plain[name] = _unpack(plain[name])
+    for name in _STORES:
+        shards = {phase: tuple(files) for phase, files in plain[name]["shards"].items()}
+        plain[name] = Store(shards, plain[name]["since"])
     for name in ("start", "origin"):
         plain[name] = plain[name] and Mark(**plain[name])
     plain["candidates"] = [Mark(**mark) for mark in meta["candidates"]]
@@ -100,7 +123,8 @@ def state_of(meta: Mapping[str, Any], learn: LearnState, reference: PyTree | Non
 def parameters_in_use(state: RunState) -> list[str]:
     """Names of the parameters that this state may come back to."""
     marks = [state.start, state.origin, *state.candidates]
-    return sorted({mark.parameters for mark in marks if mark is not None and mark.kept})
+    names = {mark.parameters for mark in marks if mark is not None and mark.kept}
+    return sorted(names | ({state.reference_parameters} - {None}))
 
 
 def _pack(tree: Any) -> Any:

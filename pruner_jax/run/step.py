@@ -1,139 +1,302 @@
-"""One step of a round: sample, check, weigh, learn; and what is written down of it."""
+"""One step of a round: every phase collects and weighs, then the policy learns from all of it.
+
+Phases that collect at every step use their rows and let go of them. Those that collect once or by
+iteration weigh what they have collected once, keep it as files (`shards`), and pass over it in the
+course of the steps until they collect again.
+"""
 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
 from pruner_jax.learn.learn import learn
-from pruner_jax.learn.rows import rows_of, rows_of_rollouts
+from pruner_jax.learn.rows import Rows, rows_of, rows_of_rollouts
 from pruner_jax.learn.step import score
 from pruner_jax.measure import guards
-from pruner_jax.objective.context import Context
+from pruner_jax.objective.condition import Begin
+from pruner_jax.objective.method import Phase
 from pruner_jax.objective.weigh import weigh
-from pruner_jax.problems.order import order
-from pruner_jax.run.session import Session
+from pruner_jax.run import collect
+from pruner_jax.run.offers import context, log_probabilities
+from pruner_jax.run.session import Session, iteration_steps
+from pruner_jax.run.shards import read_shards, write_shard
 from pruner_jax.run.state import RunState
-from pruner_jax.types import Graded, Origin, Purpose, Weighted
+from pruner_jax.types import Graded, Origin, Weighted
 from pruner_jax.verify.grade import counts
 
 
+@dataclasses.dataclass(frozen=True)
+class Work:
+    """What a phase has brought to a step."""
+
+    phase: Phase
+    metrics: Mapping[str, Any]
+    weighted: Weighted | None = None  # rows of this step; None: it goes on with those it has
+    shard: str | None = None  # where they are, if they last
+    broken: bool = False  # they hold numbers that nothing can be learnt from
+
+
 def train_step(run: Session, state: RunState) -> dict[str, Any]:
-    """Sample, check, weigh, learn; the record of the step as it was written down.
+    """Collect, check, weigh, learn; the record of the step as it was written down.
 
     The state changes after the sampling only, so an ``Interrupted`` leaves it at the step before.
     """
-    settings, clock = run.settings, run.clock
-    index, visit = order(
-        len(run.problems["train"]), settings.seed, state.cursor, settings.rounds.prompts
-    )
-    with clock.phase("rollout"):
-        params = run.engine.decode_params(state.learn.params)
-        prompts = run.engine.prompts(
-            [run.problems["train"][i] for i in index],
-            purpose=Purpose.TRAIN,
-            limit=state.limit,
-            visit_P=visit,
-        )
-    graded, speed = run.engine.rollout(
-        params,
-        prompts,
-        samples=run.phase.collect.samples,
-        limit=state.limit,
-        clock=clock,
-        on_progress=run.interrupts.check,
-    )
-    del params
-    with clock.phase("weigh"):
-        weighted, state.method, weighing = weigh(
-            run.phase, graded, state.method, context(run, state)
-        )
-    learning = {}
-    sampled_BT = graded.rollouts.origin_BT == Origin.SAMPLED
-    broken = not np.isfinite(graded.rollouts.logp_BT[sampled_BT]).all()
-    if not (broken and settings.guards.not_finite):  # which will ring; without it, learn refuses
-        with clock.phase("learn"):
-            weighted = with_reference(run, state, weighted)
-            run.checkpoints.release()
-            state.learn, learning = learn(
-                state.learn,
-                rows_of(weighted, run.spec),
-                run.update,
-                spec=run.spec,
-                options=settings.learn,
-                mesh=run.mesh,
-                seed=settings.seed + state.steps,
-            )
-    state.cursor += settings.rounds.prompts
+    method_state, tables = state.method, state.tables
+    try:
+        work = []
+        for phase in run.method.phases:
+            done, state.method = prepare(run, state, phase)
+            work += [done]
+    except BaseException:
+        state.method, state.tables = method_state, tables
+        raise
+    found: dict[str, Any] = {}
+    for done in work:
+        prefix = "" if done.phase is run.training[0] else f"{done.phase.name}/"
+        metrics = {**done.metrics, **finish(run, state, done)}
+        found |= {prefix + name: value for name, value in metrics.items()}
     state.step += 1
     state.steps += 1
-    log_rollouts(run, state, weighted)
+    for done in work:
+        if done.weighted is not None:
+            log_rollouts(run, state, done)
     return run.record(
         {
             "kind": "step",
             "round": state.round + 1,
             "step": state.steps,
             "limit": state.limit,
-            **weighing,
-            "prune/generated_tokens": int(graded.rollouts.length_B.sum()),
-            **completions(graded),
-            **guards.diagnose(graded),
-            **counts(graded),
-            **learning,
-            **speed.metrics(),
+            **found,
             **{f"perf/verify_{name}": n for name, n in run.engine.verifier.stats.items()},
-            **clock.lap(),
+            **run.clock.lap(),
         }
     )
 
 
-def context(run: Session, state: RunState) -> Context:
-    """What the method may know of this step."""
-    return Context(
-        limit=state.limit,
-        step=state.steps,
-        round_step=state.step,
-        round=state.round,
-        seed=run.settings.seed,
-        metrics=run.latest_evaluation(),
-        end_token=run.engine.end_ids[0],
-        decode=run.engine.decode,
+# -- collect and weigh -----------------------------------------------------------------------------
+
+
+def prepare(run: Session, state: RunState, phase: Phase) -> tuple[Work, dict[str, Any]]:
+    """What a phase collects at this step, weighed, and the method state after it."""
+    if not phase.collect.due(state.steps):
+        return Work(phase, {}), state.method
+    if phase.collect.every == "step":
+        problems, visit_P = collect.draw(run, state, phase)
+        with run.clock.phase("rollout"):
+            engine, params = collect.writer(run, state, phase)
+        graded, speed = collect.sample(
+            run, state, phase, engine, params, problems, visit_P, state.limit
+        )
+        del params
+        metrics = {**completions(graded), **speed.metrics()}
+    else:
+        graded = collect.collect_table(run, state, phase)
+        metrics = completions(graded)
+    if phase.loss is None:
+        return Work(phase, metrics), state.method
+    with run.clock.phase("weigh"):
+        weighted, method_state, weighing = weigh(
+            phase, graded, state.method, context(run, state, phase)
+        )
+    metrics |= weighing
+    _say_what_cannot_train(run, state, phase, weighted)
+    sampled_BT = graded.rollouts.origin_BT == Origin.SAMPLED
+    finite = np.isfinite(graded.rollouts.logp_BT[sampled_BT]).all()
+    broken = not finite and phase.collect.policy != "teacher"
+    if broken and run.settings.guards.not_finite:  # which will ring; without it, learn refuses
+        return Work(phase, metrics, weighted, broken=True), method_state
+    with run.clock.phase("learn"):
+        weighted = with_log_probabilities(run, state, phase, weighted)
+    if phase.collect.every == "step" and not phase.collect.keep:
+        return Work(phase, metrics, weighted), method_state
+    shard = f"{phase.name}-{state.steps:05d}.parquet"
+    if weighted.keep_B.any():
+        run.folder.store.mkdir(exist_ok=True)
+        write_shard(run.folder.store / shard, rows_of(weighted, phase.loss))
+    elif not (phase.collect.keep and state.store.shards.get(phase.name)):
+        raise ValueError(_nothing_kept(phase, graded))
+    else:
+        shard = None
+    return Work(phase, metrics, weighted, shard), method_state
+
+
+def _nothing_kept(phase: Phase, graded: Graded) -> str:
+    verdicts = ", ".join(
+        f"{n} {name.rpartition('/')[2]}" for name, n in counts(graded).items() if n
+    )
+    return (
+        f"phase {phase.name!r}: of {len(graded)} rows none is kept ({verdicts}), so there is "
+        "nothing to learn from. Take a model that solves some of the problems, more samples "
+        "(method.options.samples), or easier problems"
     )
 
 
-def with_reference(run: Session, state: RunState, weighted: Weighted) -> Weighted:
-    """The rows with log-probabilities under the reference policy, if the loss needs them."""
-    if not run.spec.needs_reference:
+def _say_what_cannot_train(run: Session, state: RunState, phase: Phase, weighted: Weighted) -> None:
+    """A collection without any signal is told, once in a round."""
+    trains_BT = weighted.train_BT & weighted.keep_B[:, None] & (weighted.weight_BT != 0)
+    if trains_BT.any():
+        return
+    said = {(r.get("round"), r.get("phase")) for r in run.history if r["kind"] == "no_signal"}
+    if (state.round + 1, phase.name) in said:
+        return
+    reason = (
+        f"phase {phase.name!r}: no row of step {state.steps + 1} has a weight: the samples of "
+        "every problem are worth the same (all correct, all wrong), or none was selected"
+    )
+    run.progress.log(reason)
+    run.record(
+        {
+            "kind": "no_signal",
+            "round": state.round + 1,
+            "step": state.steps + 1,
+            "phase": phase.name,
+            "reason": reason,
+        }
+    )
+
+
+def with_log_probabilities(
+    run: Session, state: RunState, phase: Phase, weighted: Weighted
+) -> Weighted:
+    """The rows with the log-probabilities that the loss needs: of the policy that wrote them, where
+    the sampler's will not do, and of the reference policy."""
+    spec, rollouts = phase.loss, weighted.graded.rollouts
+    temperature = spec.temperature_of(rollouts.temperature)
+    trained_BT = weighted.train_BT & weighted.keep_B[:, None]
+    unlike = (
+        temperature != rollouts.temperature
+        or phase.condition.examples > 0
+        or np.isnan(rollouts.logp_BT[trained_BT]).any()
+    )
+    if spec.kind == "pg" and unlike:
+        at = dataclasses.replace(rollouts, temperature=temperature)
+        logp_BT = log_probabilities(run, state, phase.collect.policy, at)
+        scored = dataclasses.replace(rollouts, logp_BT=logp_BT)
+        graded = dataclasses.replace(weighted.graded, rollouts=scored)
+        weighted = dataclasses.replace(weighted, graded=graded)
+    if not spec.needs_reference:
         return weighted
-    rollouts = weighted.graded.rollouts
-    rows = rows_of_rollouts(rollouts, run.spec.temperature_of(rollouts.temperature))
+    rows = rows_of_rollouts(rollouts, temperature)
     logp_BT = score(
         state.reference, run.engine.config, rows, options=run.settings.learn, mesh=run.mesh
     )
     return dataclasses.replace(weighted, ref_logp_BT=logp_BT)
 
 
+# -- learn -----------------------------------------------------------------------------------------
+
+
+def finish(run: Session, state: RunState, work: Work) -> dict[str, float]:
+    """Learn from what a phase has; the metrics of that."""
+    phase = work.phase
+    if phase.collect.due(state.steps):
+        collect.drawn(run, state, phase)
+        if phase.loss is not None and phase.collect.every == "iteration":
+            start_anew(run, state, phase)
+    if work.shard is not None:
+        state.store = state.store.add(phase.name, work.shard, state.steps, phase.collect.keep)
+    if phase.loss is None or work.broken:
+        return {}
+    if phase.name in state.store.shards:
+        rows = stored(run, state, phase)
+        steps = iteration_steps(phase, run.settings)
+        since = state.store.since[phase.name]
+        part = ((state.steps - since) % steps, steps)
+    else:
+        rows, since, part = rows_of(work.weighted, phase.loss), state.steps, (0, 1)
+    with run.clock.phase("learn"):
+        run.checkpoints.release()
+        state.learn, metrics = learn(
+            state.learn,
+            rows,
+            run.updates[phase.name],
+            spec=phase.loss,
+            options=run.settings.learn,
+            mesh=run.mesh,
+            seed=run.settings.seed + since,
+            part=part,
+        )
+    if is_on_policy(phase):
+        return metrics
+    return {name: x for name, x in metrics.items() if not name.startswith("sampling/")}
+
+
+def is_on_policy(phase: Phase) -> bool:
+    """Whether every trained token was drawn by the policy that now learns from it; only then must
+    sampler and learner agree on its log-probability."""
+    condition, rows = phase.condition, phase.collect
+    forces = [condition.force, *(mode.force for mode in condition.modes)]
+    decided = any(isinstance(force, Begin) and force.logp is not None for force in forces)
+    current = rows.policy == "current" and rows.every == "step" and not rows.keep
+    return current and not decided
+
+
+def stored(run: Session, state: RunState, phase: Phase) -> Rows:
+    """All rows that a phase has; read once."""
+    key = state.store.shards[phase.name]
+    if key not in run.rows:
+        for other in [k for k in run.rows if k[0].startswith(f"{phase.name}-")]:
+            del run.rows[other]
+        run.rows[key] = read_shards([run.folder.store / name for name in key])
+    return run.rows[key]
+
+
+def start_anew(run: Session, state: RunState, phase: Phase) -> None:
+    """What a phase resets by iteration: after its rows were weighed, before they train."""
+    if phase.reset.reference == "iteration" and run.needs_reference:
+        state.reference_parameters = f"reference-{state.steps:05d}"
+        run.checkpoints.save_parameters(state.reference_parameters, state.learn.params)
+        state.reference = run.checkpoints.load_parameters(
+            state.reference_parameters, run.parameters_like
+        )
+    if phase.reset.parameters == "iteration":
+        state.learn = state.learn.replace(params=None)  # makes room
+        params = run.checkpoints.load_parameters(state.start.parameters, run.parameters_like)
+        state.learn = state.learn.replace(params=params)
+    if phase.reset.optimiser == "iteration":
+        params, state.learn = state.learn.params, None
+        state.learn = run.fresh_optimizer(params)
+
+
+# -- what is written down --------------------------------------------------------------------------
+
+
 def completions(graded: Graded) -> dict[str, float]:
-    """Accuracy and lengths of a step's rows, beside the mean that the weighing reports."""
+    """Accuracy and lengths of the rows of a step, beside what the weighing reports."""
     rollouts = graded.rollouts
     length_B, finished_B = rollouts.length_B, rollouts.finished_B
     found = {
         "prune/accuracy": graded.correct_B.mean(),
         "completions/min_length": length_B.min(),
         "completions/max_length": length_B.max(),
+        "completions/mean_length": length_B.mean(),
+        "completions/clipped_ratio": 1.0 - finished_B.mean(),
     }
     if finished_B.any():
         found["completions/mean_terminated_length"] = length_B[finished_B].mean()
-    return {name: float(value) for name, value in found.items()}
+    return {
+        **{name: float(value) for name, value in found.items()},
+        **guards.diagnose(graded),
+        **counts(graded),
+        "prune/generated_tokens": int(length_B.sum()),
+    }
 
 
-def log_rollouts(run: Session, state: RunState, weighted: Weighted) -> None:
+def log_rollouts(run: Session, state: RunState, work: Work) -> None:
     """Every so many steps the rows go to a file of their own."""
     every = run.settings.rounds.log_rollouts_every
     if every and state.steps % every == 0:
         name = f"round-{state.round + 1:02d}-step-{state.steps:05d}"
+        if work.phase is not run.training[0]:
+            name += f"-{work.phase.name}"
         run.write_rollouts(
-            name, weighted.graded, round=state.round + 1, step=state.steps, weighted=weighted
+            name,
+            work.weighted.graded,
+            round=state.round + 1,
+            step=state.steps,
+            weighted=work.weighted,
         )

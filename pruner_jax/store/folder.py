@@ -1,6 +1,7 @@
 """A run's folder: who owns it, what settings it was made with, and where each file lives.
 
     OUT/config.yaml   OUT/inputs.json   OUT/metrics.jsonl   OUT/rollouts/   OUT/checkpoints/
+    OUT/tables/       OUT/store/        OUT/rejects.jsonl  (of methods that collect for many steps)
     OUT/summary.json  OUT/report.html   OUT/export/
 
 One process at a time writes to a folder (a lock that the system drops with the process). From its
@@ -61,6 +62,16 @@ class RunFolder:
     def rollouts(self) -> pathlib.Path:
         """Parquet files, one per logged step or evaluation."""
         return self.root / "rollouts"
+
+    @property
+    def tables(self) -> pathlib.Path:
+        """Rows that were collected once or by iteration, a folder each."""
+        return self.root / "tables"
+
+    @property
+    def store(self) -> pathlib.Path:
+        """Weighed rows that are trained on later, a Parquet file for each collection."""
+        return self.root / "store"
 
     @property
     def checkpoints(self) -> pathlib.Path:

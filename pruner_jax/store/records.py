@@ -158,8 +158,8 @@ def read_rollouts(path: pathlib.Path, columns: Iterable[str] | None = None) -> d
 def read_graded(paths: Sequence[pathlib.Path], problems: Mapping[str, Problem]) -> Graded:
     """The graded rows of several files, as one: what ``write_rollouts`` was given, file by file.
 
-    ``problems``: those that the rows answer, by id. In each file the rows of a problem stand
-    together; a problem that comes in two files is two groups.
+    ``problems``: those that the rows answer, by id. In each file the rows of one visit to a problem
+    stand together; a problem that is visited twice, or comes in two files, is two groups.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -168,8 +168,8 @@ def read_graded(paths: Sequence[pathlib.Path], problems: Mapping[str, Problem]) 
     table = pa.concat_tables(tables)
     names = table["problem_id"].to_pylist()
     file_B = np.repeat(np.arange(len(tables)), [len(part) for part in tables])
-    start_B = np.array([b == 0 or names[b] != names[b - 1] for b in range(len(names))], bool)
-    start_B[1:] |= file_B[1:] != file_B[:-1]
+    groups = list(zip(names, table["visit"].to_pylist(), file_B))
+    start_B = np.array([b == 0 or groups[b] != groups[b - 1] for b in range(len(names))], bool)
     firsts = np.flatnonzero(start_B)
     offset_B = np.concatenate([[0], np.cumsum([len(part) for part in tables])])[file_B]
 
@@ -239,7 +239,7 @@ def keep_only(folder: pathlib.Path, names: Iterable[str]) -> None:
     """Remove the Parquet files that a checkpoint does not know, half-written ones included. A name
     may be a pattern, as ``final-test.*``."""
     known = list(names)
-    for path in folder.iterdir():
+    for path in folder.iterdir() if folder.is_dir() else ():
         strange = not any(fnmatch.fnmatch(path.name, name) for name in known)
         if path.suffix == ".tmp" or (path.suffix == ".parquet" and strange):
             path.unlink()

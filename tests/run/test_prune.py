@@ -8,7 +8,7 @@ import pytest
 
 import pruner_jax as pj
 from pruner_jax.report.read import read_run
-from pruner_jax.run import monitor, step
+from pruner_jax.run import collect, monitor, step
 from pruner_jax.run import prune as prune_module
 from pruner_jax.run.interrupts import Interrupted
 from pruner_jax.run.prune import prune
@@ -149,7 +149,7 @@ def ctrl_c():
     ("module", "where", "visit", "steps"),
     [
         (step, "weigh", 3, 3),  # in a step, which is finished
-        (step, "order", 4, 3),  # before a step's rollouts, which are not
+        (collect, "order", 4, 3),  # before a step's rollouts, which are not
         (monitor, "measure", 2, 2),  # in an evaluation within the round
     ],
 )
@@ -183,7 +183,7 @@ def test_the_second_signal_stops_at_once(settings, tmp_path, monkeypatch):
         signal.raise_signal(signal.SIGINT)
         signal.raise_signal(signal.SIGINT)
 
-    at_visit(monkeypatch, step, "order", 2, insist)
+    at_visit(monkeypatch, collect, "order", 2, insist)
     with pytest.raises(KeyboardInterrupt, match="without saving"):
         prune(settings(f"--out={tmp_path / 'run'}"))
     assert prune(settings(f"--out={tmp_path / 'run'}"))["rounds"]
@@ -255,5 +255,5 @@ def test_contradictions_end_with_a_clear_message(settings, tmp_path, override, s
 
 def test_a_dry_run_shows_sizes_and_leaves_nothing(settings, tmp_path):
     found = prune(settings(f"--out={tmp_path / 'run'}", "--dry_run=true"))
-    assert found["rows_per_step"] == 16 and found["learner_state_bytes"] > 0
+    assert found["rows"] == {"prune": "16 per step"} and found["learner_state_bytes"] > 0
     assert not (tmp_path / "run").exists()

@@ -1,0 +1,170 @@
+"""What is checked before a run samples its first token, so that a contradiction costs seconds.
+
+Settings against the method, prompts against the model's context, and what a later start must find
+unchanged. Everything raises ``ValueError`` with the setting to change.
+"""
+
+from __future__ import annotations
+
+import pathlib
+from collections.abc import Iterator
+from typing import Any
+
+from pruner_jax.config import PruneConfig, plain
+from pruner_jax.objective.condition import Condition
+from pruner_jax.objective.method import Method, Phase, check
+from pruner_jax.run.engine import Engine
+from pruner_jax.types import Problem, Purpose
+
+
+def inputs(settings: PruneConfig) -> list[pathlib.Path]:
+    """Files on which the run depends, wherever the settings name one: the code of a method or a
+    checker, tables of problems; and the description of the model."""
+
+    def texts(tree: Any) -> Iterator[str]:
+        if isinstance(tree, dict):
+            for key, value in tree.items():
+                yield from (key, *texts(value))
+        elif isinstance(tree, list):
+            for value in tree:
+                yield from texts(value)
+        elif isinstance(tree, str):
+            yield tree
+
+    rooms = ("problems", "verify", "method", "teacher")
+    named = texts([plain(getattr(settings, room)) for room in rooms])
+    paths = [
+        pathlib.Path(name.rpartition(".py:")[0] + ".py" if ".py:" in name else name)
+        for name in named
+    ]
+    paths.append(pathlib.Path(settings.model) / "config.json")
+    return sorted({path for path in paths if path.is_file()})
+
+
+def check_method(settings: PruneConfig, method: Method) -> None:
+    """The run has all that the method needs, and its rounds can play it."""
+    offers = {"monitor", "answers", "resample"}
+    if settings.expander.model is not None:
+        offers.add("expander")
+    if settings.teacher.model is not None or settings.teacher.file is not None:
+        offers.add("teacher")
+    check(method, offers)
+    for phase in method.phases:
+        where = f"method {method.name!r}, phase {phase.name!r}"
+        if phase.loss is None and phase.collect.every == "step":
+            raise ValueError(
+                f"{where} collects at every step and nothing learns from it; set its "
+                "collect.every to once or iteration, or give it a loss"
+            )
+        if phase.loss is not None and phase.collect.policy == "teacher" and phase.loss.kind == "pg":
+            raise ValueError(
+                f"{where}: loss.kind is 'pg', but a teacher's rows have no log-probabilities of "
+                "the policy; allowed: ce, pairs"
+            )
+    if settings.reference_table is not None and not any(
+        phase.collect.reference for phase in method.phases
+    ):
+        raise ValueError(
+            f"reference_table is {settings.reference_table!r}, but {method.name} has no phase "
+            "with collect.reference; set it to null"
+        )
+
+
+def check_settings(settings: PruneConfig, method: Method) -> None:
+    """On-policy rows come from the whole distribution; monitor and test can be measured."""
+    for phase in method.phases:
+        _check_sampling(settings, phase)
+    for name in ("monitor", "test"):
+        cap(settings, name)
+    if settings.monitor.samples < 2:
+        raise ValueError(
+            f"monitor.samples is {settings.monitor.samples}; the checkpoint rule needs 2 or more "
+            "to tell a loss from noise"
+        )
+
+
+def _check_sampling(settings: PruneConfig, phase: Phase) -> None:
+    sample, collect = settings.sample, phase.collect
+    temperature = sample.temperature if collect.temperature is None else collect.temperature
+    learnt = phase.loss is not None and phase.loss.kind == "pg"
+    if collect.every != "step" or collect.policy != "current":
+        if learnt and temperature == 0:
+            raise ValueError(
+                f"phase {phase.name!r} collects at temperature 0, which leaves no policy "
+                "gradient; set collect.temperature (or sample.temperature) above 0"
+            )
+        return
+    if sample.truncates or temperature == 0:
+        raise ValueError(
+            f"sample.temperature is {temperature:g}, top_k {sample.top_k}, top_p "
+            f"{sample.top_p:g}, min_p {sample.min_p:g}: rounds learn from their own samples, whose "
+            "log-probabilities must be those of the whole distribution; set temperature above 0, "
+            "top_k 0, top_p 1, min_p 0 (monitor and test have their own)"
+        )
+
+
+def unlike_published(method: Method, settings: PruneConfig) -> Iterator[str]:
+    """A line for every setting of another room under which the method is not the published one."""
+    for room, wanted in method.wants.items():
+        for name, value in wanted.items():
+            found = getattr(getattr(settings, room), name)
+            if found != value:
+                yield (
+                    f"{room}.{name} is {found!r}; {method.name} as asked for was published with "
+                    f"{value!r}"
+                )
+
+
+def check_context(
+    settings: PruneConfig, method: Method, engine: Engine, problems: dict[str, list[Problem]]
+) -> None:
+    """Every prompt with its longest response fits into the model: now, not on the second day."""
+    conditions = {phase.condition: None for phase in method.phases}  # each once, in order
+    longest = {
+        "train": collection_limit(settings),
+        "monitor": cap(settings, "monitor"),
+        "test": cap(settings, "test"),
+    }
+    context = engine.config.context
+    for name, part in problems.items():
+        limit = longest[name]
+        ids = [problem.id for problem in part]
+        tokens = []
+        for condition in conditions if name == "train" else (Condition(),):
+            prompts = engine.prompts(
+                part,
+                purpose=Purpose(name),
+                limit=limit,
+                notes=condition.sentences_of(ids, settings.seed, 0),
+                examples=condition.examples,
+            )
+            tokens += zip(part, prompts.tokens)
+        for problem, prompt in tokens:
+            if len(prompt) + limit > context:
+                cure = "lower the limit (rounds.limits, monitor.limit, test.limit)"
+                if len(prompt) >= context:
+                    cure = "shorten its question"
+                raise ValueError(
+                    f"{name} set, problem {problem.id!r}: a prompt of {len(prompt)} tokens and a "
+                    f"response of up to {limit} do not fit into the model's context of {context} "
+                    f"(max_position_embeddings in {settings.model}/config.json); {cure}, or take "
+                    "the problem out of its source"
+                )
+
+
+def collection_limit(settings: PruneConfig) -> int:
+    """Most tokens of a response that a training problem may get: of the longest round."""
+    limits = settings.rounds.limits
+    return cap(settings, "monitor") if limits == "auto" else max(limits)
+
+
+def cap(settings: PruneConfig, name: str) -> int:
+    """Most tokens of a response on the monitor or the test set, the same for every model."""
+    given = getattr(settings, name).limit
+    limits = settings.rounds.limits
+    if given is None and limits == "auto":
+        raise ValueError(
+            f"{name}.limit is not set and rounds.limits is auto: say how long an answer may "
+            f"be when models are measured ({name}.limit)"
+        )
+    return given or max(limits)

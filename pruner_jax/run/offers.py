@@ -1,0 +1,160 @@
+"""What a method may know of a step and ask of the run: its ``Context``.
+
+Log-probabilities and likelihoods come from the learner, verdicts from the verifier, second opinions
+from the expander; all of them for whole collections at once.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Literal
+
+import numpy as np
+
+from pruner_jax import text
+from pruner_jax.learn.rows import Rows, rows_of_rollouts
+from pruner_jax.learn.step import score
+from pruner_jax.objective.context import Context, PolicyName
+from pruner_jax.objective.method import Phase
+from pruner_jax.run import second
+from pruner_jax.run.collect import parameters, reference, writer
+from pruner_jax.run.session import Session
+from pruner_jax.run.state import RunState
+from pruner_jax.types import Graded, Problem, Rollouts
+
+
+def context(run: Session, state: RunState, phase: Phase) -> Context:
+    """What the method may know of this step, and what it may ask."""
+    engine = run.engine
+
+    def prompt(problem: Problem, question: str) -> np.ndarray:
+        asked = dataclasses.replace(problem, question=question, messages=None)
+        return engine.prompts([asked], purpose="train", limit=state.limit).tokens[0]
+
+    def likelihood(
+        policy: PolicyName,
+        graded: Graded,
+        what: Literal["tokens", "answer"],
+        template: str = "{answer}",
+    ) -> np.ndarray:
+        if what == "tokens":
+            return log_probabilities(run, state, policy, graded.rollouts)
+        return answer_likelihoods(run, state, policy, graded.rollouts, template)
+
+    def resample(graded: Graded, prompts: Sequence[np.ndarray]) -> Graded:
+        with run.clock.phase("rollout"):
+            asked, params = writer(run, state, phase)
+            return second.ask_again(asked, params, graded, prompts, graded.rollouts.limit)
+
+    def expand(graded: Graded, mask_answers: bool = False) -> Graded:
+        with run.clock.phase("expand"):
+            return second.expand(
+                run.expander,
+                run.settings.expander,
+                graded,
+                thoughts_of(run, graded.rollouts),
+                mask_answers,
+            )
+
+    offered = {} if run.expander is None else {"expand": expand}
+    return Context(
+        limit=state.limit,
+        step=state.steps,
+        round_step=state.step,
+        round=state.round,
+        seed=run.settings.seed,
+        metrics=run.latest_evaluation(),
+        reference=reference(run, state),
+        end_token=engine.end_ids[0],
+        encode=lambda said: text.encode(engine.tokenizer, said),
+        decode=engine.decode,
+        closing=lambda rollouts: closing(run, rollouts),
+        prompt=prompt,
+        score=likelihood,
+        grade=engine.grade,
+        resample=resample,
+        **offered,
+    )
+
+
+def thoughts_of(run: Session, rollouts: Rollouts) -> list[str]:
+    """The thought of each row, tags left out."""
+    opened_P = run.engine.opened(rollouts.prompts)
+    return [
+        text.split_thought(said, run.engine.text, bool(opened_P[group]))[0]
+        for said, group in zip(rollouts.text, rollouts.group_B)
+    ]
+
+
+def closing(run: Session, rollouts: Rollouts) -> tuple[np.ndarray, ...]:
+    """What has to be written after the thought of each row for an answer to follow: the closing tag
+    where a thought was opened and is still open, else nothing."""
+    engine = run.engine
+    tag = text.encode(engine.tokenizer, engine.text.think_close)
+    nothing = np.zeros(0, np.int32)
+    opened_P = engine.opened(rollouts.prompts)
+    lengths_B = text.thinking_lengths(
+        rollouts.tokens_BT, rollouts.length_B, engine.close_ids, False, ()
+    )
+    closed_B = lengths_B > 0
+    open_B = ~closed_B & (opened_P[rollouts.group_B] | (rollouts.thinking_B > 0))
+    return tuple(tag if is_open else nothing for is_open in open_B)
+
+
+def log_probabilities(
+    run: Session, state: RunState, policy: PolicyName, rollouts: Rollouts
+) -> np.ndarray:
+    """Of every token under a policy, at the temperature of the rollouts (1 if they are greedy),
+    float32 [B, T]; NaN past the end."""
+    return score(
+        parameters(run, state, policy),
+        run.engine.config,
+        rows_of_rollouts(rollouts, rollouts.temperature or 1.0),
+        options=run.settings.learn,
+        mesh=run.mesh,
+    )
+
+
+def answer_likelihoods(
+    run: Session, state: RunState, policy: PolicyName, rollouts: Rollouts, template: str
+) -> np.ndarray:
+    """Summed log-probability of each row's gold answer after its prompt and thought, float32 [B].
+
+    The answer stands in ``template``; only its own tokens count. Scored at temperature 1 under the
+    prompt that the row is trained under.
+    """
+    encode = run.engine.tokenizer
+    before, _, after = template.partition("{answer}")
+    around = [text.encode(encode, part) for part in (before, after)]
+    responses, scored = [], []
+    for b, close in enumerate(closing(run, rollouts)):
+        problem = rollouts.prompts.problems[rollouts.group_B[b]]
+        answer = text.encode(encode, template.replace("{answer}", problem.answer))
+        first = _common(answer, around[0])
+        last = len(answer) - _common(answer[first:][::-1], around[1][::-1])
+        thought = rollouts.tokens_BT[b, : rollouts.thinking_B[b]]
+        responses.append(np.concatenate([thought, close, answer]).astype(np.int32))
+        start = len(thought) + len(close)
+        scored.append((start + first, start + last))
+    width = max(len(tokens) for tokens in responses)
+    train_BT = np.zeros((len(responses), width), bool)
+    for train_T, (first, last) in zip(train_BT, scored):
+        train_T[first:last] = True
+    bare = rows_of_rollouts(rollouts, 1.0)
+    rows = Rows(bare.prompt, tuple(responses), train_BT, train_BT.astype(np.float32))
+    logp_BT = score(
+        parameters(run, state, policy),
+        run.engine.config,
+        rows,
+        options=run.settings.learn,
+        mesh=run.mesh,
+    )
+    return np.nansum(logp_BT, axis=1)
+
+
+def _common(tokens: np.ndarray, beginning: np.ndarray) -> int:
+    """How many tokens both begin with."""
+    n = min(len(tokens), len(beginning))
+    differing = np.flatnonzero(tokens[:n] != beginning[:n])
+    return int(differing[0]) if len(differing) else n

@@ -1,0 +1,288 @@
+"""Second models of a run: an expander that finishes thoughts, a teacher that writes responses.
+
+Both are frozen, live on the run's own devices, and bring their own tokenizer and template. What
+they write is graded by the run's verifier. A teacher's rows become rows of the student: the same
+text in the student's tokens, without log-probabilities.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import pathlib
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from pruner_jax import text
+from pruner_jax.mesh import LEARN_RULES
+from pruner_jax.policy import handle
+from pruner_jax.run.engine import Engine, Progress
+from pruner_jax.sample.options import SampleOptions
+from pruner_jax.sample.records import Given
+from pruner_jax.sample.second import ExpanderOptions, TeacherOptions
+from pruner_jax.store.folder import write_atomically
+from pruner_jax.text import TextOptions
+from pruner_jax.types import Graded, Origin, Problem, Prompts, Rollouts, Verdict
+from pruner_jax.verify.pool import Verifier
+
+PyTree = Any
+
+
+@dataclasses.dataclass(frozen=True)
+class Second:
+    """A frozen model, ready to sample."""
+
+    engine: Engine
+    params: PyTree  # decode parameters
+
+
+def load_second(
+    folder: str,
+    *,
+    text_options: TextOptions,
+    sampling: SampleOptions,
+    verifier: Verifier | None,
+    seed: int,
+    mesh: jax.sharding.Mesh,
+) -> Second:
+    """A model from its folder, in the sampler's form only."""
+    policy = handle.load(folder, mesh=mesh, rules=LEARN_RULES)
+    engine = Engine.of(
+        policy,
+        text_options=text_options,
+        sampling=sampling,
+        verifier=verifier,
+        seed=seed,
+        mesh=mesh,
+    )
+    return Second(engine, engine.decode_params(policy.params))
+
+
+# -- the expander ----------------------------------------------------------------------------------
+
+
+def load_expander(options: ExpanderOptions, **shared: Any) -> Second:
+    """The expander of a run; ``shared`` as in ``load_second``.
+
+    Raises:
+      ValueError: it has no chat template and was not given a plain one.
+    """
+    sampling = dataclasses.replace(
+        shared.pop("sampling"), temperature=options.temperature, top_p=options.top_p, top_k=0
+    )
+    second = load_second(options.model, text_options=options.text, sampling=sampling, **shared)
+    if options.text.template != "plain" and not second.engine.tokenizer.chat_template:
+        raise ValueError(
+            f"the expander {options.model!r} has no chat template; take an instruction-tuned "
+            "model, or set expander.text.template to plain and expander.text.plain to its prompt"
+        )
+    return second
+
+
+def expand(
+    second: Second,
+    options: ExpanderOptions,
+    graded: Graded,
+    thoughts: Sequence[str],
+    mask_answers: bool = False,
+    on_progress: Progress | None = None,
+) -> Graded:
+    """What the expander makes of each row's thought: one graded row for each, in their order.
+
+    With ``mask_answers`` every literal gold answer in a thought is replaced first, so that the
+    expander has to find it again.
+    """
+    rollouts = graded.rollouts
+    asked, visits = [], []
+    for b, thought in enumerate(thoughts):
+        problem = rollouts.prompts.problems[rollouts.group_B[b]]
+        if mask_answers:
+            thought = mask(thought, problem.answer, options.mask)
+        question = options.prompt.replace("{question}", problem.question)
+        asked.append(
+            dataclasses.replace(
+                problem,
+                id=f"{problem.id}#{rollouts.sample_B[b]}",
+                question=question.replace("{thought}", thought),
+                messages=None,
+            )
+        )
+        visits.append(rollouts.prompts.visit_P[rollouts.group_B[b]])
+    prompts = second.engine.prompts(
+        asked, purpose=rollouts.prompts.purpose, limit=options.limit, visit_P=np.array(visits)
+    )
+    expanded, _ = second.engine.rollout(
+        second.params, prompts, samples=1, limit=options.limit, on_progress=on_progress
+    )
+    return expanded
+
+
+def mask(thought: str, answer: str, instead: str) -> str:
+    """The thought without literal mentions of the answer; a number inside another one stays."""
+    if not answer.strip():
+        return thought
+    literal = re.escape(answer.strip())
+    before = r"(?<![\d.])" if answer.strip()[0].isdigit() else ""
+    after = r"(?![\d]|\.\d)" if answer.strip()[-1].isdigit() else ""
+    return re.sub(before + literal + after, lambda _: instead, thought)
+
+
+def leaks(thought: str, answer: str) -> bool:
+    """Whether the thought says the answer literally."""
+    return mask(thought, answer, "\0") != thought
+
+
+# -- the teacher -----------------------------------------------------------------------------------
+
+
+def in_the_students_words(
+    graded: Graded, student: Engine, prompts: Prompts, limit: int
+) -> tuple[Graded, np.ndarray]:
+    """A teacher's rows as rows of the student, and which of them fit into ``limit``, bool [B].
+
+    The same texts in the student's tokens under the student's prompts, verdicts as they are. They
+    are trained like sampled ones; their log-probabilities are NaN, for the student drew none.
+    """
+    old = graded.rollouts
+    rollouts = written(student, prompts, old.group_B, old.sample_B, old.text, old.finished_B)
+    fits_B = rollouts.length_B <= limit
+    return dataclasses.replace(graded, rollouts=rollouts), fits_B
+
+
+def written(
+    engine: Engine,
+    prompts: Prompts,
+    group_B: np.ndarray,
+    sample_B: np.ndarray,
+    texts: Sequence[str],
+    finished_B: np.ndarray,
+) -> Rollouts:
+    """Rows of given texts in the engine's tokens."""
+    end = engine.tokenizer.eos_token_id
+    end = engine.end_ids[0] if end is None else end
+    tokens = [
+        np.append(text.encode(engine.tokenizer, said), [end] if done else []).astype(np.int32)
+        for said, done in zip(texts, finished_B)
+    ]
+    length_B = np.array([len(ids) for ids in tokens], np.int32)
+    inside_BT = np.arange(length_B.max(initial=1)) < length_B[:, None]
+    tokens_BT = np.zeros(inside_BT.shape, np.int32)
+    tokens_BT[inside_BT] = np.concatenate(tokens) if tokens else []
+    return Rollouts(
+        prompts=prompts,
+        group_B=group_B,
+        sample_B=sample_B,
+        tokens_BT=tokens_BT,
+        logp_BT=np.full(inside_BT.shape, np.nan, np.float32),
+        origin_BT=np.where(inside_BT, Origin.SAMPLED, Origin.PAD).astype(np.uint8),
+        length_B=length_B,
+        thinking_B=text.thinking_lengths(
+            tokens_BT, length_B, engine.close_ids, engine.opened(prompts)[group_B], engine.open_ids
+        ),
+        finished_B=np.asarray(finished_B, bool),
+        text=tuple(texts),
+        temperature=1.0,
+        limit=int(length_B.max(initial=0)),
+        mode_B=np.zeros(len(texts), np.int32),
+        budget_B=np.full(len(texts), -1, np.int32),
+        parent_B=np.full(len(texts), -1, np.int32),
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Responses:
+    """A teacher's file of responses, by problem, and the lines that cannot be used."""
+
+    of_problem: dict[str, list[str]]
+    rejects: list[dict[str, Any]]
+
+
+def read_responses(options: TeacherOptions, problems: Sequence[Problem]) -> Responses:
+    """The responses of a file to these problems, which it names by id or question.
+
+    Raises:
+      ValueError: a line is not a JSON object with a response and the problem it answers.
+    """
+    known = {problem.question: problem.id for problem in problems}
+    known |= {problem.id: problem.id for problem in problems}
+    found, rejects = {}, []
+    path = pathlib.Path(options.file)
+    if not path.is_file():
+        raise ValueError(f"teacher.file is {options.file!r}, which is not there")
+    for number, line in enumerate(path.read_text().splitlines(), 1):
+        try:
+            entry = json.loads(line)
+            name = entry.get("id", entry.get("question"))
+            response = entry["response"]
+        except (ValueError, AttributeError, KeyError, TypeError) as error:
+            raise ValueError(
+                f'{path}, line {number}: allowed is a JSON object {{"question" or "id": ..., '
+                f'"response": ...}}, found {line[:80]!r}'
+            ) from error
+        if name in known and isinstance(response, str):
+            found.setdefault(known[name], []).append(response)
+        else:
+            why = "no problem of the train set" if isinstance(response, str) else "not a text"
+            rejects.append({"line": number, "why": why, **entry})
+    return Responses(found, rejects)
+
+
+def unusable(graded: Graded, limit: int) -> list[dict[str, Any]]:
+    """Rows that nothing can be learnt from: no program or answer in them, one that does not parse,
+    or longer than the limit."""
+    rollouts, found = graded.rollouts, []
+    detail = graded.detail or ("",) * len(graded)
+    for b in range(len(graded)):
+        why = ""
+        if rollouts.length_B[b] > limit:
+            why = f"{rollouts.length_B[b]} tokens, the limit is {limit}"
+        elif graded.verdict_B[b] == Verdict.UNPARSED:
+            why = "no answer was found in it"
+        elif detail[b].startswith("Syntax"):
+            why = detail[b]
+        if why:
+            problem = rollouts.prompts.problems[rollouts.group_B[b]]
+            found.append({"id": problem.id, "why": why, "response": rollouts.text[b]})
+    return found
+
+
+def write_rejects(path: pathlib.Path, rejects: Sequence[dict[str, Any]]) -> None:
+    """A file of JSON lines, one for each response that cannot be used, with the reason."""
+    write_atomically(path, "".join(json.dumps(reject) + "\n" for reject in rejects))
+
+
+# -- asking again ----------------------------------------------------------------------------------
+
+
+def ask_again(
+    engine: Engine,
+    params: PyTree,
+    graded: Graded,
+    prompt_tokens: Sequence[np.ndarray],
+    limit: int,
+) -> Graded:
+    """One new row in place of each given one, under another prompt; problems, groups and sample
+    numbers stay, the random numbers are others."""
+    old = graded.rollouts
+    asked = Prompts(
+        problems=tuple(old.prompts.problems[g] for g in old.group_B),
+        text=tuple(text.decode(engine.tokenizer, tokens) for tokens in prompt_tokens),
+        tokens=tuple(np.asarray(tokens, np.int32) for tokens in prompt_tokens),
+        purpose=old.prompts.purpose,
+        visit_P=old.prompts.visit_P[old.group_B] + _AGAIN,
+    )
+    nothing = np.zeros(0, np.int32)
+    given = {
+        b: Given(nothing, nothing.astype(np.float32), nothing.astype(np.uint8), sample=int(sample))
+        for b, sample in enumerate(old.sample_B)
+    }
+    found, _ = engine.rollout(params, asked, samples=1, limit=limit, given=given)
+    rollouts = dataclasses.replace(found.rollouts, prompts=old.prompts, group_B=old.group_B)
+    return dataclasses.replace(found, rollouts=rollouts)
+
+
+_AGAIN = 1 << 21  # added to the visits of a problem: draws that no plain visit makes

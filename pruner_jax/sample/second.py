@@ -1,0 +1,64 @@
+"""Options of second models (no JAX here): the expander of Hawkeye, the teacher of PaD."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from pruner_jax.text import TextOptions
+
+
+@dataclasses.dataclass(frozen=True)
+class ExpanderOptions:
+    """A frozen small model that turns a question and a thought into the answer."""
+
+    model: str | None = None
+    """Hugging Face folder or hub id. null: there is none."""
+
+    prompt: str = "{question}\n\n{thought}"
+    """What it is asked: with "{question}" and "{thought}" in it."""
+
+    text: TextOptions = dataclasses.field(default_factory=TextOptions)
+    """How that becomes a prompt of its own; it needs a chat template, or template: plain."""
+
+    limit: int = 512
+    """Most tokens of its answer."""
+
+    temperature: float = 0.7
+    """Of its answers; 0 takes the likeliest token."""
+
+    top_p: float = 0.9
+    """Of its answers."""
+
+    mask: str = "…"
+    """What stands in the thought where a literal gold answer was, if the method masks them."""
+
+    def __post_init__(self) -> None:
+        for name in ("{question}", "{thought}"):
+            if name not in self.prompt:
+                raise ValueError(f"expander.prompt lacks {name}: {self.prompt!r}")
+        if self.limit < 1 or self.temperature < 0 or not 0 < self.top_p <= 1:
+            raise ValueError(
+                f"expander.limit is {self.limit}, temperature {self.temperature:g}, top_p "
+                f"{self.top_p:g}; allowed: 1 or more, 0 or more, above 0 up to 1"
+            )
+
+
+@dataclasses.dataclass(frozen=True)
+class TeacherOptions:
+    """Who writes the rows of a phase with collect.policy teacher: a second model, or a file."""
+
+    model: str | None = None
+    """Hugging Face folder or hub id. null: there is none."""
+
+    file: str | None = None
+    """JSON lines of responses that are there already: {"question" or "id": ..., "response": ...};
+    several lines of one problem are several samples."""
+
+    text: TextOptions = dataclasses.field(default_factory=TextOptions)
+    """How problems become prompts of the teacher."""
+
+    def __post_init__(self) -> None:
+        if self.model is not None and self.file is not None:
+            raise ValueError(
+                f"teacher.model is {self.model!r} and teacher.file {self.file!r}; set one of them"
+            )

@@ -1,0 +1,138 @@
+"""A table of collected rows: one folder of Parquet parts, and what they were made with.
+
+    FOLDER/key.json         model, tokenizer, template, sampler, K ... by name
+    FOLDER/part-*.parquet   rows of some problems each, as `records.write_rollouts` has them
+
+A table is filled part by part, so making one can be stopped and goes on; it serves every run whose
+key is the same, as far as it has the problems that the run wants. Reference lengths, a teacher's
+programs and what expert iteration collects are all such tables.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from pruner_jax.store.folder import write_atomically
+from pruner_jax.store.records import read_graded, read_rollouts, write_rollouts
+from pruner_jax.types import Graded, Problem, take_rows
+
+
+class TableError(ValueError):
+    """A table was made with something else than the run has."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Table:
+    """A table's folder, opened under a key."""
+
+    folder: pathlib.Path
+
+    def missing(self, problems: Sequence[Problem], visit_P: np.ndarray) -> list[int]:
+        """Places of the problems that have no rows of this visit yet."""
+        have = {visit for path in self._parts() for visit in _visits(path)}
+        wanted = zip(problems, visit_P.tolist())
+        return [n for n, (problem, visit) in enumerate(wanted) if (problem.id, visit) not in have]
+
+    def add(self, graded: Graded, *, step: int) -> None:
+        """Write the rows of some problems as one part, whole or not at all."""
+        prompts = graded.rollouts.prompts
+        names = [problem.id for problem in prompts.problems]
+        said = json.dumps([names, prompts.visit_P.tolist()])
+        digest = hashlib.blake2b(said.encode(), digest_size=8).hexdigest()
+        write_rollouts(self.folder / f"part-{digest}.parquet", graded, round=0, step=step)
+
+    def read(self, problems: Sequence[Problem], visit_P: np.ndarray) -> Graded:
+        """The rows of these visits to the problems, in their order; none for those that have none.
+
+        Raises:
+          TableError: there is no row of any.
+        """
+        wanted = list(zip([problem.id for problem in problems], visit_P.tolist()))
+        parts = [path for path in self._parts() if set(wanted) & set(_visits(path))]
+        if not parts:
+            raise TableError(f"{self.folder} has no rows of the {len(problems)} problems")
+        return _in_order(read_graded(parts, _by_id(parts, problems)), wanted)
+
+    def everything(self, problems: Sequence[Problem]) -> Graded:
+        """All rows of all problems, those that are not among the given ones included by name."""
+        parts = self._parts()
+        return read_graded(parts, _by_id(parts, problems))
+
+    def _parts(self) -> list[pathlib.Path]:
+        return sorted(self.folder.glob("part-*.parquet"))
+
+
+def open_table(folder: pathlib.Path, key: Mapping[str, Any]) -> Table:
+    """The table of a folder, which is made if it is not there.
+
+    Raises:
+      TableError: the folder has a table that was made under another key; says what differs.
+    """
+    path = folder / "key.json"
+    folder.mkdir(parents=True, exist_ok=True)
+    for half_written in folder.glob(".*.tmp"):
+        half_written.unlink()
+    if not path.exists():
+        if any(folder.iterdir()):
+            raise TableError(f"{folder} is no table: it has files but no key.json")
+        write_atomically(path, json.dumps(key, indent=2) + "\n")
+        return Table(folder)
+    before = json.loads(path.read_text())
+    after = json.loads(json.dumps(key))
+    differing = [name for name in {**before, **after} if before.get(name) != after.get(name)]
+    if differing:
+        told = "; ".join(
+            f"{name}: the table has {before.get(name)!r}, this run {after.get(name)!r}"
+            for name in differing
+        )
+        raise TableError(
+            f"{folder} was made with something else ({told}); name another folder, or take away "
+            "reference_table so that the run makes its own"
+        )
+    return Table(folder)
+
+
+def _visits(path: pathlib.Path) -> list[tuple[str, int]]:
+    columns = read_rollouts(path, ["problem_id", "visit"])
+    return list(zip(columns["problem_id"], columns["visit"]))
+
+
+def _by_id(parts: Sequence[pathlib.Path], problems: Sequence[Problem]) -> dict[str, Problem]:
+    strangers = {name for path in parts for name, _ in _visits(path)}
+    known = {name: Problem(name, "", "") for name in strangers}
+    return known | {problem.id: problem for problem in problems}
+
+
+def _in_order(graded: Graded, wanted: Sequence[tuple[str, int]]) -> Graded:
+    """The groups of these (problem, visit), in this order; rows have no parents any more."""
+    prompts = graded.rollouts.prompts
+    place = {
+        (problem.id, int(visit)): g
+        for g, (problem, visit) in enumerate(zip(prompts.problems, prompts.visit_P))
+    }
+    chosen = [place[visit] for visit in wanted if visit in place]
+    rows: dict[int, list[int]] = {}
+    for b, group in enumerate(graded.rollouts.group_B.tolist()):
+        rows.setdefault(group, []).append(b)
+    taken = take_rows(graded, np.array([b for g in chosen for b in rows[g]], int))
+    number = {g: n for n, g in enumerate(chosen)}
+    rollouts = dataclasses.replace(
+        taken.rollouts,
+        prompts=dataclasses.replace(
+            prompts,
+            problems=tuple(prompts.problems[g] for g in chosen),
+            text=tuple(prompts.text[g] for g in chosen),
+            tokens=tuple(prompts.tokens[g] for g in chosen),
+            visit_P=prompts.visit_P[chosen],
+        ),
+        group_B=np.array([number[g] for g in taken.rollouts.group_B.tolist()], np.int32),
+        parent_B=np.full(len(taken), -1, np.int32),
+    )
+    return dataclasses.replace(taken, rollouts=rollouts)
