@@ -179,7 +179,7 @@ def battle(tmp_path_factory):
     (folder / "secret").write_text("18")
     before = descendants(os.getpid())
     options = VerifyOptions(
-        workers=1, cache=0, settings={"program": {"seconds": 0.5, "memory_mb": 32}}
+        workers=1, timeout_s=30, cache=0, settings={"program": {"seconds": 0.5, "memory_mb": 32}}
     )
     with socket.create_server(("127.0.0.1", 0)) as server, Verifier(options) as verifier:
         plans = attacks(str(folder), server.getsockname()[1])
