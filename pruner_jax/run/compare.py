@@ -19,7 +19,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from pruner_jax.config import CompareConfig, plain
-from pruner_jax.measure.summary import versions
+from pruner_jax.measure import summary
 from pruner_jax.report import standings as tables
 from pruner_jax.report.frontier import frontier
 from pruner_jax.report.progress import Progress
@@ -87,11 +87,14 @@ def _is_finished(run: Run) -> bool:
 
 
 def _check_new(runs: Sequence[Run], progress: Progress) -> None:
-    """Open what has not been begun as a dry run does, one run of each point and set, so that a
-    method that cannot be played says so now."""
-    new = {(r.set, r.point): r for r in reversed(runs) if not (r.folder / "config.yaml").exists()}
-    for place, run in enumerate(reversed(new.values()), 1):
-        progress.log(f"checking {place} of {len(new)}: {run.point.name} on {run.set}")
+    """Open what has not been begun as a dry run does, so that a method that cannot be played says
+    so now: a run of every point, and of every set."""
+    seen: set[Any] = set()
+    for run in runs:
+        if {run.set, run.point} <= seen or (run.folder / "config.yaml").exists():
+            continue
+        seen |= {run.set, run.point}
+        progress.log(f"checking {run.point.name} on {run.set}")
         try:
             with contextlib.redirect_stderr(io.StringIO()):  # the run itself will say it again
                 with open_session(dataclasses.replace(run.settings, dry_run=True)) as session:
@@ -153,8 +156,8 @@ def _write(
     result = standings(settings, played, resamples) | {
         "planned": len(runs),
         "failed": [{"run": name, "error": error} for name, error in failed.items()],
-        "settings": plain(settings),
-        "versions": versions(),
+        "settings": summary.plain(plain(settings)),
+        "versions": summary.versions(),
     }
     out = pathlib.Path(settings.out)
     out.mkdir(parents=True, exist_ok=True)

@@ -63,13 +63,17 @@ def plan(settings: CompareConfig) -> list[Run]:
       ConfigError: naming the entry.
     """
     _check_names(settings)
-    points = {(entry.label, point): entry for entry in settings.entries for point in _points(entry)}
-    runs = [
-        _run(settings, entry, point, name, seed)
-        for seed in settings.seeds
+    made = {
+        (name, point): _settings(settings, entry, point, name)
         for name in settings.sets
-        for (_, point), entry in points.items()
+        for entry in settings.entries
+        for point in _points(entry)
         if name in (entry.sets or settings.sets)
+    }
+    runs = [
+        _run(settings.out, name, point, seed, shared)
+        for seed in settings.seeds
+        for (name, point), shared in made.items()
     ]
     _check_folders(runs)
     _check_comparable(runs, MEASURED_ON[settings.checkpoint])
@@ -82,16 +86,24 @@ def _points(entry: EntryOptions) -> list[Point]:
     return [Point(entry.label, strength) for strength in entry.strengths or (None,)]
 
 
-def _run(settings: CompareConfig, entry: EntryOptions, point: Point, name: str, seed: int) -> Run:
-    """One run, its settings checked."""
-    out = pathlib.Path(settings.out) / "runs" / _folder(name, point, seed)
+def _run(out: str, name: str, point: Point, seed: int, shared: PruneConfig) -> Run:
+    folder = pathlib.Path(out) / "runs" / _folder(name, point, seed)
+    return Run(name, point, seed, dataclasses.replace(shared, out=str(folder), seed=seed))
+
+
+def _folder(name: str, point: Point, seed: int) -> str:
+    return f"{name}/{point.name.replace('/', '-')}-seed{seed}"
+
+
+def _settings(settings: CompareConfig, entry: EntryOptions, point: Point, name: str) -> PruneConfig:
+    """What the runs of a point on a set share, checked."""
     layers = {
         "settings": settings.settings,
         f"sets.{name}": settings.sets[name],
         f"entry {entry.label!r}, settings": entry.settings,
         f"entry {entry.label!r}, strength {point.strength!r}": entry.strengths.get(point.strength),
     }
-    own = {"out": str(out), "seed": seed, "dry_run": False}
+    own = {"out": settings.out, "seed": settings.seeds[0], "dry_run": False}
     for where, layer in layers.items():
         if not isinstance(layer, Mapping | None):
             raise ConfigError(f"{where} is {layer!r}; allowed: a mapping of settings")
@@ -99,14 +111,9 @@ def _run(settings: CompareConfig, entry: EntryOptions, point: Point, name: str, 
             raise ConfigError(f"{where} sets {key}, which is the comparison's; leave it out")
     changes = [layer or {} for layer in layers.values()]
     try:
-        made = config.layered(settings.base, [*changes, own])
+        return config.layered(settings.base, [*changes, own])
     except ValueError as error:
         raise ConfigError(f"entry {point.name!r} on set {name!r}: {error}") from None
-    return Run(name, point, seed, made)
-
-
-def _folder(name: str, point: Point, seed: int) -> str:
-    return f"{name}/{point.name.replace('/', '-')}-seed{seed}"
 
 
 # -- what is refused -------------------------------------------------------------------------------
