@@ -100,14 +100,19 @@ class Inject:
         problem = rollouts.prompts.problems[rollouts.group_B[b]].id
         dice = uniform(context.seed, context.step, problem, rollouts.sample_B[b], "inject")
         rng = np.random.default_rng(int(dice * 2**53))
-        pools = []
-        for kind in dict.fromkeys(self.kinds):
-            found = [v for v in variants(program, kind) if context.decode(context.encode(v)) == v]
-            pools.append([found[i] for i in rng.permutation(len(found))])
-        chosen = []
-        while len(chosen) < self.per_row and any(pools):
-            open_pools = [pool for pool in pools if pool]
-            chosen.append(open_pools[int(rng.integers(len(open_pools)))].pop())
+        kinds, pools, chosen = list(dict.fromkeys(self.kinds)), {}, []
+        while kinds and len(chosen) < self.per_row:
+            kind = kinds[int(rng.integers(len(kinds)))]
+            if kind not in pools:
+                found = variants(program, kind)
+                pools[kind] = [found[i] for i in rng.permutation(len(found))]
+            while pools[kind]:
+                broken = pools[kind].pop()
+                if context.decode(context.encode(broken)) == broken:
+                    chosen.append(broken)
+                    break
+            else:
+                kinds.remove(kind)
         return chosen
 
 
