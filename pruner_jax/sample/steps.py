@@ -1,7 +1,8 @@
 """Beam search by steps (PaD, arXiv 2305.13888, "step-by-step verification"): a step is one line.
 
-Each beam is the beginning of a response, up to the end of a line. It goes on with a few sampled
-lines; those that read alike are one; what stays are the beams with the highest
+Each beam is the beginning of a response, up to the end of a line. It goes on with the likeliest
+line (token by token) and a few sampled ones; those that read alike are one; what stays are the
+beams with the highest
 
     S(r_1..i) = log p(r_1..i | x) + sum over j <= i of log f(r_1..j)
 
@@ -11,7 +12,7 @@ gives for each the best response as one row of Rollouts. Left out: grading them,
 (`run.programs`).
 
 The lines of a beam depend on the seed, the problem, its visit, what stands before them, and their
-number; not on other problems, nor on the rank of the beam.
+place among them; not on other problems, nor on the rank of the beam.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ import codeop
 import dataclasses
 import math
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -42,8 +43,11 @@ from pruner_jax.verify.checkers import program
 Scorer = Callable[[Problem, str], float]
 """f of the last step: from the problem and the response as far as it goes (whole lines)."""
 
-Draw = Callable[[Prompts, np.ndarray, Mapping[int, Given]], tuple[Rollouts, SampleStats]]
-"""``chains`` rows for every prompt, each until the end of its line, at most limit_B tokens long."""
+Line = tuple[int, np.ndarray, np.ndarray]
+"""The prompt that it goes on from, its tokens, their log-probabilities."""
+
+Draw = Callable[[Prompts, np.ndarray], tuple[list[Line], SampleStats]]
+"""A few lines for every prompt, at most limit_P tokens long, and what they took."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -115,9 +119,9 @@ def step_beam(
 
     Args:
       params, config, prompts, seed, end_ids, close_ids, open_ids, opened, decode, options, mesh: as
-        in `sampler.sample`. At temperature 0 one chain says all that there is to say.
+        in `sampler.sample`.
       beams: beginnings that are kept for each prompt.
-      chains: lines that are sampled to go on from each.
+      chains: lines that each goes on with; all but the first are sampled (at temperature 0: none).
       limit: most tokens of a response.
       line_ids: tokens that end a line, see `line_ends`.
       score: f; None: whether the program so far runs.
@@ -131,30 +135,41 @@ def step_beam(
 
     longest = max((len(tokens) for tokens in prompts.tokens), default=0) + limit
 
-    def draw(
-        asked: Prompts, limit_B: np.ndarray, given: Mapping[int, Given]
-    ) -> tuple[Rollouts, SampleStats]:
-        return sample(
+    ends = sorted({*end_ids, *line_ids})
+
+    def lines(
+        asked: Prompts, limit_P: np.ndarray, each: int, options: SampleOptions
+    ) -> tuple[list[Line], SampleStats]:
+        rollouts, stats = sample(
             params,
             config,
             asked,
-            samples=chains,
-            limit=limit_B,
+            samples=each,
+            limit=np.repeat(limit_P, each),
             seed=seed,
-            end_ids=sorted({*end_ids, *line_ids}),
+            end_ids=ends,
             close_ids=close_ids,
             opened=False,
             decode=lambda tokens: "",
-            options=_few_shapes(options, len(limit_B), longest),
-            given=given,
+            options=_few_shapes(options, each * len(asked), longest),
+            given=_numbers(asked, each),
             mesh=mesh,
         )
+        rows = zip(rollouts.group_B, rollouts.tokens_BT, rollouts.logp_BT, rollouts.length_B)
+        return [(int(p), tokens[:n], logp[:n]) for p, tokens, logp, n in rows], stats
+
+    def draw(asked: Prompts, limit_P: np.ndarray) -> tuple[list[Line], SampleStats]:
+        likeliest = dataclasses.replace(options, top_k=1)  # with the same log-probabilities
+        found, stats = lines(asked, limit_P, 1, likeliest)
+        if chains == 1 or options.temperature == 0:
+            return found, stats
+        others, more = lines(asked, limit_P, chains - 1, options)
+        return found + others, _sum(stats, more)
 
     found, stats = search(
         draw,
         prompts,
         beams=beams,
-        chains=chains,
         limit=limit,
         end_ids=end_ids,
         decode=decode,
@@ -201,7 +216,6 @@ def search(
     prompts: Prompts,
     *,
     beams: int,
-    chains: int,
     limit: int,
     end_ids: Sequence[int],
     decode: Callable[[np.ndarray], str],
@@ -213,15 +227,12 @@ def search(
     stats = SampleStats()
     while any(beam.open for kept in kept_P for beam in kept):
         growing = [(p, beam) for p, kept in enumerate(kept_P) for beam in kept if beam.open]
-        rollouts, took = draw(*_ask(prompts, growing, chains, limit))
+        lines, took = draw(*_ask(prompts, growing, limit))
         stats = _sum(stats, took)
         longer_P: list[dict[tuple[str, bool, bool], Beam]] = [{} for _ in kept_P]
-        for b, group in enumerate(rollouts.group_B):
+        for group, tokens, logp in lines:
             p, beam = growing[group]
-            n = rollouts.length_B[b]
-            new = _grow(
-                beam, rollouts.tokens_BT[b, :n], rollouts.logp_BT[b, :n], limit, end_ids, decode
-            )
+            new = _grow(beam, tokens, logp, limit, end_ids, decode)
             reads = (new.text, new.finished, new.open)
             alike = longer_P[p].get(reads)
             if alike is None or new.score > alike.score:
@@ -233,10 +244,9 @@ def search(
 
 
 def _ask(
-    prompts: Prompts, growing: Sequence[tuple[int, Beam]], chains: int, limit: int
-) -> tuple[Prompts, np.ndarray, dict[int, Given]]:
-    """What is drawn: the beams as parts of their prompts, how long each row may be, and the rows'
-    numbers, which their random keys are made of."""
+    prompts: Prompts, growing: Sequence[tuple[int, Beam]], limit: int
+) -> tuple[Prompts, np.ndarray]:
+    """The beams as parts of their prompts, and how many tokens each may still get, int32 [P]."""
     of = [p for p, _ in growing]
     asked = Prompts(
         problems=tuple(prompts.problems[p] for p in of),
@@ -247,15 +257,20 @@ def _ask(
         purpose=prompts.purpose,
         visit_P=prompts.visit_P[of],
     )
-    limit_B = np.repeat([limit - len(beam.tokens) for _, beam in growing], chains)
+    return asked, np.array([limit - len(beam.tokens) for _, beam in growing], np.int32)
+
+
+def _numbers(asked: Prompts, each: int) -> dict[int, Given]:
+    """Rows that begin with nothing, but have numbers for their random keys that hang on all that
+    stands before them, and on their place among ``each`` of them."""
     nothing = np.zeros(0, np.int32)
     given = {}
-    for i, (_, beam) in enumerate(growing):
-        before = zlib.crc32(beam.tokens.tobytes())
-        for chain in range(chains):
-            number = zlib.crc32(b"%d" % chain, before) & 0x7FFFFFFF
-            given[i * chains + chain] = Given(nothing, nothing, nothing, sample=number)
-    return asked, limit_B.astype(np.int32), given
+    for p, tokens in enumerate(asked.tokens):
+        before = zlib.crc32(np.asarray(tokens, np.int32).tobytes())
+        for place in range(each):
+            number = zlib.crc32(b"%d" % place, before) & 0x7FFFFFFF
+            given[p * each + place] = Given(nothing, nothing, nothing, sample=number)
+    return given
 
 
 def _grow(

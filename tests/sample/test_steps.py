@@ -9,7 +9,7 @@ from small import CLOSE, CONFIG, END, OPTIONS, params, prompts, run, scored
 
 from pruner_jax.sample.sampler import SampleStats
 from pruner_jax.sample.steps import Executes, line_ends, search, step_beam
-from pruner_jax.types import Origin, Problem, Prompts, Purpose, Rollouts
+from pruner_jax.types import Origin, Problem, Prompts, Purpose
 
 PROBLEM = Problem("p", "?", "18")
 
@@ -54,62 +54,35 @@ def test_a_program_so_far_is_fine_or_has_failed(text, fine):
 # -- the search, with lines written by hand --------------------------------------------------------
 
 
-def by_hand(script, asked=None):
+def by_hand(script, asked):
     """Draws that give the lines of ``script``: text so far -> [(line, its probability), ...]; "$"
-    ends a response. Tokens are letters, and a row's first one has all the log-probability."""
+    ends a response. Tokens are letters, and a line's first one has all the log-probability."""
 
-    def draw(asked_now, limit_B, given):
-        chains = len(limit_B) // len(asked_now)
-        rows = []
-        for p, tokens in enumerate(asked_now.tokens):
+    def draw(prompts, limit_P):
+        found = []
+        for p, tokens in enumerate(prompts.tokens):
             before = "".join(map(chr, tokens[1:]))
-            for chain in range(chains):
-                lines = script[before]
-                line, probability = lines[chain % len(lines)]
-                ids = [ord(c) for c in line][: limit_B[p * chains + chain]]
-                rows.append((p, ids, math.log(probability)))
-                if asked is not None:
-                    asked.append((before, given[p * chains + chain].sample))
-        width = max(len(ids) for _, ids, _ in rows)
-        tokens_BT = np.array([ids + [0] * (width - len(ids)) for _, ids, _ in rows], np.int32)
-        logp_BT = np.zeros(tokens_BT.shape, np.float32)
-        logp_BT[:, 0] = [logp for *_, logp in rows]
-        B = len(rows)
-        nothing = np.zeros(B, np.int32)
-        rollouts = Rollouts(
-            prompts=asked_now,
-            group_B=np.array([p for p, *_ in rows], np.int32),
-            sample_B=nothing,
-            tokens_BT=tokens_BT,
-            logp_BT=logp_BT,
-            origin_BT=(tokens_BT > 0).astype(np.uint8),
-            length_B=np.array([len(ids) for _, ids, _ in rows], np.int32),
-            thinking_B=nothing,
-            finished_B=np.zeros(B, bool),
-            text=("",) * B,
-            temperature=1.0,
-            limit=int(max(limit_B)),
-            mode_B=nothing,
-            budget_B=nothing,
-            parent_B=nothing,
-        )
-        return rollouts, SampleStats(rows=B, tokens=int(rollouts.length_B.sum()))
+            asked.append(before)
+            for line, probability in script[before]:
+                ids = np.array([ord(c) for c in line][: limit_P[p]])
+                logp = np.zeros(len(ids))
+                logp[0] = math.log(probability)
+                found.append((p, ids, logp))
+        return found, SampleStats(rows=len(found), tokens=sum(len(ids) for _, ids, _ in found))
 
     return draw
 
 
-def one_prompt(count=1):
-    problems = tuple(dataclasses.replace(PROBLEM, id=f"p{i}") for i in range(count))
-    tokens = tuple(np.array([1], np.int32) for _ in problems)
-    return Prompts(problems, ("",) * count, tokens, Purpose.TEST, np.zeros(count, np.int32))
+def one_prompt():
+    tokens = (np.array([1], np.int32),)
+    return Prompts((PROBLEM,), ("",), tokens, Purpose.TEST, np.zeros(1, np.int32))
 
 
-def best(script, *, beams=2, chains=2, limit=200, score=None, asked=None, count=1):
+def best(script, *, beams=2, limit=200, score=None, asked=None):
     found, stats = search(
-        by_hand(script, asked),
-        one_prompt(count),
+        by_hand(script, [] if asked is None else asked),
+        one_prompt(),
         beams=beams,
-        chains=chains,
         limit=limit,
         end_ids=(ord("$"),),
         decode=lambda tokens: "".join(map(chr, tokens)),
@@ -131,13 +104,14 @@ PROGRAMS = {
 
 
 def test_the_beam_avoids_the_error_that_the_likelier_line_leads_into():
-    greedy, _ = best(PROGRAMS, beams=1, chains=1)
+    first = {before: lines[:1] for before, lines in PROGRAMS.items()}
+    greedy, _ = best(first)
     assert greedy.text == DEF + TYPO + "    return c" and greedy.finished
     found, stats = best(PROGRAMS)
     assert found.text == DEF + A + FIXED + "    return c" and found.finished
     assert found.score == pytest.approx(math.log(0.1) + math.log(0.5))
     assert found.tokens[-1] == ord("$") and len(found.tokens) == len(found.logp)
-    assert stats.rows == 2 + 2 + 4 + 4  # two lines for every beam
+    assert stats.rows == 1 + 2 + 1 + 2 + 1 + 1 and stats.tokens > len(found.tokens)
 
 
 def test_without_f_the_likeliest_response_is_found():
@@ -161,7 +135,7 @@ def test_lines_that_read_alike_are_one_and_are_judged_once():
 
     script = {"": [("a\n", 0.3), ("a\n", 0.3), ("b\n", 0.1)], "a\n": [("$", 1.0)]}
     script["b\n"] = [("$", 1.0)]
-    best(script, beams=3, chains=3, score=score)
+    best(script, beams=3, score=score)
     assert judged == ["a\n", "b\n", "a\n", "b\n"]
 
 
@@ -169,7 +143,7 @@ def test_a_beam_that_cannot_win_any_more_is_left():
     asked = []
     script = {"": [("yes$", 0.6), ("a\n", 0.4)]}  # what follows "a" is not in the script
     found, _ = best(script, asked=asked)
-    assert found.text == "yes" and {before for before, _ in asked} == {""}
+    assert found.text == "yes" and asked == [""]
     script = {"": [("yes$", 0.3), ("a\n", 0.7)], "a\n": [("b$", 0.9), ("c$", 0.1)]}
     assert best(script)[0].text == "a\nb"  # 0.63
 
@@ -182,20 +156,9 @@ def test_what_the_limit_cuts_is_taken_only_where_nothing_ends():
     assert found.text == "a\nb\nc" and not found.finished and not found.open
 
 
-def test_draws_hang_on_what_stands_before_and_on_their_number():
-    asked = []
-    best(PROGRAMS, asked=asked, count=2)
-    numbers = dict.fromkeys(asked)  # both problems have the same ones; their ids are in the key too
-    assert len(asked) == 2 * len(numbers)
-    assert len({sample for _, sample in numbers}) == len(numbers)
-    alone = []
-    best({**PROGRAMS, DEF: PROGRAMS[DEF][1:]}, asked=alone)
-    assert [a for a in alone if a[0] == DEF + A] == [a for a in numbers if a[0] == DEF + A]
-
-
 @pytest.mark.parametrize("f", [0.0, 1.5, -1.0, math.nan])
 def test_a_scorer_that_gives_no_share_is_refused(f):
-    with pytest.raises(ValueError, match=r"the step scorer gave .* of problem 'p0'; allowed"):
+    with pytest.raises(ValueError, match=r"the step scorer gave .* of problem 'p'; allowed"):
         best(PROGRAMS, score=lambda problem, text: f)
 
 
@@ -237,8 +200,8 @@ def test_rows_are_those_of_the_model_with_its_log_probabilities():
     assert rollouts.prompts.text == prompts().text
 
 
-def test_one_greedy_chain_is_the_greedy_response():
-    rollouts, _ = steps(beams=1, chains=1, temperature=0.0, score=lambda problem, text: 1.0)
+def test_the_first_chain_alone_is_the_greedy_response():
+    rollouts, _ = steps(beams=1, chains=1)
     plain, _ = run(samples=1, temperature=0.0, limit=12)
     np.testing.assert_array_equal(rollouts.length_B, plain.length_B)
     assert rollouts.text == plain.text
