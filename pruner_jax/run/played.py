@@ -107,7 +107,7 @@ def _training(folder: RunFolder, records: Sequence[Mapping[str, Any]]) -> dict[s
         if name.startswith("time/") and name not in _NOT_TRAINING
     ]
     return {
-        "generated_tokens": sum(map(_generated, training)),
+        "generated_tokens": sum(map(generated_tokens, training)),
         "seconds": sum(times),
         "picked_steps": [entry["picked_step"] for entry in summary["rounds"]],
         "alarms": [record["guard"] for record in records if record["kind"] == "alarm"],
@@ -115,9 +115,11 @@ def _training(folder: RunFolder, records: Sequence[Mapping[str, Any]]) -> dict[s
     }
 
 
-def _generated(record: Mapping[str, Any]) -> float:
-    """Tokens that were sampled for a record, or rows times their mean length in older runs."""
-    if "prune/generated_tokens" in record:
-        return record["prune/generated_tokens"]
+def generated_tokens(record: Mapping[str, Any]) -> float:
+    """Tokens that were sampled for a record, by all phases of the method; in older runs rows times
+    their mean length."""
+    found = [n for name, n in record.items() if name.endswith("prune/generated_tokens")]
+    if found:
+        return sum(found)
     rows = sum(n for name, n in record.items() if name.startswith("prune/verdict/"))
     return rows * record.get("completions/mean_length", 0.0)

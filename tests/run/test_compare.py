@@ -14,7 +14,7 @@ from pruner_jax.run import compare as compare_module
 from pruner_jax.run.compare import compare
 from pruner_jax.run.interrupts import Interrupted
 from pruner_jax.run.planned import plan
-from pruner_jax.run.played import read
+from pruner_jax.run.played import generated_tokens, read
 
 ENTRIES = [
     {"label": "thinkprune"},
@@ -123,6 +123,13 @@ def test_what_a_source_counts_as_redundant_is_counted(whole, comparison, monkeyp
     assert read(run, "picked").quantities[4:] == ("checks", "second_passes")
     monkeypatch.delattr("pruner_jax.problems.last_digit.redundancy")
     assert read(run, "picked").quantities[4:] == ()
+
+
+def test_generated_tokens_are_those_of_all_phases_or_rows_times_their_mean():
+    assert generated_tokens({"a/prune/generated_tokens": 5, "b/prune/generated_tokens": 7}) == 12
+    older = {"prune/verdict/correct": 3, "prune/verdict/wrong": 1, "completions/mean_length": 2.5}
+    assert generated_tokens(older) == 10
+    assert generated_tokens({"kind": "pick"}) == 0
 
 
 class Died(BaseException):
