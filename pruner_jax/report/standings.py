@@ -58,7 +58,8 @@ def text(result: Mapping[str, Any]) -> str:
         parts += [f"{name}: {_basis(result, found)}", _plain_table(_brief(found)), ""]
     if result["effects"]:
         parts += ["Claims:", _plain_table(_claims(result, _give_or_take)), ""]
-    return "\n".join([*parts, _progress(result)])
+    failed = [f"failed: {f['run']}: {f['error']}" for f in result["failed"]]
+    return "\n".join([*parts, _progress(result), *failed])
 
 
 def _progress(result: Mapping[str, Any]) -> str:

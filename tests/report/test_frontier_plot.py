@@ -137,6 +137,7 @@ def test_the_page_has_every_table(result):
 
 def test_the_terminal_has_the_main_numbers(result):
     shown = text(result)
+    assert shown.endswith("24 of 25 runs are finished, 1 failed.\nfailed: noisy/c-seed1: it cannot")
     assert "84.0 % ±1.0 %" in shown and "*90 %" in shown and "−3.0 ±1.0" in shown
     assert max(map(len, shown.splitlines())) <= 120
 
