@@ -133,6 +133,12 @@ class Rollouts:
         """Tokens after the thought, int32 [B]."""
         return self.length_B - self.thinking_B
 
+    @property
+    def thought_B(self) -> np.ndarray:
+        """Tokens of the thought, int32 [B], without an end token that came while it was open."""
+        ended_B = self.finished_B & (self.thinking_B == self.length_B) & (self.length_B > 0)
+        return self.thinking_B - ended_B
+
 
 @dataclasses.dataclass(frozen=True)
 class Graded:

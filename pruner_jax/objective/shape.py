@@ -122,10 +122,8 @@ class GoldAnswer:
     def __call__(self, graded: Graded, scene: Scene) -> Graded:
         old, context = graded.rollouts, scene.context
         end = [] if context.end_token is None else [context.end_token]
-        start_B, answers = old.thinking_B.copy(), []
+        start_B, answers = old.thought_B, []
         for b, close in enumerate(context.closing(old)):
-            if len(close) and old.finished_B[b] and old.length_B[b]:
-                start_B[b] -= 1  # the end token stood in the thought
             answer = old.prompts.problems[old.group_B[b]].answer
             written = context.encode(self.template.replace("{answer}", answer))
             answers.append(np.concatenate([close, written, end]).astype(np.int32))

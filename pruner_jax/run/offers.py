@@ -133,7 +133,7 @@ def answer_likelihoods(
         answer = text.encode(encode, template.replace("{answer}", problem.answer))
         first = _common(answer, around[0])
         last = len(answer) - _common(answer[first:][::-1], around[1][::-1])
-        thought = rollouts.tokens_BT[b, : rollouts.thinking_B[b]]
+        thought = rollouts.tokens_BT[b, : rollouts.thought_B[b]]
         responses.append(np.concatenate([thought, close, answer]).astype(np.int32))
         start = len(thought) + len(close)
         scored.append((start + first, start + last))

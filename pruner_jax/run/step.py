@@ -56,9 +56,9 @@ def train_step(run: Session, state: RunState) -> dict[str, Any]:
         raise
     found: dict[str, Any] = {}
     for done in work:
-        prefix = "" if done.phase is run.training[0] else f"{done.phase.name}/"
-        metrics = {**done.metrics, **finish(run, state, done)}
-        found |= {prefix + name: value for name, value in metrics.items()}
+        first = done.phase is run.training[0]
+        for name, value in {**done.metrics, **finish(run, state, done)}.items():
+            found[name if first else metric_of(done.phase, name)] = value
     state.step += 1
     state.steps += 1
     for done in work:
@@ -75,6 +75,14 @@ def train_step(run: Session, state: RunState) -> dict[str, Any]:
             **run.clock.lap(),
         }
     )
+
+
+def metric_of(phase: Phase, name: str) -> str:
+    """The name of a metric of a further phase: ``reward`` is ``gradient/reward``, ``perf/x`` is
+    ``perf/gradient/x``."""
+    if name.startswith("perf/"):
+        return name.replace("/", f"/{phase.name}/", 1)
+    return f"{phase.name}/{name}"
 
 
 # -- collect and weigh -----------------------------------------------------------------------------

@@ -1,0 +1,303 @@
+"""Methods of several phases in real runs: what is collected, kept, told, forced and reset."""
+
+import json
+import pathlib
+
+import numpy as np
+import pytest
+from test_prune import Died, at_visit, die, left_behind
+
+from pruner_jax.run import collect, offers, step
+from pruner_jax.run import prune as prune_module
+from pruner_jax.run.prune import prune
+from pruner_jax.store.records import read_rollouts
+from pruner_jax.types import Origin
+
+EVERYTHING = f"--method.name={pathlib.Path(__file__).parent / 'every_kind_of_phase.py'}"
+FEW = ("--problems.options.train=8", "--rounds.prompts=2", "--method.options={}")
+
+
+def everything(settings, out, *words):
+    return settings(f"--out={out}", EVERYTHING, *FEW, "--rounds.limits=[24]", *words)
+
+
+def files(out):
+    found = left_behind(out)
+    for name in ("tables", "store"):
+        found[name] = {
+            str(path.relative_to(out)): read_rollouts(path)
+            for path in sorted((out / name).rglob("*.parquet"))
+        }
+    return found
+
+
+@pytest.fixture(scope="module", autouse=True)
+def small_parts():
+    """A table of 8 problems with 3 rows each is made in two parts."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(collect, "_ROWS", 12)
+        yield
+
+
+@pytest.fixture(scope="module")
+def whole(settings, tmp_path_factory, small_parts):
+    out = tmp_path_factory.mktemp("phases") / "run"
+    prune(everything(settings, out))
+    return out, files(out)
+
+
+def rows(path, *names):
+    return list(zip(*read_rollouts(path, list(names)).values()))
+
+
+def test_each_phase_collects_when_and_what_it_says(whole):
+    out, found = whole
+    tables = {name.split("/")[1] for name in found["tables"]}
+    assert tables == {"table", "imitate-00000", "imitate-00002"}
+    per_problem = {}
+    for path in (out / "tables" / "table").glob("*.parquet"):
+        for problem, temperature, purpose in rows(path, "problem_id", "temperature", "purpose"):
+            per_problem[problem] = per_problem.get(problem, 0) + 1
+            assert (temperature, purpose) == (1.0, "train")
+    assert len(per_problem) == 8 and set(per_problem.values()) == {3}
+    # A store that grows: the second shard joins the first. 6 problems, 2 rows and the empty one.
+    assert list(found["store"]) == ["store/imitate-00000.parquet", "store/imitate-00002.parquet"]
+    assert {len(shard["prompt"]) for shard in found["store"].values()} == {18}
+    steps = [line for line in found["metrics"] if line["kind"] == "step"]
+    # 18 rows in updates of 5 are 4 updates, spread over the 2 steps; then 36 rows, 8 updates.
+    assert [line["prune/updates"] for line in steps] == [2, 2, 4, 4]
+    assert [line["gradient/prune/updates"] for line in steps] == [2, 2, 2, 2]
+    assert "gradient/kl" in steps[0] and "kl" not in steps[0]
+    # The reference moved with the iteration, so at its first update the policy was still there.
+    assert steps[0]["gradient/kl"] > 0
+
+
+def test_rows_are_told_and_made_to_write_what_the_condition_says(whole):
+    out, _ = whole
+    names = ("mode", "budget", "origin", "logp", "text", "prompt", "thinking")
+    path = out / "rollouts" / "round-01-step-00002-gradient.parquet"
+    seen = set()
+    for mode, budget, origin, logp, text, prompt, thinking in rows(path, *names):
+        assert 4 <= budget <= 9 and f"Use at most {budget} tokens." in prompt
+        if mode == 1:
+            assert text.startswith("</think>") and thinking == 1
+            assert origin[0] == Origin.SAMPLED and logp[0] == pytest.approx(-0.7)
+        if Origin.FORCED in origin:
+            assert origin.index(Origin.FORCED) == budget and thinking == budget + 1
+            seen.add("ended")
+        seen.add(mode)
+    assert seen == {0, 1, "ended"}
+
+
+@pytest.mark.parametrize(
+    ("module", "where", "visit"),
+    [
+        (collect, "sample", 1),  # the table of the start model
+        (collect, "sample", 3),
+        (step, "write_shard", 2),
+        (step, "weigh", 3),
+        (step, "learn", 4),
+        (prune_module, "save", 3),
+    ],
+)
+def test_a_run_that_dies_goes_on_exactly(
+    settings, tmp_path, whole, monkeypatch, module, where, visit
+):
+    at_visit(monkeypatch, module, where, visit, die)
+    out = tmp_path / "run"
+    with pytest.raises(Died):
+        prune(everything(settings, out))
+    prune(everything(settings, out))
+    again = files(out)
+    for part, value in whole[1].items():
+        assert again[part] == value, part
+
+
+# -- tables that are shared ------------------------------------------------------------------------
+
+
+def o1(settings, out, *words):
+    return settings(
+        f"--out={out}",
+        "--method.name=o1_pruner",
+        "--method.options={samples: 3, update_rows: 4}",
+        "--problems.options.train=6",
+        "--rounds.limits=[24]",
+        "--rounds.steps=3",
+        "--rounds.evaluate_every=3",
+        *words,
+    )
+
+
+def test_a_reference_table_serves_other_runs(settings, tmp_path, monkeypatch):
+    table = f"--reference_table={tmp_path / 'table'}"
+    prune(o1(settings, tmp_path / "a", table))
+    made = [json.loads(x) for x in (tmp_path / "a" / "metrics.jsonl").read_text().splitlines()]
+    assert [line.get("prune/updates") for line in made if line["kind"] == "step"] == [1, 1, 1]
+    # 6 problems, 2 of 3 rows kept: 12 rows in updates of 4 are 3, one a step.
+    monkeypatch.setattr(collect, "_sample_parts", die)
+    prune(o1(settings, tmp_path / "b", table, "--method.options.lam=5", "--seed=1"))
+    for place, (words, says) in enumerate(
+        (
+            (["--text.instruction=Think."], "text: the table has"),
+            (["--method.options.temperature=0.9"], "temperature: the table has 0.5, this run 0.9"),
+            (["--method.options.samples=4"], "samples: the table has 3, this run 4"),
+            (["--rounds.limits=[20]"], "limit: the table has 24, this run 20"),
+        )
+    ):
+        with pytest.raises(ValueError, match=says):
+            prune(o1(settings, tmp_path / f"c{place}", table, *words))
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "file").touch()
+    with pytest.raises(ValueError, match="is no table"):
+        prune(o1(settings, tmp_path / "d", f"--reference_table={tmp_path / 'other'}"))
+    with pytest.raises(ValueError, match=r"thinkprune has no phase with collect.reference"):
+        prune(settings(f"--out={tmp_path / 'e'}", table))
+
+
+def test_another_model_does_not_fit_the_table(settings, tmp_path, model):
+    import shutil
+
+    table = f"--reference_table={tmp_path / 'table'}"
+    prune(o1(settings, tmp_path / "a", table))
+    shutil.copytree(model, tmp_path / "model")
+    weights = tmp_path / "model" / "model.safetensors"
+    content = bytearray(weights.read_bytes())
+    content[-1] ^= 1
+    weights.write_bytes(content)
+    with pytest.raises(ValueError, match="model: the table has"):
+        prune(o1(settings, tmp_path / "b", table, f"--model={tmp_path / 'model'}"))
+
+
+# -- a teacher's file ------------------------------------------------------------------------------
+
+
+def taught(settings, out, path, *words):
+    return settings(
+        f"--out={out}",
+        "--method.name=pad",
+        "--method.options={}",
+        f"--teacher.file={path}",
+        "--problems.options.train=4",
+        "--rounds.limits=[24]",
+        "--rounds.steps=2",
+        "--rounds.evaluate_every=2",
+        *words,
+    )
+
+
+def test_a_teachers_file_is_learnt_from_and_what_cannot_be_used_is_told(settings, tmp_path, capfd):
+    from pruner_jax.problems import last_digit
+
+    problems = last_digit.load(last_digit.Options(train=4), "train")
+    lines = [
+        {"id": problems[0].id, "response": f"</think>\n\\boxed{{{problems[0].answer}}}"},
+        {"question": problems[0].question, "response": "</think>\n\\boxed{}"},
+        {"id": problems[1].id, "response": "</think>\n"},
+        {"id": problems[2].id, "response": " check=1" * 40 + "</think>\n\\boxed{1}"},
+        {"id": "nobody", "response": "x"},
+    ]
+    path = tmp_path / "teacher.jsonl"
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    prune(taught(settings, tmp_path / "run", path))
+    rejects = (tmp_path / "run" / "rejects.jsonl").read_text().splitlines()
+    reasons = [json.loads(line)["why"] for line in rejects]
+    assert reasons[0] == "no problem of the train set" and len(reasons) >= 3
+    assert any("the limit is 24" in reason for reason in reasons)
+    assert "no answer was found in it" in reasons
+    assert f"{len(reasons)} responses of the teacher cannot be used" in capfd.readouterr().err
+    shard = read_rollouts(next((tmp_path / "run" / "store").iterdir()))
+    assert len(shard["response"]) == 1 and all(shard["train_BT"][0])
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        ('{"id": "a"}\n', "line 1: allowed is a JSON object"),
+        ("no json\n", "line 1: allowed is a JSON object"),
+        ('{"id": "a", "response": "b"}\n', "answers none of the 4 problems"),
+    ],
+)
+def test_a_teachers_file_that_is_none(settings, tmp_path, content, says):
+    (tmp_path / "teacher.jsonl").write_text(content)
+    with pytest.raises(ValueError, match=says):
+        prune(taught(settings, tmp_path / "run", tmp_path / "teacher.jsonl"))
+
+
+# -- needs that are not met ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["--method.name=hawkeye", "--method.options={}"], "needs 'expander'"),
+        (["--method.name=pad", "--method.options={}"], "needs 'teacher'"),
+        (["--sample.top_p=0.9"], "rounds learn from their own samples"),
+        (["--method.collect={top_p: 0.9}"], "the rows are on-policy"),
+        (
+            ["--teacher.model=a", "--teacher.file=b"],
+            "teacher.model is 'a' and teacher.file 'b'; set one of them",
+        ),
+        (["--expander.prompt={question}"], "expander.prompt lacks {thought}"),
+    ],
+)
+def test_what_a_method_needs_is_checked_before_anything_starts(settings, tmp_path, words, says):
+    with pytest.raises(ValueError, match=says):
+        prune(settings(f"--out={tmp_path / 'run'}", *words))
+    assert not (tmp_path / "run").exists()
+
+
+def test_expert_iteration_without_a_correct_answer_says_so(settings, tmp_path):
+    words = ("--method.name=rational_metareasoning", "--method.options={problems: 4, hints: false}")
+    with pytest.raises(ValueError, match=r"of 12 rows none is kept \(.*unparsed.*nothing to learn"):
+        prune(settings(f"--out={tmp_path / 'run'}", *words))
+
+
+def test_groups_without_variance_are_told(settings, tmp_path, capfd):
+    prune(settings(f"--out={tmp_path / 'run'}", "--method.name=grpo"))
+    lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
+    told = [line for line in map(json.loads, lines) if line["kind"] == "no_signal"]
+    assert [line["round"] for line in told] == [1, 2]  # once in a round
+    assert "no row of step 1 has a weight" in capfd.readouterr().err
+
+
+# -- what a method asks for ------------------------------------------------------------------------
+
+
+def test_answer_likelihoods_are_those_of_the_forward_pass(settings, tmp_path, monkeypatch):
+    import jax
+
+    import pruner_jax as pj
+
+    seen = []
+    real = offers.answer_likelihoods
+
+    def watched(run, state, policy, rollouts, template):
+        found = real(run, state, policy, rollouts, template)
+        seen.append((run.engine, state.learn.params, rollouts, template, found))
+        raise Died
+
+    monkeypatch.setattr(offers, "answer_likelihoods", watched)
+    given = everything(settings, tmp_path / "run")
+    with pytest.raises(Died):
+        prune(given)
+    engine, _, rollouts, template, found = seen[0]
+    policy = pj.load(given.model)
+    checked = 0
+    for b in [*range(4), len(rollouts) - 1]:
+        problem = rollouts.prompts.problems[rollouts.group_B[b]]
+        thought = engine.decode(rollouts.tokens_BT[b, : rollouts.thought_B[b]])
+        closed = thought if "</think>" in thought else thought + "</think>"
+        before = (
+            rollouts.prompts.text[rollouts.group_B[b]]
+            + closed
+            + template[: template.index("{answer}")]
+        )
+        ids = engine.tokenizer.encode(before + problem.answer, add_special_tokens=False)
+        start = len(engine.tokenizer.encode(before, add_special_tokens=False))
+        logits = np.asarray(pj.logits(policy, [ids]))[0]
+        logp = np.asarray(jax.nn.log_softmax(logits, -1))
+        wanted = sum(logp[t - 1, ids[t]] for t in range(start, len(ids)))
+        assert found[b] == pytest.approx(wanted, abs=1e-4)
+        checked += 1
+    assert checked == 5
