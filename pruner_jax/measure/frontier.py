@@ -16,7 +16,9 @@ Intervals are of a bootstrap over problems *and* seeds, percentiles of R draws:
 
 The sampling noise of single responses is drawn with either of them and so counted more than once,
 which makes intervals rather too wide (Owen, Annals of Applied Statistics 1, 2007); the percentiles
-of few seeds make them too narrow. Neither is corrected.
+of few seeds make them too narrow. Neither is corrected. Simulated, 95 % intervals of an accuracy on
+200 problems cover it in 93 to 98 % of the cases with three seeds, and with two in 86 % where seeds
+differ by more than problems do.
 """
 
 from __future__ import annotations

@@ -10,6 +10,7 @@ import pytest
 import yaml
 
 from pruner_jax.config import CompareConfig, ConfigError, load, plain
+from pruner_jax.methods import MethodOptions, build
 from pruner_jax.run import compare as compare_module
 from pruner_jax.run.compare import compare
 from pruner_jax.run.interrupts import Interrupted
@@ -230,6 +231,29 @@ def test_the_first_seed_of_everything_comes_first(comparison):
     ]
     assert runs[0].settings.out == "o/runs/noisy/a-x-seed0"
     assert [run.settings.problems.options.get("noise") for run in runs[:3]] == [0.1, 0.1, None]
+
+
+ROOT = pathlib.Path(__file__).parents[2]
+
+
+def test_the_example_of_the_guide_can_be_planned(tmp_path, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    blocks = (ROOT / "docs" / "guide.md").read_text().split("```yaml\n")[1:]
+    (example,) = [block.split("```")[0] for block in blocks if "entries:" in block]
+    (tmp_path / "guide.yaml").write_text(example)
+    runs = plan(load(CompareConfig, str(tmp_path / "guide.yaml")))
+    assert len(runs) == 3 * (2 + 3) and {run.set for run in runs} == {"clean", "noisy"}
+
+
+def test_the_comparison_that_ships_is_as_large_as_it_says(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    runs = plan(load(CompareConfig, "configs/compare_tiny.yaml"))
+    assert len(runs) == 102
+    noisy = {run.settings.method["name"] for run in runs if run.set == "noisy"}
+    clean = {run.settings.method["name"] for run in runs if run.set == "clean"}
+    assert len(noisy) == 13 and clean == {"grpo", "thinkprune", "tlmre", "harmonic"}
+    for point in {run.point.name: run for run in runs}.values():
+        build(MethodOptions.of(point.settings.method))
 
 
 A = {"label": "a"}
