@@ -32,9 +32,10 @@ from pruner_jax.types import Problem
 
 LABELS = "ABCDEFGH"
 SPLITS = ("train", "monitor", "test")
-TARGETS = ("answer", "program")
+TARGETS = ("answer", "program", "reading")
 QUESTION = "Find the last digit of the sum:{terms}."
 OTHER_WORDS = "Use the total of{terms}.\nFind the last digit."
+READINGS = 8
 
 # The hash buckets of each split. A sum's bucket depends on its text in QUESTION alone, so the three
 # sets share no sum whatever the sizes, seeds, ranges and words of two runs are.
@@ -71,11 +72,14 @@ class Options:
     """Noisy variant: chance that the environment replaces a step's first value while sampling."""
     target: str = "answer"
     """What a response is. answer: a thought and the digit. program: a function solution() that
-    returns it (PaD)."""
+    returns it (PaD). reading: the terms, read out several times (a first lesson for models made
+    from nothing, which teaches neither sums nor programs)."""
     mistakes: float = 0.0
     """Share of the traces with a mistake, where the target is program (a noisy teacher)."""
     transfer: bool = False
     """Ask for the same sums in words that a model trained on the usual ones has not seen."""
+    reworded: float = 0.0
+    """Share of the questions in these other words, where not all are (transfer)."""
 
     def __post_init__(self) -> None:
         if not 2 <= self.min_terms <= self.max_terms <= len(LABELS):
@@ -85,7 +89,7 @@ class Options:
             )
         if self.target not in TARGETS:
             raise ValueError(f"target={self.target!r}: must be one of {', '.join(TARGETS)}")
-        for name in ("slip", "checks", "second_pass", "direct", "noise", "mistakes"):
+        for name in ("slip", "checks", "second_pass", "direct", "noise", "mistakes", "reworded"):
             if not 0.0 <= getattr(self, name) <= 1.0:
                 raise ValueError(f"{name}={getattr(self, name)}: must be a share in [0, 1]")
         if self.mistakes and self.target != "program":
@@ -151,7 +155,8 @@ def _posed(problem: Problem, options: Options) -> Problem:
     """The problem in other words, or for another kind of response."""
     if options.target == "program":
         problem = dataclasses.replace(problem, checker="program")
-    if options.transfer:
+    chance = zlib.crc32(b"words of " + problem.id.encode()) / 2**32  # of this sum, in all runs
+    if options.transfer or chance < options.reworded:
         pairs = zip(problem.columns["labels"], problem.columns["digits"])
         terms = "".join(f" {label}{digit}" for label, digit in pairs)
         question = OTHER_WORDS.format(terms=terms)
@@ -171,11 +176,15 @@ def minimal_tokens(terms: int) -> int:
 def trace(problem: Problem, rng: np.random.Generator, options: Options) -> str:
     """A supervised answer: the thought (its ``<think>`` stands in the prompt), its end, the box.
 
-    Where the target is program: the end of an empty thought, and a program, wrong by chance.
+    Where the target is another: the end of an empty thought, and a program, wrong by chance, or the
+    terms of the question ``READINGS`` times.
     """
     if options.target == "program":
         return "</think>\n" + program(problem, rng, bool(rng.random() < options.mistakes))
     labels, digits = problem.columns["labels"], problem.columns["digits"]
+    if options.target == "reading":
+        terms = "".join(f" {label}{digit}" for label, digit in zip(labels, digits))
+        return "</think>\n" + " again".join([terms] * READINGS)
     thought = ""
     if not (len(digits) == 2 and rng.random() < options.direct):
         thought = _pass(labels, digits, rng, options)
@@ -243,6 +252,7 @@ def noise_rule(options: Options) -> NoiseRule:
 # --- programs (PaD) -------------------------------------------------------------------------------
 
 MISTAKES = ("digit", "skip", "operator", "modulo", "name", "type", "return", "syntax")
+UNSPEAKABLE = ("divide", "loop", "module")  # the tokenizer below has no words for these
 
 
 def program(problem: Problem, rng: np.random.Generator, wrong: bool | str = False) -> str:
@@ -250,10 +260,12 @@ def program(problem: Problem, rng: np.random.Generator, wrong: bool | str = Fals
 
     ``wrong`` makes the teacher err: True picks one of ``MISTAKES``, a name picks that one. Every
     wrong program truly fails: a mistake that would leave the value right, such as skipping a zero,
-    becomes a misread digit.
+    becomes a misread digit. By name there are further ones, ``UNSPEAKABLE``: a division by zero, a
+    loop without an end, and a module that the sandbox does not have.
     """
-    if isinstance(wrong, str) and wrong not in MISTAKES:
-        raise ValueError(f"wrong={wrong!r}: must be a bool or one of {', '.join(MISTAKES)}")
+    known = (*MISTAKES, *UNSPEAKABLE)
+    if isinstance(wrong, str) and wrong not in known:
+        raise ValueError(f"wrong={wrong!r}: must be a bool or one of {', '.join(known)}")
     labels, digits = problem.columns["labels"], problem.columns["digits"]
     mistake = str(rng.choice(MISTAKES)) if wrong is True else wrong
     at = int(rng.integers(len(digits)))
@@ -278,8 +290,13 @@ def program(problem: Problem, rng: np.random.Generator, wrong: bool | str = Fals
         adds[at] = f"total += {rng.choice(sorted(set(LABELS) - set(labels)) or ['I'])}"
     lines = [f"{label} = {value}" for label, value in zip(labels, values)]
     lines += ["total = 0", *adds]
+    if mistake == "loop":
+        lines.append("while total >= 0: total += 10")
+    if mistake == "module":
+        lines.append("import fractions")
     if mistake != "return":
-        lines.append("return total" if mistake == "modulo" else "return total % 10")
+        divisor = {"modulo": "", "divide": " % 0"}.get(mistake, " % 10")
+        lines.append("return total" + divisor)
     colon = "" if mistake == "syntax" else ":"
     return f"def solution(){colon}" + "".join("\n    " + line for line in lines)
 

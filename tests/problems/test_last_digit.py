@@ -207,6 +207,33 @@ def test_programs_as_answers_are_checked_in_the_sandbox_and_err_as_often_as_aske
         assert program.check(problem, "", source) == (Verdict.CORRECT, "")
 
 
+def test_mistakes_that_the_tokenizer_has_no_words_for_fail_in_classes_of_their_own(tokenizer):
+    problem, rng = problem_of((1, 2)), np.random.default_rng(0)
+    found = {}
+    for name in last_digit.UNSPEAKABLE:
+        source = last_digit.program(problem, rng, name)
+        assert tokenizer.decode(tokenizer(source).input_ids) != source
+        verdict, detail = program.check(problem, "", source, seconds=0.2)
+        found[name] = (verdict, detail.split(":")[0])
+    assert found == {
+        "divide": (Verdict.WRONG, "ZeroDivision"),
+        "loop": (Verdict.TIMEOUT, "Timeout"),
+        "module": (Verdict.UNSUPPORTED, "Unsupported"),
+    }
+
+
+def test_a_reading_repeats_the_terms_and_a_share_of_questions_has_other_words(tokenizer):
+    options = Options(train=200, target="reading", reworded=0.25)
+    usual = {p.id: p.question for p in last_digit.load(Options(train=200), "train")}
+    problems = last_digit.load(options, "train")
+    other = [p for p in problems if p.id not in usual]
+    assert all(p.question == usual[p.id] for p in problems if p not in other)
+    assert 30 < len(other) < 70 and all("Use the total" in p.question for p in other)
+    text = last_digit.trace(problem_of((1, 2)), np.random.default_rng(0), options)
+    assert text == "</think>\n" + " again".join([" A1 B2"] * last_digit.READINGS)
+    assert tokenizer.decode(tokenizer(text).input_ids) == text
+
+
 def test_an_unknown_mistake_is_refused():
     with pytest.raises(ValueError, match="wrong='typo': must be a bool or one of digit"):
         last_digit.program(problem_of((1, 2)), np.random.default_rng(0), "typo")
