@@ -230,7 +230,7 @@ def test_a_reading_repeats_the_terms_and_a_share_of_questions_has_other_words(to
     assert all(p.question == usual[p.id] for p in problems if p not in other)
     assert 30 < len(other) < 70 and all("Use the total" in p.question for p in other)
     text = last_digit.trace(problem_of((1, 2)), np.random.default_rng(0), options)
-    assert text == "</think>\n" + " again".join([" A1 B2"] * last_digit.READINGS)
+    assert text == "</think>\n" + " again".join([" C1 A2"] * last_digit.READINGS)
     assert tokenizer.decode(tokenizer(text).input_ids) == text
 
 
