@@ -147,6 +147,13 @@ def end_token_ids(
     return tuple(sorted(ids))
 
 
+def end_token_id(tokenizer: PreTrainedTokenizerFast, options: TextOptions) -> int | None:
+    """The id that a written response ends with: what closes an assistant's turn in the chat
+    template, else the tokenizer's EOS; None where there is neither."""
+    closing = _end_of_turn(tokenizer) if uses_chat(tokenizer, options) else None
+    return tokenizer.eos_token_id if closing is None else closing
+
+
 def _end_of_turn(tokenizer: PreTrainedTokenizerFast) -> int | None:
     """First token after an assistant's words in the chat template, if it is an added token."""
     if not tokenizer.chat_template:

@@ -15,6 +15,7 @@ from pruner_jax.text import (
     TextOptions,
     decode,
     encode,
+    end_token_id,
     end_token_ids,
     load_tokenizer,
     make_prompts,
@@ -241,6 +242,11 @@ def test_end_tokens(qwen, llama, r1, base):
     assert end_token_ids(llama, {"eos_token_id": eot}) == tuple(sorted((eot, eos)))
     assert end_token_ids(r1, {}) == (r1.eos_token_id,)
     assert end_token_ids(base, {"eos_token_id": 0}) == (0, base.eos_token_id)
+    chat = TextOptions()
+    assert end_token_id(qwen, chat) == im_end  # closes the turn, whatever else may end a response
+    assert end_token_id(llama, chat) == eot
+    assert end_token_id(qwen, TextOptions(template="plain")) == qwen.eos_token_id
+    assert end_token_id(base, chat) == base.eos_token_id
     with pytest.raises(ValueError, match="eos_token"):
         end_token_ids(build(), {})
 

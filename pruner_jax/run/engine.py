@@ -42,7 +42,8 @@ class Engine:
 
     config: ModelConfig
     tokenizer: Any
-    end_ids: tuple[int, ...]
+    end_ids: tuple[int, ...]  # any of them ends a response
+    end_id: int  # the one that a written response ends with
     close_ids: tuple[tuple[int, ...], ...]  # spellings of the closing tag, see text.tag_spellings
     open_ids: tuple[tuple[int, ...], ...]
     text: TextOptions
@@ -70,10 +71,13 @@ class Engine:
             raise ValueError(f"{policy.folder} has no tokenizer; prompts cannot be encoded")
         tokenizer = policy.tokenizer
         close_ids = text.tag_spellings(tokenizer, text_options.think_close)
+        end_ids = text.end_token_ids(tokenizer, policy.generation)
+        end_id = text.end_token_id(tokenizer, text_options)
         return cls(
             config=policy.config,
             tokenizer=tokenizer,
-            end_ids=text.end_token_ids(tokenizer, policy.generation),
+            end_ids=end_ids,
+            end_id=end_ids[0] if end_id is None else end_id,
             close_ids=close_ids,
             open_ids=text.tag_spellings(tokenizer, text_options.think_open),
             text=text_options,

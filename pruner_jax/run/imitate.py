@@ -195,7 +195,7 @@ def _batch(
     examples = []
     for place, (problem, prompt) in enumerate(zip(chosen, prompts.tokens)):
         trace = write(problem, np.random.default_rng([settings.seed, first + place]))
-        tokens = np.append(text.encode(engine.tokenizer, trace), engine.tokenizer.eos_token_id)
+        tokens = np.append(text.encode(engine.tokenizer, trace), engine.end_id)
         if len(tokens) > settings.limit:
             raise ValueError(
                 f"the trace of problem {problem.id!r} has {len(tokens)} tokens, limit is "

@@ -66,7 +66,7 @@ def context(run: Session, state: RunState, phase: Phase) -> Context:
         seed=run.settings.seed,
         metrics=run.latest_evaluation(),
         reference=reference(run, state),
-        end_token=engine.end_ids[0],
+        end_token=engine.end_id,
         encode=lambda said: text.encode(engine.tokenizer, said),
         decode=engine.decode,
         closing=lambda rollouts: closing(run, rollouts),

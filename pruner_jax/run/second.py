@@ -162,10 +162,8 @@ def written(
     finished_B: np.ndarray,
 ) -> Rollouts:
     """Rows of given texts in the engine's tokens."""
-    end = engine.tokenizer.eos_token_id
-    end = engine.end_ids[0] if end is None else end
     tokens = [
-        np.append(text.encode(engine.tokenizer, said), [end] if done else []).astype(np.int32)
+        np.append(text.encode(engine.tokenizer, said), [engine.end_id] if done else []).astype(np.int32)
         for said, done in zip(texts, finished_B)
     ]
     length_B = np.array([len(ids) for ids in tokens], np.int32)
