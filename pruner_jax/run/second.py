@@ -163,7 +163,9 @@ def written(
 ) -> Rollouts:
     """Rows of given texts in the engine's tokens."""
     tokens = [
-        np.append(text.encode(engine.tokenizer, said), [engine.end_id] if done else []).astype(np.int32)
+        np.append(text.encode(engine.tokenizer, said), [engine.end_id] if done else []).astype(
+            np.int32
+        )
         for said, done in zip(texts, finished_B)
     ]
     length_B = np.array([len(ids) for ids in tokens], np.int32)
