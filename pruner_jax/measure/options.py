@@ -52,6 +52,9 @@ class EvaluateOptions:
 class PickOptions:
     """The checkpoint that goes on: the shortest within the allowed band of the start model."""
 
+    rule: str = "shortest"
+    """shortest: within the band. last: the last one, whatever it lost; for comparisons of methods,
+    in which the rule would hide what a method does."""
     tolerance: float = 0.03
     """Accuracy that may be lost on the monitor set (0.03 = three points)."""
     confidence: float = 0.95
@@ -61,6 +64,7 @@ class PickOptions:
 
     def __post_init__(self) -> None:
         """Ranges."""
+        _require(self.rule in ("shortest", "last"), "rule", self.rule, "shortest or last")
         _require(0 < self.tolerance < 1, "tolerance", self.tolerance, "0 < tolerance < 1")
         _require(0.5 < self.confidence < 1, "confidence", self.confidence, "0.5 < confidence < 1")
         _require(self.resamples >= 100, "resamples", self.resamples, ">= 100")

@@ -108,9 +108,14 @@ def pick(
 
     ``base`` is the model the run began with, ``start`` the one the round began with. The start
     stays when no candidate is within the band, and when none of those within is shorter than the
-    start. Equal lengths go to the more accurate, then to the earlier.
+    start. Equal lengths go to the more accurate, then to the earlier. With the rule ``last`` it is
+    the last candidate, whatever it is like.
     """
     judgements = tuple(judge(base, candidate, options) for candidate in candidates)
+    if options.rule == "last" and judgements:
+        last = judgements[-1]
+        reason = f"step {last.step} is picked: the last (pick.rule), {last.reason}"
+        return Pick(last.step, False, reason, judgements)
     before = mean_tokens(start.outcomes)
     within = [j for j in judgements if j.within]
     shorter = [j for j in within if j.mean_tokens < before]
@@ -135,7 +140,9 @@ def _preference(judgement: Judgement) -> tuple[float, float, int]:
     return judgement.mean_tokens, -judgement.accuracy, judgement.step
 
 
-def still_possible(start: Candidate, judgements: Sequence[Judgement], sound: int) -> set[int]:
+def still_possible(
+    start: Candidate, judgements: Sequence[Judgement], sound: int, rule: str
+) -> set[int]:
     """Steps that the rule may still pick, whatever comes later: the others' parameters can go.
 
     ``judgements``: of the round so far, oldest first. Those after step ``sound`` may yet be dropped
@@ -144,7 +151,7 @@ def still_possible(start: Candidate, judgements: Sequence[Judgement], sound: int
     best: list[Judgement] = []
     for j in judgements:
         shorter = j.within and j.mean_tokens < mean_tokens(start.outcomes)
-        if shorter and (not best or _preference(j) < _preference(best[-1])):
+        if rule == "last" or (shorter and (not best or _preference(j) < _preference(best[-1]))):
             best.append(j)
     until = sum(j.step <= sound for j in best)
     return {j.step for j in best[max(0, until - 1) :]}

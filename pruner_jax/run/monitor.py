@@ -88,7 +88,7 @@ def add_candidate(run: Session, state: RunState) -> None:
         judgements = [judge(base, run.candidate(mark), options) for mark in state.candidates]
         run.progress.log(judgements[-1].reason)
         sound = state.steps - run.settings.guards.window
-        possible = still_possible(run.candidate(state.origin), judgements, sound)
+        possible = still_possible(run.candidate(state.origin), judgements, sound, options.rule)
         state.candidates = [
             dataclasses.replace(mark, kept=mark.step in possible) for mark in state.candidates
         ]

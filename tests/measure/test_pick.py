@@ -1,5 +1,7 @@
 """The checkpoint rule, the tolerance it refuses, and the next limit."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -62,13 +64,26 @@ def test_what_is_picked_was_kept_all_along(simulated, found, window, dropped):
     kept = {j.step for j in judged}
     for now in range(1, len(judged) + 1):
         step = judged[now - 1].step
-        kept &= still_possible(start, judged[:now], step - window) | {j.step for j in judged[now:]}
+        possible = still_possible(start, judged[:now], step - window, "shortest")
+        kept &= possible | {j.step for j in judged[now:]}
     end = judged[-1].step + dropped
     for left in (judged, [j for j in judged if j.step <= end - window]):
         able = [j for j in left if j.within and j.mean_tokens < mean_tokens(start.outcomes)]
         if able:
             assert min(able, key=lambda j: (j.mean_tokens, -j.accuracy, j.step)).step in kept
     assert len(kept) <= 2 + window // 10
+
+
+def test_the_last_is_picked_whatever_it_lost(start, checkpoint):
+    rule = dataclasses.replace(OPTIONS, rule="last")
+    found = pick(start.outcomes, start, [checkpoint(20, 30), checkpoint(40, 80, 0.4)], rule)
+    assert (found.step, found.kept) == (40, False)
+    assert "the last (pick.rule), step 40: accuracy 0." in found.reason
+    judged = found.judgements
+    assert still_possible(start, judged, 40, "last") == {40}
+    assert still_possible(start, judged, 20, "last") == {20, 40}  # a guard may yet drop the 40
+    with pytest.raises(ValueError, match="rule"):
+        PickOptions(rule="best")
 
 
 def test_nothing_within_keeps_the_start_of_the_round(start, checkpoint):
