@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 from pruner_jax.learn.options import LearnOptions, MeshOptions, OptimizerOptions
 from pruner_jax.measure.frontier import Effect
 from pruner_jax.measure.options import AutoOptions, EvaluateOptions, GuardOptions, PickOptions
+from pruner_jax.measure.programs import ProgramsOptions
 from pruner_jax.problems.options import ProblemsOptions
 from pruner_jax.sample.options import SampleOptions
 from pruner_jax.sample.second import ExpanderOptions, TeacherOptions
@@ -312,6 +313,7 @@ class EvaluateConfig:
     sample: SampleOptions = _default(SampleOptions)
     mesh: MeshOptions = _default(MeshOptions)
     test: EvaluateOptions = _default(EvaluateOptions)
+    programs: ProgramsOptions = _default(ProgramsOptions)
     seed: int = 0
     """Seed of everything that is random."""
 

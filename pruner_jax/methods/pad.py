@@ -28,6 +28,7 @@ from typing import Literal
 
 from pruner_jax.objective import slots
 from pruner_jax.objective.condition import Condition
+from pruner_jax.objective.inject import TEMPLATE
 from pruner_jax.objective.loss_spec import LossSpec
 from pruner_jax.objective.method import Collect, Method, Phase
 from pruner_jax.objective.repair import Inject, Refine
@@ -50,7 +51,7 @@ class Options:
     refine: Literal["none", "injected", "attempts"] = "none"
     """Further rows that repair a program: one broken on purpose, or one that failed."""
 
-    template: str = "{question}\n\nThis program fails:\n{attempt}\n\n{detail}\nCorrect it."
+    template: str = TEMPLATE
     """Their question; may use {question}, {attempt}, {verdict} and {detail}."""
 
     epochs: int = 10

@@ -34,6 +34,8 @@ from pruner_jax.types import Problem, Verdict
 Edit = tuple[int, int, str]  # first byte, byte after the last, what stands there instead
 
 DEFINES = "def solution("
+TEMPLATE = "{question}\n\nThis program fails:\n{attempt}\n\n{detail}\nCorrect it."
+"""What a model is asked that is to repair a program, unless something else is said."""
 _RESERVED = {*dir(builtins), *keyword.kwlist, *keyword.softkwlist}
 _NOT_A_PROGRAM = (SyntaxError, ValueError, RecursionError, MemoryError)
 

@@ -24,6 +24,7 @@ from pruner_jax.objective.method import Phase
 from pruner_jax.problems.order import order
 from pruner_jax.run.checks import collection_limit
 from pruner_jax.run.engine import Engine
+from pruner_jax.run.programs import said, taxonomy
 from pruner_jax.run.second import (
     in_the_students_words,
     read_responses,
@@ -176,7 +177,10 @@ def collect_table(run: Session, state: RunState, phase: Phase) -> Graded:
             _sample_parts(run, state, phase, table, problems, visit_P, missing, limit, title)
     if phase.collect.reference:
         state.tables = {**state.tables, phase.name: str(table.folder)}
-    return table.read(problems, visit_P)
+    rows = table.read(problems, visit_P)
+    if phase.collect.policy == "teacher":
+        run.progress.log(f"teacher: {said(taxonomy(rows))}")
+    return rows
 
 
 def _sample_parts(

@@ -22,6 +22,7 @@ from pruner_jax.report.progress import Progress
 from pruner_jax.run.compilation import keep_compiled_programs
 from pruner_jax.run.engine import Engine
 from pruner_jax.run.measuring import measure
+from pruner_jax.run.programs import answer, check_are_programs, lines
 from pruner_jax.store.folder import write_atomically
 from pruner_jax.store.records import write_rollouts
 from pruner_jax.types import Problem, Purpose
@@ -37,6 +38,7 @@ def evaluate_verb(settings: EvaluateConfig) -> dict[str, Any]:
             "test.limit is not set: say how long an answer may be (--test.limit=N), or take all "
             "settings from a run with --like RUN"
         )
+    settings.programs.check_samples(settings.test.samples, settings.test.temperature)
     if settings.out is not None:
         pathlib.Path(settings.out).mkdir(parents=True, exist_ok=True)
     keep_compiled_programs()
@@ -44,15 +46,20 @@ def evaluate_verb(settings: EvaluateConfig) -> dict[str, Any]:
     with contextlib.ExitStack() as stack:
         progress = stack.enter_context(Progress())
         verifier = stack.enter_context(Verifier(settings.verify))
+        if settings.programs.asked:
+            check_are_programs(verifier, problems)
         verifier.prepare(problems)
         result: dict[str, Any] = {}
         measured = {}
         names = {"model": settings.model, "against": settings.against}
         for name, folder in names.items():
             if folder is not None:
-                measured[name] = _measure(settings, name, folder, problems, verifier, progress)
+                measured[name], programs = _measure(
+                    settings, name, folder, problems, verifier, progress
+                )
                 result[name] = {
                     "folder": str(folder),
+                    **({"programs": programs} if programs else {}),
                     **stats.describe(
                         measured[name],
                         settings.test.confidence,
@@ -80,8 +87,8 @@ def _measure(
     problems: list[Problem],
     verifier: Verifier,
     progress: Progress,
-) -> Outcomes:
-    """One model on the problems."""
+) -> tuple[Outcomes, dict[str, Any]]:
+    """One model on the problems, and how its programs came about where that was asked for."""
     mesh = make_mesh(settings.mesh.data, settings.mesh.fsdp, settings.mesh.tensor)
     policy = handle.load(folder, mesh=mesh, rules=LEARN_RULES)
     engine = Engine.of(
@@ -94,20 +101,22 @@ def _measure(
     )
     params = engine.decode_params(policy.params)
     del policy
-    graded = measure(
-        engine,
-        params,
-        problems,
-        settings.test,
-        limit=settings.test.limit,
-        purpose=Purpose(settings.split),
-        progress=progress,
-        title=f"{name} {folder}",
-    )
+    shared = {"purpose": Purpose(settings.split), "progress": progress, "title": f"{name} {folder}"}
+    programs: dict[str, Any] = {}
+    if settings.programs.asked:
+        graded, programs = answer(
+            engine, params, problems, settings.test, settings.programs, **shared
+        )
+        for line in lines(programs):
+            progress.log(line)
+    else:
+        graded = measure(
+            engine, params, problems, settings.test, limit=settings.test.limit, **shared
+        )
     if settings.out is not None:
         path = pathlib.Path(settings.out) / f"{name}.parquet"
         write_rollouts(path, graded, round=0, step=0)
-    return outcomes(graded)
+    return outcomes(graded), programs
 
 
 def _compare(settings: EvaluateConfig, base: Outcomes, final: Outcomes) -> dict[str, Any]:

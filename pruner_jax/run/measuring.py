@@ -43,10 +43,7 @@ def measure(
     is called at every look at the device and may raise.
     """
     problems = problems[: options.problems]
-    silent = dataclasses.replace(engine.text, limit_sentence="")
-    engine = dataclasses.replace(engine, text=silent).with_sampling(
-        temperature=options.temperature, top_p=options.top_p, top_k=options.top_k
-    )
+    engine = measured(engine, options)
     progress.start(len(problems) * options.samples, title)
 
     def on_progress(done: int, rows: int, tokens: int) -> None:
@@ -68,6 +65,14 @@ def measure(
     )
     progress.finish()
     return graded
+
+
+def measured(engine: Engine, options: EvaluateOptions) -> Engine:
+    """The engine under the evaluation's own sampling settings, with prompts that name no limit."""
+    silent = dataclasses.replace(engine.text, limit_sentence="")
+    return dataclasses.replace(engine, text=silent).with_sampling(
+        temperature=options.temperature, top_p=options.top_p, top_k=options.top_k
+    )
 
 
 def read_outcomes(path: pathlib.Path) -> Outcomes:

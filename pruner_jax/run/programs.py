@@ -1,27 +1,38 @@
 """Programs as answers (PaD): searched step by step, repaired while answering, and put to the vote.
 
-`by_steps` answers by a beam search over lines (`sample.steps`); `refine` asks again where a program
-failed by itself, with the program and the message of its error in the prompt; `vote` takes, for
-each problem, the value that most samples return. None of them looks at a gold answer: a program
-that runs and returns the wrong value counts as fine. All give graded rows. Left out: training to
-repair (`objective.repair`).
+`answer` measures a model that does any of it, `taxonomy` counts the classes of failure. `by_steps`
+answers by a beam search over lines (`sample.steps`); `refine` asks again where a program failed by
+itself, with the program and the message of its error in the prompt; `vote` takes, for each problem,
+the value that most samples return. None of these three looks at a gold answer: a program that runs
+and returns the wrong value counts as fine. All give graded rows. Left out: training to repair
+(`objective.repair`).
 """
 
 from __future__ import annotations
 
+import collections
 import dataclasses
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from pruner_jax import text
+from pruner_jax.measure import stats
+from pruner_jax.measure.options import EvaluateOptions
+from pruner_jax.measure.outcomes import outcomes
+from pruner_jax.measure.paired import paired
+from pruner_jax.measure.programs import ProgramsOptions
 from pruner_jax.objective.inject import check_template, feedback, is_program
 from pruner_jax.objective.rows import widen
+from pruner_jax.report.progress import Progress as Bar
 from pruner_jax.run.engine import Engine, Progress
+from pruner_jax.run.measuring import measure, measured
 from pruner_jax.sample.sampler import SampleStats
 from pruner_jax.sample.steps import Scorer, line_ends, step_beam
-from pruner_jax.types import Graded, Prompts, Rollouts, Verdict, take_rows
+from pruner_jax.types import Graded, Problem, Prompts, Purpose, Rollouts, Verdict, take_rows
 from pruner_jax.verify.checkers import program
+from pruner_jax.verify.pool import Verifier
 
 PyTree = Any
 
@@ -48,6 +59,91 @@ class Refined:
 
     graded: Graded
     rounds: tuple[Round, ...]
+
+
+def answer(
+    engine: Engine,
+    params: PyTree,
+    problems: Sequence[Problem],
+    test: EvaluateOptions,
+    programs: ProgramsOptions,
+    *,
+    purpose: Purpose,
+    progress: Bar,
+    title: str,
+) -> tuple[Graded, dict[str, Any]]:
+    """The last answers to a set of problems under the options, and what led there.
+
+    ``engine`` and ``params`` as of `measuring.measure`, which samples where nothing else is asked.
+    The second result has the ``taxonomy`` of the first answers, their ``accuracy``, all ``tokens``
+    generated for a problem, the ``rounds`` of refinement, and where there is more than first
+    answers the ``change`` of accuracy since, paired over problems.
+
+    Raises:
+      ValueError: the problems' answers are no programs.
+    """
+    check_are_programs(engine.verifier, problems)
+    limit = test.limit
+    if programs.beams:
+        engine = measured(engine, test)
+        prompts = engine.prompts(problems[: test.problems], purpose=purpose, limit=limit)
+        progress.log(f"{title}: beam search, {programs.beams} beams of {programs.chains} lines")
+        first, took = by_steps(
+            engine, params, prompts, beams=programs.beams, chains=programs.chains, limit=limit
+        )
+        tokens = took.tokens
+    else:
+        first = measure(
+            engine,
+            params,
+            problems,
+            test,
+            limit=limit,
+            purpose=purpose,
+            progress=progress,
+            title=title,
+        )
+        tokens = int(first.rollouts.length_B.sum())
+    last, rounds = first, ()
+    if programs.refine:
+        refined = refine(
+            measured(engine, test),
+            params,
+            first,
+            rounds=programs.refine,
+            template=programs.template,
+        )
+        last, rounds = refined.graded, refined.rounds
+        tokens += sum(part.tokens for part in rounds[1:])
+    if programs.vote:
+        last = vote(last)
+    before = outcomes(first)
+    found = {
+        "taxonomy": taxonomy(first),
+        "accuracy": float(stats.accuracy(before)),
+        "tokens": tokens / len(before),
+        "rounds": [dataclasses.asdict(part) for part in rounds],
+    }
+    if last is not first:
+        compared = paired(
+            before, outcomes(last), confidence=test.confidence, resamples=test.resamples
+        )
+        found["change"] = dataclasses.asdict(compared.accuracy_change)
+    return last, found
+
+
+def lines(found: Mapping[str, Any]) -> list[str]:
+    """What `answer` found, for the terminal."""
+    told = [f"first answers       {said(found['taxonomy'])}"]
+    for number, part in enumerate(found["rounds"][1:], 1):
+        told.append(
+            f"asked again, {number:<7}{part['asked']} rows, {part['tokens']} tokens; then "
+            f"{part['failing']} fail visibly and {part['correct']} are correct"
+        )
+    if "change" in found:
+        value, low, high = (found["change"][name] for name in ("value", "low", "high"))
+        told.append(f"change of accuracy  {value:+.4f} ({low:+.4f} to {high:+.4f})")
+    return [*told, f"tokens generated    {found['tokens']:.2f} a problem, all answers together"]
 
 
 def by_steps(
@@ -119,13 +215,7 @@ def refine(
       ValueError: a problem whose answers are no programs, or a template that cannot be filled.
     """
     check_template(template)
-    for problem in graded.rollouts.prompts.problems:
-        checker = engine.verifier.plan(problem).spec
-        if checker != "program":
-            raise ValueError(
-                f"problem {problem.id!r} is checked by {checker!r}: only programs fail visibly, so "
-                "only they can be refined; set verify.checker to program, or leave refinement out"
-            )
+    check_are_programs(engine.verifier, graded.rollouts.prompts.problems)
     length_B = graded.rollouts.length_B
     history = [_round(graded, len(graded), int(length_B.sum()))]
     for number in range(1, rounds + 1):
@@ -144,12 +234,41 @@ def refine(
     return Refined(graded, tuple(history))
 
 
+def check_are_programs(verifier: Verifier, problems: Iterable[Problem]) -> None:
+    """Refuse problems whose answers are something else."""
+    for problem in problems:
+        checker = verifier.plan(problem).spec
+        if checker != "program":
+            raise ValueError(
+                f"problem {problem.id!r} is checked by {checker!r}: only programs can be refined, "
+                "searched step by step or put to the vote; set verify.checker to program (for "
+                "last_digit, problems.options.target), or leave out programs.refine, beams and vote"
+            )
+
+
 def fails(graded: Graded) -> np.ndarray:
     """Which rows fail without any gold answer, bool [B]: no program, no end, or no value."""
     shows = (Verdict.UNPARSED, Verdict.UNFINISHED, Verdict.UNSUPPORTED, Verdict.TIMEOUT)
     ran_B = [said.startswith("WrongAnswer: ") for said in graded.detail or ("",) * len(graded)]
     wrong_B = graded.verdict_B == Verdict.WRONG
     return np.isin(graded.verdict_B, shows) | (wrong_B & ~np.array(ran_B, bool))
+
+
+def taxonomy(graded: Graded) -> dict[str, int]:
+    """Rows by what came of them: correct, then the classes of failure, the most frequent first."""
+    silent = {Verdict.UNPARSED: "NoAnswer", Verdict.UNFINISHED: "Unfinished"}
+    found = {"correct": int(graded.correct_B.sum())}
+    classes: collections.Counter[str] = collections.Counter()
+    for verdict, detail in zip(graded.verdict_B, graded.detail or ("",) * len(graded)):
+        if verdict != Verdict.CORRECT:
+            kind = silent.get(Verdict(verdict)) or detail.partition(":")[0]
+            classes[kind or Verdict(verdict).name.capitalize()] += 1
+    return found | dict(classes.most_common())
+
+
+def said(counts: Mapping[str, int]) -> str:
+    """A taxonomy as a line."""
+    return f"{sum(counts.values())} responses: " + ", ".join(f"{n} {k}" for k, n in counts.items())
 
 
 def _round(graded: Graded, asked: int, tokens: int) -> Round:
