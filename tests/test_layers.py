@@ -11,7 +11,7 @@ ROOT = pathlib.Path(__file__).parents[1] / "pruner_jax"
 
 TIERS = [
     {"types", "masked", "settings"},
-    {"text", "mesh"},
+    {"text", "expansion", "mesh"},
     {"policy", "objective", "problems", "verify", "store"},
     {"methods", "sample", "learn", "measure", "report"},
     {"config"},

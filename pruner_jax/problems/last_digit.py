@@ -306,6 +306,7 @@ def program(problem: Problem, rng: np.random.Generator, wrong: bool | str = Fals
 DIGITS = tuple("0123456789")
 PAD, END, TURN, UNKNOWN = "<|endoftext|>", "<|im_end|>", "<|im_start|>", "<|unk|>"
 SPECIAL = (PAD, TURN, END, UNKNOWN)
+TAGS = ("<think>", "</think>")
 # No piece is the beginning of another, so any sequence of pieces is read back as it was written:
 # encode(decode(ids)) == ids.
 PIECES = (
@@ -317,7 +318,7 @@ PIECES = (
     *("system", "user", "assistant", "Use", " at", " most ", " tokens"),
     *("def", " solution()", "   ", " total", " = ", " +=", " -=", " return", " % 10", " I"),
 )
-VOCABULARY = (*SPECIAL, "<think>", "</think>", *PIECES)
+VOCABULARY = (*SPECIAL, *TAGS, *PIECES)
 
 CHAT_TEMPLATE = """\
 {%- for message in messages -%}
@@ -330,7 +331,9 @@ CHAT_TEMPLATE = """\
 """
 
 
-def write_tokenizer(folder: str | Path) -> None:
+def write_tokenizer(
+    folder: str | Path, pieces: Sequence[str] = PIECES, template: str = CHAT_TEMPLATE
+) -> None:
     """Writes tokenizer, chat template and generation config as a Hugging Face folder holds them.
 
     The template opens ``<think>``, as R1's does; ``enable_thinking=False`` closes it at once.
@@ -339,16 +342,14 @@ def write_tokenizer(folder: str | Path) -> None:
 
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    ids = {piece: index for index, piece in enumerate(VOCABULARY)}
+    ids = {piece: index for index, piece in enumerate((*SPECIAL, *TAGS, *pieces))}
     tokenizer = Tokenizer(models.WordLevel(ids, unk_token=UNKNOWN))
     tokenizer.pre_tokenizer = pre_tokenizers.Split(
-        Regex("|".join(re.escape(piece) for piece in PIECES)), behavior="isolated"
+        Regex("|".join(re.escape(piece) for piece in pieces)), behavior="isolated"
     )
     tokenizer.decoder = decoders.Fuse()
     tokenizer.add_special_tokens([AddedToken(t, special=True, normalized=False) for t in SPECIAL])
-    tokenizer.add_tokens(
-        [AddedToken(t, special=False, normalized=False) for t in ("<think>", "</think>")]
-    )
+    tokenizer.add_tokens([AddedToken(t, special=False, normalized=False) for t in TAGS])
     tokenizer.save(str(folder / "tokenizer.json"))
     config = {
         "tokenizer_class": "PreTrainedTokenizerFast",
@@ -357,7 +358,7 @@ def write_tokenizer(folder: str | Path) -> None:
         "unk_token": UNKNOWN,
         "model_max_length": 512,
         "clean_up_tokenization_spaces": False,
-        "chat_template": CHAT_TEMPLATE,
+        "chat_template": template,
     }
     generation = {
         "eos_token_id": [ids[END], ids[PAD]],

@@ -52,8 +52,8 @@ def context(run: Session, state: RunState, phase: Phase) -> Context:
             return second.expand(
                 run.expander,
                 run.settings.expander,
-                graded,
-                thoughts_of(run, graded.rollouts),
+                graded.rollouts,
+                second.thoughts_of(engine, graded.rollouts),
                 mask_answers,
             )
 
@@ -76,15 +76,6 @@ def context(run: Session, state: RunState, phase: Phase) -> Context:
         resample=resample,
         **offered,
     )
-
-
-def thoughts_of(run: Session, rollouts: Rollouts) -> list[str]:
-    """The thought of each row, tags left out."""
-    opened_P = run.engine.opened(rollouts.prompts)
-    return [
-        text.split_thought(said, run.engine.text, bool(opened_P[group]))[0]
-        for said, group in zip(rollouts.text, rollouts.group_B)
-    ]
 
 
 def closing(run: Session, rollouts: Rollouts) -> tuple[np.ndarray, ...]:

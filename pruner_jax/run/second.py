@@ -10,7 +10,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import pathlib
-import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -18,6 +17,7 @@ import jax
 import numpy as np
 
 from pruner_jax import text
+from pruner_jax.expansion import ask, mask
 from pruner_jax.mesh import LEARN_RULES
 from pruner_jax.policy import handle
 from pruner_jax.run.engine import Engine, Progress
@@ -83,10 +83,19 @@ def load_expander(options: ExpanderOptions, **shared: Any) -> Second:
     return second
 
 
+def thoughts_of(engine: Engine, rollouts: Rollouts) -> list[str]:
+    """The thought of each row that the engine wrote, tags left out."""
+    opened_P = engine.opened(rollouts.prompts)
+    return [
+        text.split_thought(said, engine.text, bool(opened_P[group]))[0]
+        for said, group in zip(rollouts.text, rollouts.group_B)
+    ]
+
+
 def expand(
     second: Second,
     options: ExpanderOptions,
-    graded: Graded,
+    rollouts: Rollouts,
     thoughts: Sequence[str],
     mask_answers: bool = False,
     on_progress: Progress | None = None,
@@ -96,44 +105,44 @@ def expand(
     With ``mask_answers`` every literal gold answer in a thought is replaced first, so that the
     expander has to find it again.
     """
-    rollouts = graded.rollouts
-    asked, visits = [], []
-    for b, thought in enumerate(thoughts):
-        problem = rollouts.prompts.problems[rollouts.group_B[b]]
-        if mask_answers:
-            thought = mask(thought, problem.answer, options.mask)
-        question = options.prompt.replace("{question}", problem.question)
-        asked.append(
-            dataclasses.replace(
-                problem,
-                id=f"{problem.id}#{rollouts.sample_B[b]}",
-                question=question.replace("{thought}", thought),
-                messages=None,
-            )
-        )
-        visits.append(rollouts.prompts.visit_P[rollouts.group_B[b]])
-    prompts = second.engine.prompts(
-        asked, purpose=rollouts.prompts.purpose, limit=options.limit, visit_P=np.array(visits)
-    )
     expanded, _ = second.engine.rollout(
-        second.params, prompts, samples=1, limit=options.limit, on_progress=on_progress
+        second.params,
+        expander_prompts(second, options, rollouts, thoughts, mask_answers),
+        samples=1,
+        limit=options.limit,
+        on_progress=on_progress,
     )
     return expanded
 
 
-def mask(thought: str, answer: str, instead: str) -> str:
-    """The thought without literal mentions of the answer; a number inside another one stays."""
-    if not answer.strip():
-        return thought
-    literal = re.escape(answer.strip())
-    before = r"(?<![\d.])" if answer.strip()[0].isdigit() else ""
-    after = r"(?![\d]|\.\d)" if answer.strip()[-1].isdigit() else ""
-    return re.sub(before + literal + after, lambda _: instead, thought)
-
-
-def leaks(thought: str, answer: str) -> bool:
-    """Whether the thought says the answer literally."""
-    return mask(thought, answer, "\0") != thought
+def expander_prompts(
+    second: Second,
+    options: ExpanderOptions,
+    rollouts: Rollouts,
+    thoughts: Sequence[str],
+    mask_answers: bool = False,
+) -> Prompts:
+    """What the expander is asked: each row's question and thought. A row's random numbers depend on
+    its problem, visit and sample, not on the thought."""
+    asked = []
+    for b, thought in enumerate(thoughts):
+        problem = rollouts.prompts.problems[rollouts.group_B[b]]
+        if mask_answers:
+            thought = mask(thought, problem.answer, options.mask)
+        asked.append(
+            dataclasses.replace(
+                problem,
+                id=f"{problem.id}#{rollouts.sample_B[b]}",
+                question=ask(options.prompt, problem.question, thought),
+                messages=None,
+            )
+        )
+    return second.engine.prompts(
+        asked,
+        purpose=rollouts.prompts.purpose,
+        limit=options.limit,
+        visit_P=rollouts.prompts.visit_P[rollouts.group_B],
+    )
 
 
 # -- the teacher -----------------------------------------------------------------------------------

@@ -1,9 +1,11 @@
-"""Options of second models (no JAX here): the expander of Hawkeye, the teacher of PaD."""
+"""Options of second models (no JAX here): the expander of Hawkeye, the teacher of PaD, and what a
+pipeline of two models takes and costs."""
 
 from __future__ import annotations
 
 import dataclasses
 
+from pruner_jax.expansion import PROMPT
 from pruner_jax.text import TextOptions
 
 
@@ -14,7 +16,7 @@ class ExpanderOptions:
     model: str | None = None
     """Hugging Face folder or hub id. null: there is none."""
 
-    prompt: str = "{question}\n\n{thought}"
+    prompt: str = PROMPT
     """What it is asked: with "{question}" and "{thought}" in it."""
 
     text: TextOptions = dataclasses.field(default_factory=TextOptions)
@@ -40,6 +42,36 @@ class ExpanderOptions:
             raise ValueError(
                 f"expander.limit is {self.limit}, temperature {self.temperature:g}, top_p "
                 f"{self.top_p:g}; allowed: 1 or more, 0 or more, above 0 up to 1"
+            )
+
+
+@dataclasses.dataclass(frozen=True)
+class ServingOptions:
+    """How a chain of one model and an answer of another are timed and priced."""
+
+    concurrency: list[int] = dataclasses.field(default_factory=lambda: [1, 10, 100])
+    """Requests in flight at once, a measurement each; []: nothing is timed."""
+
+    requests: int = 32
+    """Requests of a measurement, at least as many as are in flight."""
+
+    large_price: float = 1.0
+    """Price of a million tokens that the large model writes, in whichever currency."""
+
+    price: float | None = None
+    """Price of a million tokens that the expander writes. null: by its size, large_price times the
+    ratio of the models' parameters."""
+
+    read_share: float = 0.25
+    """Price of a token that is only read, as a share of the price of one that is written."""
+
+    def __post_init__(self) -> None:
+        prices = (self.large_price, self.price or 0.0, self.read_share)
+        if min([1, *self.concurrency]) < 1 or self.requests < 1 or min(prices) < 0:
+            raise ValueError(
+                f"serving.concurrency is {self.concurrency}, requests {self.requests}, large_price "
+                f"{self.large_price:g}, price {self.price}, read_share {self.read_share:g}; "
+                "allowed: 1 or more each, 1 or more, and no price below 0"
             )
 
 
