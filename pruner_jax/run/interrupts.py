@@ -1,8 +1,9 @@
 """A request to stop, by a scheduler (SIGTERM), a person (Ctrl-C) or a terminal that went away.
 
 The signal is only noted; ``check``, called between blocks of decoding and after every step, raises
-``Interrupted``, upon which the run saves its last step and ends. A second signal ends it without
-saving: the same command then goes on from the last saved state.
+``Interrupted``, upon which the run saves its last step and ends; one that comes after the last check
+is passed on once everything is done. A second signal ends the run without saving: the same command
+then goes on from the last saved state.
 """
 
 from __future__ import annotations
@@ -41,10 +42,12 @@ class Interrupts:
             self._before = {number: signal.signal(number, self._note) for number in heard}
         return self
 
-    def __exit__(self, *exception: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)
         self._before = {}
+        if kind is None:
+            self.check()
 
     def _note(self, number: int, frame: object) -> None:
         if self._noted is not None:

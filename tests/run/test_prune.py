@@ -1,5 +1,6 @@
 """The whole path on a random model: what a run leaves, and that it goes on where it stopped."""
 
+import functools
 import json
 import signal
 
@@ -187,6 +188,22 @@ def test_the_second_signal_stops_at_once(settings, tmp_path, monkeypatch):
     with pytest.raises(KeyboardInterrupt, match="without saving"):
         prune(settings(f"--out={tmp_path / 'run'}"))
     assert prune(settings(f"--out={tmp_path / 'run'}"))["rounds"]
+
+
+def test_a_signal_after_the_last_check_is_passed_on_and_the_run_is_finished(
+    settings, tmp_path, monkeypatch
+):
+    """Or a comparison would go on with its next run."""
+    given = settings(f"--out={tmp_path / 'run'}", "--rounds.limits=[16]")
+    act = functools.partial(signal.raise_signal, signal.SIGTERM)
+    at_visit(monkeypatch, prune_module, "export", 1, act)
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(Interrupted, match="stopped by SIGTERM"):
+        prune(given)
+    assert signal.getsignal(signal.SIGTERM) is before
+    assert (tmp_path / "run" / "report.html").exists()
+    monkeypatch.setattr(prune_module, "open_session", None)
+    assert prune(given)["rounds"]
 
 
 def test_a_finished_run_is_not_played_again(settings, tmp_path, monkeypatch):
