@@ -26,6 +26,11 @@ class EvaluateOptions:
     """How many of the likeliest tokens are kept; 0 keeps all."""
     limit: int | None = None
     """The most tokens of a response, for base and pruned model alike; empty: the first round's."""
+    thinking_budget: int | None = None
+    """Budget forcing (arXiv 2501.19393): a thought that is still open after so many tokens is ended
+    by writing ``thinking_end``. Empty: it is not."""
+    thinking_end: str = "{think_close}"
+    """What ends the thought; {think_close} stands for the closing tag."""
     confidence: float = 0.95
     """Confidence of every interval that is printed."""
     resamples: int = 10_000
@@ -39,6 +44,10 @@ class EvaluateOptions:
         _require(0 < self.top_p <= 1, "top_p", self.top_p, "0 < top_p <= 1")
         _require(self.top_k >= 0, "top_k", self.top_k, ">= 0")
         _require(self.limit is None or self.limit >= 1, "limit", self.limit, ">= 1")
+        budget = self.thinking_budget
+        _require(budget is None or budget >= 0, "thinking_budget", budget, ">= 0")
+        closes = "{think_close}" in self.thinking_end
+        _require(closes, "thinking_end", self.thinking_end, "a text with {think_close}")
         _require(0.5 < self.confidence < 1, "confidence", self.confidence, "0.5 < confidence < 1")
         _require(self.resamples >= 100, "resamples", self.resamples, ">= 100")
         if self.temperature == 0 and self.samples > 1:

@@ -16,13 +16,12 @@ from typing import Any
 
 import numpy as np
 
-from pruner_jax import text
 from pruner_jax.config import plain
-from pruner_jax.objective.condition import Begin, Condition, EndThought, Force
 from pruner_jax.objective.groups import Groups, join
 from pruner_jax.objective.method import Phase
 from pruner_jax.problems.order import order
 from pruner_jax.run.checks import collection_limit
+from pruner_jax.run.conditions import force_hook
 from pruner_jax.run.engine import Engine
 from pruner_jax.run.programs import said, taxonomy
 from pruner_jax.run.second import (
@@ -34,7 +33,6 @@ from pruner_jax.run.second import (
 )
 from pruner_jax.run.session import PyTree, Session, problems_of
 from pruner_jax.run.state import RunState
-from pruner_jax.sample import force as hooks
 from pruner_jax.sample.sampler import SampleStats
 from pruner_jax.store.table import Table, open_table
 from pruner_jax.types import Graded, Problem, Purpose, take_rows
@@ -131,32 +129,6 @@ def sample(
         rollouts = dataclasses.replace(graded.rollouts, prompts=bare)
         graded = dataclasses.replace(graded, rollouts=rollouts)
     return graded, speed
-
-
-def force_hook(condition: Condition, engine: Engine) -> hooks.Hook | None:
-    """What the condition writes into rows in the policy's place, as one hook of the sampler."""
-
-    def hook(force: Force) -> hooks.Hook | None:
-        tags = {"{think_open}": engine.text.think_open, "{think_close}": engine.text.think_close}
-        said = force.text
-        if said is None:
-            return None
-        for name, tag in tags.items():
-            said = said.replace(name, tag)
-        tokens = tuple(map(int, text.encode(engine.tokenizer, said)))
-        if isinstance(force, Begin):
-            return hooks.begin_with(tokens, logp=force.logp, in_loss=force.in_loss)
-        assert isinstance(force, EndThought)
-        return hooks.end_thinking_at(force.after, tokens, close=engine.close_ids)
-
-    found = [
-        hooks.in_mode(number, made)
-        for number, mode in enumerate(condition.modes)
-        if mode.force is not None and (made := hook(mode.force)) is not None
-    ]
-    if condition.force is not None and (made := hook(condition.force)) is not None:
-        found.append(made)
-    return hooks.chain(*found) if found else None
 
 
 # -- tables ----------------------------------------------------------------------------------------

@@ -134,10 +134,10 @@ def _compare(settings: EvaluateConfig, base: Outcomes, final: Outcomes) -> dict[
 def _show(progress: Progress, found: dict[str, Any]) -> None:
     """One model's numbers, a line each."""
     low, high = (found["accuracy_in_general"][end] for end in ("low", "high"))
-    progress.log(f"accuracy            {found['accuracy']:.4f} ({low:.4f} to {high:.4f})")
+    progress.log(f"accuracy              {found['accuracy']:.4f} ({low:.4f} to {high:.4f})")
     for name in ("mean_tokens", "median_tokens", "mean_thinking_tokens", "mean_answer_tokens"):
-        progress.log(f"{name.replace('_', ' '):<20}{found[name]:.2f}")
+        progress.log(f"{name.replace('_', ' '):<22}{found[name]:.2f}")
     progress.log(
-        f"cut at the limit    {found['truncated']:.2%}\n{found['n_problems']} problems, "
+        f"cut at the limit      {found['truncated']:.2%}\n{found['n_problems']} problems, "
         f"{found['samples_per_problem']} samples each, limit {found['limit']} tokens"
     )

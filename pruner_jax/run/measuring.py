@@ -15,7 +15,9 @@ import numpy as np
 
 from pruner_jax.measure.options import EvaluateOptions
 from pruner_jax.measure.outcomes import Outcomes, from_rows
+from pruner_jax.objective.condition import Condition, EndThought
 from pruner_jax.report.progress import Progress
+from pruner_jax.run.conditions import force_hook
 from pruner_jax.run.engine import Engine
 from pruner_jax.store.records import read_rollouts
 from pruner_jax.types import Graded, Problem, Purpose
@@ -44,6 +46,10 @@ def measure(
     """
     problems = problems[: options.problems]
     engine = measured(engine, options)
+    condition = Condition()
+    if options.thinking_budget is not None:
+        end = EndThought(after=options.thinking_budget, text=options.thinking_end)
+        condition = Condition(force=end)
     progress.start(len(problems) * options.samples, title)
 
     def on_progress(done: int, rows: int, tokens: int) -> None:
@@ -56,6 +62,7 @@ def measure(
         samples=options.samples,
         limit=limit,
         on_progress=on_progress,
+        force=force_hook(condition, engine),
     )
     progress.update(
         len(graded),
