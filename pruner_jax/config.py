@@ -20,7 +20,7 @@ from pruner_jax.measure.options import AutoOptions, EvaluateOptions, GuardOption
 from pruner_jax.measure.programs import ProgramsOptions
 from pruner_jax.problems.options import ProblemsOptions
 from pruner_jax.sample.options import SampleOptions
-from pruner_jax.sample.second import ExpanderOptions, TeacherOptions
+from pruner_jax.sample.second import ExpanderOptions, ServingOptions, TeacherOptions
 from pruner_jax.settings import ConfigError, Given, build, parser, plain, read
 from pruner_jax.text import TextOptions
 from pruner_jax.verify.options import VerifyOptions
@@ -301,8 +301,8 @@ class EvaluateConfig:
     """A second model, measured on the same problems and compared pair by pair."""
 
     like: str | None = None
-    """Take problems, text, verify, test and seed from a prune run: its folder or its YAML file.
-    Settings given beside it win."""
+    """Take problems, text, verify, test, expander and seed from a prune run: its folder or its YAML
+    file. Settings given beside it win."""
 
     problems: ProblemsOptions = _default(ProblemsOptions)
     split: typing.Literal["train", "monitor", "test"] = "test"
@@ -316,6 +316,11 @@ class EvaluateConfig:
     programs: ProgramsOptions = _default(ProgramsOptions)
     seed: int = 0
     """Seed of everything that is random."""
+
+    expander: ExpanderOptions = _default(ExpanderOptions)
+    """A second model that answers from the thoughts; measured beside the model alone."""
+    serving: ServingOptions = _default(ServingOptions)
+    """How the two are timed and priced."""
 
     out: str | None = None
     """Folder for the rollouts (Parquet) and evaluation.json; null: nothing is written."""
@@ -401,6 +406,8 @@ class SampleConfig:
     """The question."""
 
     text: TextOptions = _default(TextOptions)
+    expander: ExpanderOptions = _default(ExpanderOptions)
+    """A second model that answers from the thought."""
     sample: SampleOptions = _default(SampleOptions)
     samples: int = 1
     """How many answers."""

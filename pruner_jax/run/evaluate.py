@@ -1,5 +1,7 @@
 """``evaluate``: accuracy and lengths of a model with intervals, alone or paired with another.
 
+``--expander.model=E`` measures the pipeline of both beside it: the model's thought, E's answer.
+
 ``--like RUN`` takes the problems, the prompt and the sampling of a run's test, so that an exported
 model can be measured again as the run measured it.
 """
@@ -19,13 +21,16 @@ from pruner_jax.mesh import LEARN_RULES, make_mesh
 from pruner_jax.policy import handle
 from pruner_jax.problems.source import load_problems
 from pruner_jax.report.progress import Progress
+from pruner_jax.run import joint
 from pruner_jax.run.compilation import keep_compiled_programs
 from pruner_jax.run.engine import Engine
-from pruner_jax.run.measuring import measure
+from pruner_jax.run.joint import Joint
+from pruner_jax.run.measuring import measure, measured
 from pruner_jax.run.programs import answer, check_are_programs, lines
+from pruner_jax.run.second import Second, load_expander
 from pruner_jax.store.folder import write_atomically
 from pruner_jax.store.records import write_rollouts
-from pruner_jax.types import Problem, Purpose
+from pruner_jax.types import Graded, Problem, Purpose
 from pruner_jax.verify.pool import Verifier
 
 _COMPARED = ("accuracy_change", "token_ratio", "aes", "by_difficulty", "confidence", "resamples")
@@ -49,30 +54,46 @@ def evaluate_verb(settings: EvaluateConfig) -> dict[str, Any]:
         if settings.programs.asked:
             check_are_programs(verifier, problems)
         verifier.prepare(problems)
+        expander = _expander(settings, verifier)
         result: dict[str, Any] = {}
-        measured = {}
+        alone, together = {}, {}
         names = {"model": settings.model, "against": settings.against}
         for name, folder in names.items():
-            if folder is not None:
-                measured[name], programs = _measure(
-                    settings, name, folder, problems, verifier, progress
+            if folder is None:
+                continue
+            large = _load(settings, folder, verifier)
+            graded, programs = _answer(settings, name, folder, large, problems, progress)
+            alone[name] = outcomes(graded)
+            result[name] = {
+                "folder": str(folder),
+                **({"programs": programs} if programs else {}),
+                **stats.describe(
+                    alone[name],
+                    settings.test.confidence,
+                    settings.test.resamples,
+                    settings.seed,
+                ),
+            }
+            if expander is not None:
+                together[name], result[name]["joint"] = _measure_joint(
+                    settings, large, graded, expander, problems, progress
                 )
-                result[name] = {
-                    "folder": str(folder),
-                    **({"programs": programs} if programs else {}),
-                    **stats.describe(
-                        measured[name],
-                        settings.test.confidence,
-                        settings.test.resamples,
-                        settings.seed,
-                    ),
-                }
+            del large
         if settings.against is not None:
-            both = _compare(settings, measured["against"], measured["model"])
+            both = _compare(settings, alone["against"], alone["model"])
             progress.show(both)
             result |= {name: both[name] for name in _COMPARED}
         else:
             _show(progress, result["model"])
+        for name in together:
+            progress.log(f"\n{name} {names[name]} with the expander {settings.expander.model}")
+            joint.show(progress, result[name]["joint"])
+        if len(together) == 2:
+            result["joint"] = joint.compare(
+                together["against"], together["model"], settings.test, settings.seed
+            )
+            progress.log("\nboth with the expander")
+            joint.show_comparison(progress, result["joint"])
         result = plain(result)
         if settings.out is not None:
             path = pathlib.Path(settings.out) / "evaluation.json"
@@ -80,15 +101,8 @@ def evaluate_verb(settings: EvaluateConfig) -> dict[str, Any]:
     return result
 
 
-def _measure(
-    settings: EvaluateConfig,
-    name: str,
-    folder: str,
-    problems: list[Problem],
-    verifier: Verifier,
-    progress: Progress,
-) -> tuple[Outcomes, dict[str, Any]]:
-    """One model on the problems, and how its programs came about where that was asked for."""
+def _load(settings: EvaluateConfig, folder: str, verifier: Verifier) -> Second:
+    """A model, ready to be asked."""
     mesh = make_mesh(settings.mesh.data, settings.mesh.fsdp, settings.mesh.tensor)
     policy = handle.load(folder, mesh=mesh, rules=LEARN_RULES)
     engine = Engine.of(
@@ -99,24 +113,79 @@ def _measure(
         seed=settings.seed,
         problems=settings.problems,
     )
-    params = engine.decode_params(policy.params)
-    del policy
+    return Second(engine, engine.decode_params(policy.params))
+
+
+def _answer(
+    settings: EvaluateConfig,
+    name: str,
+    folder: str,
+    large: Second,
+    problems: list[Problem],
+    progress: Progress,
+) -> tuple[Graded, dict[str, Any]]:
+    """One model on the problems, and how its programs came about where that was asked for."""
     shared = {"purpose": Purpose(settings.split), "progress": progress, "title": f"{name} {folder}"}
     programs: dict[str, Any] = {}
     if settings.programs.asked:
         graded, programs = answer(
-            engine, params, problems, settings.test, settings.programs, **shared
+            large.engine, large.params, problems, settings.test, settings.programs, **shared
         )
         for line in lines(programs):
             progress.log(line)
     else:
         graded = measure(
-            engine, params, problems, settings.test, limit=settings.test.limit, **shared
+            large.engine,
+            large.params,
+            problems,
+            settings.test,
+            limit=settings.test.limit,
+            **shared,
         )
     if settings.out is not None:
         path = pathlib.Path(settings.out) / f"{name}.parquet"
         write_rollouts(path, graded, round=0, step=0)
-    return outcomes(graded), programs
+    return graded, programs
+
+
+def _expander(settings: EvaluateConfig, verifier: Verifier) -> Second | None:
+    """The second model, if there is one."""
+    if settings.expander.model is None:
+        return None
+    return load_expander(
+        settings.expander,
+        sampling=settings.sample,
+        verifier=verifier,
+        seed=settings.seed,
+        mesh=make_mesh(settings.mesh.data, settings.mesh.fsdp, settings.mesh.tensor),
+    )
+
+
+def _measure_joint(
+    settings: EvaluateConfig,
+    large: Second,
+    graded: Graded,
+    expander: Second,
+    problems: list[Problem],
+    progress: Progress,
+) -> tuple[Joint, dict[str, Any]]:
+    """The pipeline of a measured model and the expander: what it is worth, takes and costs."""
+    large = Second(measured(large.engine, settings.test), large.params)
+    found = joint.measure_joint(large.engine, graded, expander, settings.expander, progress)
+    return found, {
+        "expander": settings.expander.model,
+        **joint.describe(found, settings.test, settings.seed),
+        "cost": joint.costs(found, settings.serving, large, expander),
+        "serving": joint.serve(
+            large,
+            expander,
+            settings.expander,
+            settings.serving,
+            problems[: settings.test.problems],
+            limit=settings.test.limit,
+            progress=progress,
+        ),
+    }
 
 
 def _compare(settings: EvaluateConfig, base: Outcomes, final: Outcomes) -> dict[str, Any]:
@@ -134,10 +203,10 @@ def _compare(settings: EvaluateConfig, base: Outcomes, final: Outcomes) -> dict[
 def _show(progress: Progress, found: dict[str, Any]) -> None:
     """One model's numbers, a line each."""
     low, high = (found["accuracy_in_general"][end] for end in ("low", "high"))
-    progress.log(f"accuracy              {found['accuracy']:.4f} ({low:.4f} to {high:.4f})")
+    progress.log(f"{'accuracy':<24}{found['accuracy']:.4f} ({low:.4f} to {high:.4f})")
     for name in ("mean_tokens", "median_tokens", "mean_thinking_tokens", "mean_answer_tokens"):
-        progress.log(f"{name.replace('_', ' '):<22}{found[name]:.2f}")
+        progress.log(f"{name.replace('_', ' '):<24}{found[name]:.2f}")
     progress.log(
-        f"cut at the limit      {found['truncated']:.2%}\n{found['n_problems']} problems, "
+        f"{'cut at the limit':<24}{found['truncated']:.2%}\n{found['n_problems']} problems, "
         f"{found['samples_per_problem']} samples each, limit {found['limit']} tokens"
     )

@@ -1,4 +1,7 @@
-"""``pj.generate`` and the verb ``sample``: responses to questions that have no gold answer."""
+"""``pj.generate`` and the verb ``sample``: responses to questions that have no gold answer.
+
+``sample --expander.model=E`` shows both parts of a pipeline: the model's thought, and E's answer.
+"""
 
 from __future__ import annotations
 
@@ -7,10 +10,13 @@ from collections.abc import Sequence
 from typing import Any
 
 from pruner_jax.config import SampleConfig
+from pruner_jax.mesh import make_mesh
 from pruner_jax.policy import handle
 from pruner_jax.policy.handle import Policy
 from pruner_jax.run.compilation import keep_compiled_programs
 from pruner_jax.run.engine import Engine
+from pruner_jax.run.joint import respond
+from pruner_jax.run.second import Second, load_expander, thoughts_of
 from pruner_jax.sample.options import SampleOptions
 from pruner_jax.text import TextOptions
 from pruner_jax.types import Problem, Purpose, Rollouts
@@ -59,6 +65,8 @@ def sample_verb(settings: SampleConfig) -> dict[str, Any]:
     """Print the responses to one question, with their token counts."""
     keep_compiled_programs()
     policy = handle.load(settings.model)
+    if settings.expander.model is not None:
+        return _sample_joint(settings, policy)
     rollouts = generate(
         policy,
         [settings.question],
@@ -81,6 +89,38 @@ def sample_verb(settings: SampleConfig) -> dict[str, Any]:
                 "tokens": length,
                 "thinking_tokens": thinking,
                 "finished": bool(rollouts.finished_B[b]),
+            }
+        )
+    return {"question": settings.question, "responses": found}
+
+
+def _sample_joint(settings: SampleConfig, policy: Policy) -> dict[str, Any]:
+    """Print chains and what the expander answers to them."""
+    shared = {"sampling": settings.sample, "verifier": None, "seed": settings.seed}
+    engine = Engine.of(policy, text_options=settings.text, **shared)
+    large = Second(engine, engine.decode_params(policy.params))
+    expander = load_expander(settings.expander, **shared, mesh=make_mesh())
+    problem = Problem(id=settings.question, question=settings.question, answer="")
+    chains, answers = respond(
+        large,
+        expander,
+        settings.expander,
+        engine.prompts([problem], purpose=Purpose.TEST, limit=settings.max_tokens),
+        samples=settings.samples,
+        limit=settings.max_tokens,
+    )
+    found = []
+    for b, thought in enumerate(thoughts_of(engine, chains)):
+        chain, answer = int(chains.length_B[b]), int(answers.length_B[b])
+        print(f"{thought}\n[{chain} tokens of {settings.model}]")
+        print(f"{answers.text[b]}\n[{answer} tokens of {settings.expander.model}]")
+        found.append(
+            {
+                "chain": thought,
+                "chain_tokens": chain,
+                "text": answers.text[b],
+                "answer_tokens": answer,
+                "finished": bool(answers.finished_B[b]),
             }
         )
     return {"question": settings.question, "responses": found}

@@ -1,0 +1,83 @@
+"""Loading an expander, and what it is asked."""
+
+import dataclasses
+import json
+import shutil
+
+import numpy as np
+import pytest
+
+from pruner_jax.mesh import make_mesh
+from pruner_jax.problems import last_digit
+from pruner_jax.run import second
+from pruner_jax.sample.options import SampleOptions
+from pruner_jax.sample.second import ExpanderOptions
+from pruner_jax.text import TextOptions
+from pruner_jax.types import Purpose
+
+
+def expander(folder, **options):
+    given = ExpanderOptions(model=str(folder), limit=8, **options)
+    shared = {"sampling": SampleOptions(rows=8), "verifier": None, "seed": 0}
+    return given, second.load_expander(given, **shared, mesh=make_mesh())
+
+
+@pytest.fixture
+def bare(model, tmp_path):
+    """A model whose tokenizer has no chat template."""
+    folder = shutil.copytree(model, tmp_path / "bare")
+    (folder / "chat_template.jinja").unlink(missing_ok=True)
+    path = folder / "tokenizer_config.json"
+    config = json.loads(path.read_text())
+    config.pop("chat_template", None)
+    path.write_text(json.dumps(config))
+    return folder
+
+
+def test_an_expander_without_a_chat_template_is_refused(bare):
+    with pytest.raises(ValueError, match=r"no chat template.*expander\.text\.template to plain"):
+        expander(bare)
+    with pytest.raises(ValueError, match="no chat template"):
+        expander(bare, text=TextOptions(template="chat"))
+
+
+def test_unless_it_is_given_a_plain_prompt(bare):
+    _, loaded = expander(bare, text=TextOptions(template="plain", plain="{question}\n"))
+    assert loaded.engine.text.template == "plain"
+
+
+@pytest.mark.parametrize("prompt", ["{question}", "{thought}"])
+def test_a_prompt_shows_both(prompt):
+    with pytest.raises(ValueError, match=r"expander\.prompt lacks"):
+        ExpanderOptions(prompt=prompt)
+
+
+def test_what_it_is_asked(model):
+    """Question and thought; the gold answer of its own problem is masked; one number for each
+    sample, so that the same thought of two samples is answered twice."""
+    options, loaded = expander(model)
+    engine = loaded.engine
+    problems = last_digit.load(last_digit.Options(), "test")[:2]
+    problems = [
+        dataclasses.replace(p, question=f"Q{n}", answer=str(n)) for n, p in enumerate(problems)
+    ]
+    prompts = engine.prompts(problems, purpose=Purpose.TEST, limit=8)
+    rollouts, _ = engine.sample(loaded.params, prompts, samples=2, limit=4)
+    thoughts = ["0 and 1", "10", "0 and 1", "10"]
+    for masked, said in ((False, thoughts), (True, ["… and 1", "10", "0 and …", "10"])):
+        asked = second.expander_prompts(loaded, options, rollouts, thoughts, masked)
+        questions = [f"Q{b // 2}\n\n{shown}" for b, shown in enumerate(said)]
+        assert [p.question for p in asked.problems] == questions
+        assert [p.id.rpartition("#")[2] for p in asked.problems] == ["0", "1", "0", "1"]
+        assert all(question in text for question, text in zip(questions, asked.text))
+
+
+def test_thoughts_end_where_the_tag_is(model):
+    _, loaded = expander(model)
+    problems = last_digit.load(last_digit.Options(), "test")[:1]
+    prompts = loaded.engine.prompts(problems, purpose=Purpose.TEST, limit=8)
+    said = (" A1=1</think>\n\\boxed{1}", " A1=1", "</think>\n")
+    rollouts = second.written(
+        loaded.engine, prompts, np.zeros(3, int), np.arange(3), said, np.array([True, False, True])
+    )
+    assert second.thoughts_of(loaded.engine, rollouts) == [" A1=1", " A1=1", ""]
