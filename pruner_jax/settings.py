@@ -14,6 +14,7 @@ import collections.abc
 import copy
 import dataclasses
 import enum
+import functools
 import pathlib
 import re
 import tempfile
@@ -234,6 +235,7 @@ def describe(hint: Any) -> str:
     return words.get(kind, str(hint))
 
 
+@functools.cache  # made in a fifth of a second, and no parse changes it
 def parser(cls: type, prog: str = "pruner-jax", description: str | None = None) -> Any:
     """The jsonargparse parser of a configuration class; ``--config FILE`` reads YAML."""
     import jsonargparse  # slow to import, and not needed by those who only name a class

@@ -167,6 +167,17 @@ def test_a_switch_may_stand_alone(file, words):
     assert not load(PruneConfig, file, ["--dry-run", "false"]).dry_run
 
 
+def test_what_was_read_or_refused_before_leaves_nothing(file):
+    """One parser of a class reads them all."""
+    first = load(PruneConfig, file)
+    load(PruneConfig, file, ["--seed=4", "--rounds.limits=[7]", "--guards.accuracy=0.4"])
+    for word in ("--seed=x", "--nonsense=1", "--monitor.samples=0"):
+        with pytest.raises(ConfigError):
+            load(PruneConfig, file, [word])
+    again = load(PruneConfig, file)
+    assert again == first and again.rounds.limits is not first.rounds.limits
+
+
 @pytest.mark.parametrize("words", [["--problems", "gsm8k"], ["--problems=gsm8k"]])
 def test_a_bare_word_names_the_problems(file, words):
     got = load(EvaluateConfig, None, ["--model=m", *words])
