@@ -8,6 +8,7 @@ on responses of the large model that were measured already; ``serve`` how long r
 from __future__ import annotations
 
 import dataclasses
+import functools
 import itertools
 import time
 from collections.abc import Callable, Sequence
@@ -97,24 +98,27 @@ def measure_joint(
         progress.finish()
         return found
 
-    def per_problem(x_B: Any) -> np.ndarray:
-        counted_P = np.bincount(rollouts.group_B)
-        return np.bincount(rollouts.group_B, np.asarray(x_B, np.float64)) / counted_P
-
+    per = functools.partial(per_problem, rollouts)
     joint = answers("with the chain", thoughts)
     problems = [rollouts.prompts.problems[group] for group in rollouts.group_B]
     return Joint(
-        accuracy_P=per_problem(joint.correct_B),
-        chain_tokens_P=per_problem(rollouts.thinking_B),
-        answer_tokens_P=per_problem(joint.rollouts.length_B),
-        leak_P=per_problem([leaks(said, p.answer) for said, p in zip(thoughts, problems)]),
-        masked_P=per_problem(answers("answers masked", thoughts, True).correct_B),
-        bare_P=per_problem(answers("without a chain", nothing).correct_B),
-        alone_P=per_problem(graded.correct_B),
-        alone_tokens_P=per_problem(rollouts.length_B),
+        accuracy_P=per(joint.correct_B),
+        chain_tokens_P=per(rollouts.thinking_B),
+        answer_tokens_P=per(joint.rollouts.length_B),
+        leak_P=per([leaks(said, p.answer) for said, p in zip(thoughts, problems)]),
+        masked_P=per(answers("answers masked", thoughts, True).correct_B),
+        bare_P=per(answers("without a chain", nothing).correct_B),
+        alone_P=per(graded.correct_B),
+        alone_tokens_P=per(rollouts.length_B),
         large_read=float(np.mean([len(tokens) for tokens in rollouts.prompts.tokens])),
         expander_read=float(np.mean([len(tokens) for tokens in joint.rollouts.prompts.tokens])),
     )
+
+
+def per_problem(rollouts: Rollouts, x_B: Any) -> np.ndarray:
+    """Means over the samples of each problem, float64 [P]."""
+    counted_P = np.bincount(rollouts.group_B)
+    return np.bincount(rollouts.group_B, np.asarray(x_B, np.float64)) / counted_P
 
 
 def describe(joint: Joint, options: EvaluateOptions, seed: int) -> dict[str, Any]:
@@ -132,7 +136,7 @@ def describe(joint: Joint, options: EvaluateOptions, seed: int) -> dict[str, Any
         "masked_accuracy": joint.masked_P,
         "masked_gain": joint.masked_P - joint.bare_P,
     }
-    return {name: _mean(column_P, options, seed) for name, column_P in columns.items()}
+    return {name: mean(column_P, options, seed) for name, column_P in columns.items()}
 
 
 def compare(base: Joint, final: Joint, options: EvaluateOptions, seed: int) -> dict[str, Any]:
@@ -143,17 +147,17 @@ def compare(base: Joint, final: Joint, options: EvaluateOptions, seed: int) -> d
     """
     chains_P2 = np.stack([base.chain_tokens_P, final.chain_tokens_P], axis=1)
     return {
-        "accuracy_change": _mean(final.accuracy_P - base.accuracy_P, options, seed),
-        "change_from_alone": _mean(final.accuracy_P - base.alone_P, options, seed),
+        "accuracy_change": mean(final.accuracy_P - base.accuracy_P, options, seed),
+        "change_from_alone": mean(final.accuracy_P - base.alone_P, options, seed),
         "chain_ratio": _estimate(
             lambda m: masked.ratio(m[..., 1], m[..., 0], np.nan), chains_P2, options, seed
         ),
-        "leak_change": _mean(final.leak_P - base.leak_P, options, seed),
+        "leak_change": mean(final.leak_P - base.leak_P, options, seed),
     }
 
 
-def _mean(x_P: np.ndarray, options: EvaluateOptions, seed: int) -> dict[str, float]:
-    """Mean over problems."""
+def mean(x_P: np.ndarray, options: EvaluateOptions, seed: int) -> dict[str, float]:
+    """Mean over problems, with its interval."""
     return _estimate(lambda means: means[..., 0], x_P[:, None], options, seed)
 
 
