@@ -306,10 +306,9 @@ def reference(run: Session, state: RunState) -> Groups | None:
     key = tuple(state.tables.values())
     if key not in run.tables:
         run.tables.clear()
-        run.tables[key] = _groups(run, key)
+        run.tables[key] = _groups(key)
     return run.tables[key]
 
 
-def _groups(run: Session, folders: Sequence[str]) -> Groups:
-    problems = run.problems["train"]
-    return join([Groups.of(Table(pathlib.Path(f)).everything(problems)) for f in folders])
+def _groups(folders: Sequence[str]) -> Groups:
+    return join([Groups.of(Table(pathlib.Path(f)).everything()) for f in folders])

@@ -35,7 +35,8 @@ class Work:
 
     phase: Phase
     metrics: Mapping[str, Any]
-    weighted: Weighted | None = None  # rows of this step; None: it goes on with those it has
+    collected: bool = True  # at this step; else it goes on with the rows it has
+    weighted: Weighted | None = None  # what was collected; None: nothing to learn from
     shard: str | None = None  # where they are, if they last
     broken: bool = False  # they hold numbers that nothing can be learnt from
 
@@ -90,8 +91,9 @@ def metric_of(phase: Phase, name: str) -> str:
 
 def prepare(run: Session, state: RunState, phase: Phase) -> tuple[Work, dict[str, Any]]:
     """What a phase collects at this step, weighed, and the method state after it."""
-    if not phase.collect.due(state.steps):
-        return Work(phase, {}), state.method
+    lacking = phase.loss is not None and not state.store.shards.get(phase.name)
+    if not phase.collect.due(state.steps) and not lacking:  # what a rollback took comes again
+        return Work(phase, {}, collected=False), state.method
     if phase.collect.every == "step":
         problems, visit_P = collect.draw(run, state, phase)
         with run.clock.phase("rollout"):
@@ -116,11 +118,11 @@ def prepare(run: Session, state: RunState, phase: Phase) -> tuple[Work, dict[str
     finite = np.isfinite(graded.rollouts.logp_BT[sampled_BT]).all()
     broken = not finite and phase.collect.policy != "teacher"
     if broken and run.settings.guards.not_finite:  # which will ring; without it, learn refuses
-        return Work(phase, metrics, weighted, broken=True), method_state
+        return Work(phase, metrics, weighted=weighted, broken=True), method_state
     with run.clock.phase("learn"):
         weighted = with_log_probabilities(run, state, phase, weighted)
     if phase.collect.every == "step" and not phase.collect.keep:
-        return Work(phase, metrics, weighted), method_state
+        return Work(phase, metrics, weighted=weighted), method_state
     shard = f"{phase.name}-{state.steps:05d}.parquet"
     if weighted.keep_B.any():
         run.folder.store.mkdir(exist_ok=True)
@@ -129,7 +131,7 @@ def prepare(run: Session, state: RunState, phase: Phase) -> tuple[Work, dict[str
         raise ValueError(_nothing_kept(phase, graded))
     else:
         shard = None
-    return Work(phase, metrics, weighted, shard), method_state
+    return Work(phase, metrics, weighted=weighted, shard=shard), method_state
 
 
 def _nothing_kept(phase: Phase, graded: Graded) -> str:
@@ -201,7 +203,7 @@ def with_log_probabilities(
 def finish(run: Session, state: RunState, work: Work) -> dict[str, float]:
     """Learn from what a phase has; the metrics of that."""
     phase = work.phase
-    if phase.collect.due(state.steps):
+    if work.collected:
         collect.drawn(run, state, phase)
         if phase.loss is not None and phase.collect.every == "iteration":
             start_anew(run, state, phase)

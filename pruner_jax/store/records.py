@@ -155,16 +155,24 @@ def read_rollouts(path: pathlib.Path, columns: Iterable[str] | None = None) -> d
     return pq.read_table(path, columns=list(columns) if columns else None).to_pydict()
 
 
-def read_graded(paths: Sequence[pathlib.Path], problems: Mapping[str, Problem]) -> Graded:
+# What is left out where only lengths and verdicts are wanted: nearly all of a file.
+_BULKY = ("question", "gold", "prompt", "text", "tokens", "logp", "origin", "prompt_tokens")
+
+
+def read_graded(
+    paths: Sequence[pathlib.Path], problems: Mapping[str, Problem], *, tokens: bool = True
+) -> Graded:
     """The graded rows of several files, as one: what ``write_rollouts`` was given, file by file.
 
     ``problems``: those that the rows answer, by id. In each file the rows of one visit to a problem
-    stand together; a problem that is visited twice, or comes in two files, is two groups.
+    stand together; a problem that is visited twice, or comes in two files, is two groups. Without
+    ``tokens`` texts are empty and the arrays ``*_BT`` have no columns.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    tables = [pq.read_table(path) for path in paths]
+    wanted = [name for name in pq.read_schema(paths[0]).names if tokens or name not in _BULKY]
+    tables = [pq.read_table(path, columns=wanted) for path in paths]
     table = pa.concat_tables(tables)
     names = table["problem_id"].to_pylist()
     file_B = np.repeat(np.arange(len(tables)), [len(part) for part in tables])
@@ -176,13 +184,17 @@ def read_graded(paths: Sequence[pathlib.Path], problems: Mapping[str, Problem]) 
     def of_rows(name: str, dtype: type) -> np.ndarray:
         return table[name].to_numpy().astype(dtype)
 
-    def of_groups(name: str) -> list[Any]:
+    def of_groups(name: str, absent: Any = None) -> list[Any]:
+        if name not in wanted:
+            return [absent] * len(firsts)
         return table[name].take(firsts).to_pylist()
 
     length_B = of_rows("length", np.int32)
     inside_BT = np.arange(length_B.max(initial=0)) < length_B[:, None]
 
     def ragged(name: str, dtype: type) -> np.ndarray:
+        if name not in wanted:
+            return np.zeros((len(length_B), 0), dtype)
         padded_BT = np.zeros(inside_BT.shape, dtype)
         padded_BT[inside_BT] = table[name].combine_chunks().flatten().to_numpy()
         return padded_BT
@@ -191,8 +203,8 @@ def read_graded(paths: Sequence[pathlib.Path], problems: Mapping[str, Problem]) 
     rollouts = Rollouts(
         prompts=Prompts(
             problems=tuple(problems[names[b]] for b in firsts),
-            text=tuple(of_groups("prompt")),
-            tokens=tuple(np.array(tokens, np.int32) for tokens in of_groups("prompt_tokens")),
+            text=tuple(of_groups("prompt", "")),
+            tokens=tuple(np.array(ids, np.int32) for ids in of_groups("prompt_tokens", ())),
             purpose=Purpose(table["purpose"][0].as_py()),
             visit_P=np.array(of_groups("visit"), np.int32),
         ),
@@ -204,7 +216,7 @@ def read_graded(paths: Sequence[pathlib.Path], problems: Mapping[str, Problem]) 
         length_B=length_B,
         thinking_B=of_rows("thinking", np.int32),
         finished_B=of_rows("finished", bool),
-        text=tuple(table["text"].to_pylist()),
+        text=tuple(table["text"].to_pylist()) if tokens else ("",) * len(names),
         temperature=table["temperature"][0].as_py(),
         limit=int(of_rows("limit", np.int32).max()),
         mode_B=of_rows("mode", np.int32),

@@ -60,10 +60,10 @@ class Table:
             raise TableError(f"{self.folder} has no rows of the {len(problems)} problems")
         return _in_order(read_graded(parts, _by_id(parts, problems)), wanted)
 
-    def everything(self, problems: Sequence[Problem]) -> Graded:
-        """All rows of all problems, those that are not among the given ones included by name."""
+    def everything(self) -> Graded:
+        """All rows, without texts and tokens; of the problems only the ids are known."""
         parts = self._parts()
-        return read_graded(parts, _by_id(parts, problems))
+        return read_graded(parts, _by_id(parts, ()), tokens=False)
 
     def _parts(self) -> list[pathlib.Path]:
         return sorted(self.folder.glob("part-*.parquet"))

@@ -113,6 +113,26 @@ def test_a_run_that_dies_goes_on_exactly(
         assert again[part] == value, part
 
 
+def test_what_a_rollback_takes_is_collected_again(settings, tmp_path, monkeypatch):
+    """The store is again what it was when the round began: here, empty."""
+    from pruner_jax.measure import guards
+
+    def watch(history, options):
+        third = history[-1]["kind"] == "step" and history[-1]["step"] == 3
+        return [guards.Alarm("accuracy", "as the test wants it", {})] if third else []
+
+    monkeypatch.setattr(guards, "watch", watch)
+    out = tmp_path / "run"
+    words = ("--guards.action=rollback", "--rounds.limits=[24,24]", "--rounds.steps=3")
+    prune(everything(settings, out, *words))
+    lines = (out / "metrics.jsonl").read_text().splitlines()
+    steps = [line for line in map(json.loads, lines) if line["kind"] == "step"]
+    assert [line["step"] for line in steps] == [1, 2, 3, 4, 5, 6]
+    collected = [line["step"] for line in steps if "prune/generated_tokens" in line]
+    assert collected == [1, 3, 4, 5]  # the fourth step found nothing to go on with
+    assert all(line["prune/updates"] > 0 for line in steps)
+
+
 # -- tables that are shared ------------------------------------------------------------------------
 
 

@@ -151,6 +151,10 @@ def test_graded_rows_of_several_files_come_back_whole(tmp_path):
     two = read_graded([tmp_path / "x", tmp_path / "y"], problems)
     assert two.rollouts.group_B.tolist() == [0, 1, 2, 3]
     assert two.rollouts.parent_B.tolist() == [-1, 0, -1, 2]
+    bare = read_graded([tmp_path / "x", tmp_path / "y"], problems, tokens=False)
+    assert bare.rollouts.tokens_BT.shape == (4, 0) and bare.rollouts.text == ("",) * 4
+    np.testing.assert_array_equal(bare.rollouts.length_B, two.rollouts.length_B)
+    np.testing.assert_array_equal(bare.verdict_B, two.verdict_B)
 
 
 def test_columns_are_a_file(tmp_path):
