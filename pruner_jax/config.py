@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
 from pruner_jax.learn.options import LearnOptions, MeshOptions, OptimizerOptions
-from pruner_jax.measure.frontier import Effect
+from pruner_jax.measure.comparison import CompareConfig, EntryOptions
 from pruner_jax.measure.options import AutoOptions, EvaluateOptions, GuardOptions, PickOptions
 from pruner_jax.measure.programs import ProgramsOptions
 from pruner_jax.problems.options import ProblemsOptions
@@ -324,75 +324,6 @@ class EvaluateConfig:
 
     out: str | None = None
     """Folder for the rollouts (Parquet) and evaluation.json; null: nothing is written."""
-
-
-@dataclasses.dataclass(frozen=True)
-class EntryOptions:
-    """One method of a comparison: a point, or one for each of its strengths."""
-
-    label: str
-    """What it is called in tables, charts and folders."""
-
-    settings: dict[str, Any] = _default(dict)
-    """What differs from the settings that all runs share, nested ({method: {name: dler}}) or with
-    dots ({rounds.limits: [48]})."""
-
-    strengths: dict[str, Any] = _default(dict)
-    """Short names with further settings, the weakest pressure first; each makes a point. Empty: one
-    point."""
-
-    sets: list[str] = _default(list)
-    """The sets it plays on. Empty: all of them."""
-
-
-@dataclasses.dataclass(frozen=True)
-class CompareConfig:
-    """Several methods and strengths, with several seeds, on the same problems."""
-
-    out: str
-    """Folder of the comparison; a run that is there already is continued or taken as it is."""
-
-    base: str | None = None
-    """YAML file of a prune run, whose settings all runs share."""
-
-    settings: dict[str, Any] = _default(dict)
-    """Changes of it for all runs."""
-
-    sets: dict[str, Any] = _default(lambda: {"all": {}})
-    """Testbeds: short names with further settings, e.g. {noisy: {problems.options.noise: 0.1}}."""
-
-    seeds: list[int] = _default(lambda: [0, 1, 2])
-    """Every point is played once with each."""
-
-    entries: list[EntryOptions] = _default(list)
-    """The methods."""
-
-    effects: list[Effect] = _default(list)
-    """Claims to be tested."""
-
-    checkpoint: typing.Literal["picked", "last"] = "picked"
-    """Which model of a run counts. picked: the one that its rule picked, on the test set. last: the
-    one after the last step, on the monitor set; shows what the rule hides, such as a method that
-    lengthens."""
-
-    confidence: float = 0.95
-    """Confidence of every interval."""
-
-    resamples: int = 10_000
-    """Resamples of the bootstrap over problems and seeds."""
-
-    dry_run: bool = False
-    """Check all runs, list them, and stop. --dry-run alone says true."""
-
-    def __post_init__(self) -> None:
-        if not self.seeds or len(set(self.seeds)) < len(self.seeds):
-            raise ValueError(f"seeds is {self.seeds}; allowed: one or more, each once")
-        if not self.sets:
-            raise ValueError("sets is empty; allowed: one or more, or leave it out")
-        if not 0.5 < self.confidence < 1:
-            raise ValueError(f"confidence is {self.confidence}; allowed: 0.5 < confidence < 1")
-        if self.resamples < 100:
-            raise ValueError(f"resamples is {self.resamples}; allowed: 100 or more")
 
 
 @dataclasses.dataclass(frozen=True)

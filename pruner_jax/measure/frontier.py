@@ -26,7 +26,6 @@ from __future__ import annotations
 import dataclasses
 import zlib
 from collections.abc import Mapping, Sequence
-from typing import Literal
 
 import numpy as np
 
@@ -72,42 +71,6 @@ def measure(means: Means, name: str, model: str = "final") -> np.ndarray:
         hard, easy = (means("tokens", subset, model) for subset in ("hard", "easy"))
         return masked.ratio(hard, easy, np.nan)
     return means(*_MEANS[name], model)
-
-
-@dataclasses.dataclass(frozen=True)
-class Effect:
-    """A claim that a comparison tests: one point has more of something than another, or less."""
-
-    claim: str
-    """In words."""
-
-    of: str
-    """A point: label, or label/strength."""
-
-    expect: Literal["more", "less"]
-    """The sign that the claim says."""
-
-    measure: str = "tokens"
-    """What is compared."""
-
-    against: str = "base"
-    """Another point, or base: the model that all runs start with."""
-
-    set: str | None = None
-    """The set it is tested on. null: every set where both points play."""
-
-    def __post_init__(self) -> None:
-        """A measure that exists."""
-        if self.measure not in MEASURES:
-            raise ValueError(f"measure is {self.measure!r}; allowed: {', '.join(MEASURES)}")
-
-    def holds(self, difference: Estimate) -> str:
-        """Whether the difference says so: "yes" or "no" where its interval lies on one side of 0,
-        else "undecided"."""
-        low, high = difference.low, difference.high
-        if self.expect == "less":
-            low, high = -high, -low
-        return "yes" if low > 0 else "no" if high < 0 else "undecided"
 
 
 def subsets(difficulty_P: np.ndarray) -> np.ndarray:

@@ -64,7 +64,7 @@ def frontier(result: Mapping[str, Any]) -> str:
     colours = {label: f"colour{i % len(_COLOURS)}" for i, label in enumerate(labels)}
     panels, sure = [], f"{100 * result['confidence']:g} %"
     for place, (name, found) in enumerate(result["sets"].items()):
-        drawn = _panel(found, colours, f"{name}: {_basis(found)}", result["measured_on"])
+        drawn = _panel(found, colours, f"{name}: {_basis(found)}")
         panels.append(
             svg.element(
                 "g", "".join(drawn.marks), transform=f"translate(0 {place * (_HEIGHT + _MARGIN):g})"
@@ -99,9 +99,7 @@ def _basis(found: Mapping[str, Any]) -> str:
     return f"{found['problems']} problems, limit {found['limit']} tokens"
 
 
-def _panel(
-    found: Mapping[str, Any], colours: Mapping[str, str], title: str, measured_on: str
-) -> Chart:
+def _panel(found: Mapping[str, Any], colours: Mapping[str, str], title: str) -> Chart:
     """One set."""
     base, points = found["base"], found["points"]
     ends = {
@@ -118,7 +116,7 @@ def _panel(
         y_percent=True,
         y_ticks=6,
     )
-    y_title = svg.text(0, 36, f"accuracy on the {measured_on} set", "title")
+    y_title = svg.text(0, 36, "accuracy on the test set", "title")
     drawn.add(svg.text(0, 12, title, "panel"), y_title)
     _stairs(drawn, [p for p in (base, *points) if p["frontier"]["on"]])
     methods: dict[str, list[Mapping[str, Any]]] = {}

@@ -37,7 +37,7 @@ def markdown(result: Mapping[str, Any]) -> str:
     picture = "![accuracy against mean tokens](frontier.svg)"
     parts = ["# Comparison", _progress(result), picture]
     for name, found in result["sets"].items():
-        parts += [f"## {name}", _basis(result, found), _table(_results(found))]
+        parts += [f"## {name}", _basis(found), _table(_results(found))]
         parts += ["### Where the tokens go", _table(_process(found))]
         parts += ["### Training", _table(_training(found))]
         parts += ["### Hypervolume", _reference(found), _table(_volumes(found))]
@@ -55,7 +55,7 @@ def text(result: Mapping[str, Any]) -> str:
     """The main numbers for the terminal."""
     parts = []
     for name, found in result["sets"].items():
-        parts += [f"{name}: {_basis(result, found)}", _plain_table(_brief(found)), ""]
+        parts += [f"{name}: {_basis(found)}", _plain_table(_brief(found)), ""]
     if result["effects"]:
         parts += ["Claims:", _plain_table(_claims(result, _give_or_take)), ""]
     failed = [f"failed: {f['run']}: {f['error']}" for f in result["failed"]]
@@ -67,10 +67,9 @@ def _progress(result: Mapping[str, Any]) -> str:
     return f"{words}, {len(result['failed'])} failed." if result["failed"] else f"{words}."
 
 
-def _basis(result: Mapping[str, Any], found: Mapping[str, Any]) -> str:
+def _basis(found: Mapping[str, Any]) -> str:
     words = (
-        f"the {result['checkpoint']} model of each run, {number(found['problems'])} "
-        f"{result['measured_on']} problems, {found['samples']} samples each, limit "
+        f"{number(found['problems'])} test problems, {found['samples']} samples each, limit "
         f"{number(found['limit'])} tokens"
     )
     easy, hard = (", ".join(f"{d:g}" for d in found["difficulty"][n]) for n in ("easy", "hard"))

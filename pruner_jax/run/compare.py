@@ -121,7 +121,7 @@ def _play(
     interrupts: Interrupts,
 ) -> tuple[list[Played], dict[str, str]]:
     """All runs that are finished in the end, in their order, and by name why others failed."""
-    played = {run.name: read(run, settings.checkpoint) for run in finished}
+    played = {run.name: read(run) for run in finished}
     failed: dict[str, str] = {}
     began = time.monotonic()
     waiting = [run for run in runs if run.name not in played]
@@ -133,7 +133,7 @@ def _play(
         progress.log(f"\nrun {place} of {len(runs)}: {run.name}, {duration(spent)} so far{left}")
         try:
             prune(run.settings)
-            played[run.name] = read(run, settings.checkpoint)
+            played[run.name] = read(run)
         except OSError:
             raise  # a full disk, a model that went away: no other run would do better
         except Exception as error:

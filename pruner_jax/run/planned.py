@@ -15,11 +15,10 @@ from typing import Any
 
 from pruner_jax import config
 from pruner_jax.config import CompareConfig, ConfigError, EntryOptions, PruneConfig
-from pruner_jax.measure.frontier import Effect
+from pruner_jax.measure.comparison import Effect
 
 BASE = "base"  # the model that all runs start with, as a point
 _NAME = re.compile(r"\w[\w.+-]*")
-MEASURED_ON = {"picked": "test", "last": "monitor"}  # by which model of a run counts
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,7 +75,7 @@ def plan(settings: CompareConfig) -> list[Run]:
         for (name, point), shared in made.items()
     ]
     _check_folders(runs)
-    _check_comparable(runs, MEASURED_ON[settings.checkpoint])
+    _check_comparable(runs)
     for effect in settings.effects:
         _check_effect(effect, settings, runs)
     return runs
@@ -166,22 +165,22 @@ def _check_folders(runs: list[Run]) -> None:
             )
 
 
-def _check_comparable(runs: list[Run], measured_on: str) -> None:
+def _check_comparable(runs: list[Run]) -> None:
     """Runs of a set start with the same model and are measured alike."""
     first: dict[str, Run] = {}
     for run in runs:
         like = first.setdefault(run.set, run)
-        for part in ("model", "problems", measured_on):
+        for part in ("model", "problems", "test"):
             if getattr(run.settings, part) != getattr(like.settings, part):
                 raise ConfigError(
                     f"entry {run.point.name!r} has another {part} than {like.point.name!r} on set "
                     f"{run.set!r}, so their results could not be compared; {part} belongs to "
                     "settings or sets"
                 )
-        if getattr(run.settings, measured_on).limit is None:
+        if run.settings.test.limit is None:
             raise ConfigError(
-                f"{measured_on}.limit is not set, so entries with other rounds.limits would be "
-                f"measured under other limits; set settings: {{{measured_on}.limit: N}}"
+                "test.limit is not set, so entries with other rounds.limits would be measured "
+                "under other limits; set settings: {test.limit: N}"
             )
 
 

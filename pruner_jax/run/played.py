@@ -1,7 +1,7 @@
 """A finished run of a comparison, read from its folder.
 
-Takes summary.json, metrics.jsonl and the rollouts of two evaluations, of the model that came and of
-the one that counts; gives means over the samples of every problem, and what training took.
+Takes summary.json, metrics.jsonl and the rollouts of both models on the test set; gives means over
+the samples of every problem, and what training took.
 """
 
 from __future__ import annotations
@@ -45,11 +45,11 @@ class Played:
         return self.values_MPQ[model, :, self.quantities.index(quantity)]
 
 
-def read(run: Run, checkpoint: str) -> Played:
-    """A finished run, from its folder; ``checkpoint`` is which model counts, picked or last."""
+def read(run: Run) -> Played:
+    """A finished run, from its folder."""
     folder = RunFolder(run.folder)
     records = Metrics(folder.metrics).read()
-    paths = [folder.rollouts / name for name in _evaluations(records, checkpoint)]
+    paths = [folder.rollouts / f"{name}-test.parquet" for name in ("base", "final")]
     models = paired.aligned(*map(read_outcomes, paths))
     count = getattr(source.find(run.settings.problems.name), "redundancy", None)
     values = [
@@ -66,16 +66,6 @@ def read(run: Run, checkpoint: str) -> Played:
         values_MPQ=np.stack([np.stack(list(value.values()), axis=1) for value in values]),
         training=_training(folder, records),
     )
-
-
-def _evaluations(records: Sequence[Mapping[str, Any]], checkpoint: str) -> tuple[str, str]:
-    """The rollouts of both models: on the test set, or of the first and the last evaluation on the
-    monitor set."""
-    if checkpoint == "picked":
-        return "base-test.parquet", "final-test.parquet"
-    last = [record for record in records if record["kind"] == "evaluate"][-1]
-    name = f"round-{last['round']:02d}-step-{last['step']:05d}" if last["step"] else "base"
-    return "base-monitor.parquet", f"{name}-monitor.parquet"
 
 
 def _measured(outcomes: Outcomes) -> dict[str, np.ndarray]:

@@ -28,7 +28,7 @@ from pruner_jax.measure.frontier import (
     subsets,
 )
 from pruner_jax.measure.summary import plain
-from pruner_jax.run.planned import BASE, MEASURED_ON
+from pruner_jax.run.planned import BASE
 from pruner_jax.run.played import QUANTITIES, Played
 
 
@@ -50,8 +50,6 @@ def standings(
         {
             "sets": found,
             "effects": _effects(settings, means),
-            "checkpoint": settings.checkpoint,
-            "measured_on": MEASURED_ON[settings.checkpoint],
             "confidence": settings.confidence,
             "resamples": resamples,
             "runs": [{"run": one.run.name, **_alone(one)} for one in played],

@@ -3,9 +3,7 @@
 import numpy as np
 import pytest
 
-from pruner_jax.measure.bootstrap import Estimate
 from pruner_jax.measure.frontier import (
-    Effect,
     correlation,
     estimate,
     hypervolume,
@@ -108,21 +106,6 @@ def test_hypervolume_by_hand():
     np.testing.assert_allclose(volume, [0.375])
     with pytest.raises(ValueError, match="limit of 2 or more"):
         hypervolume(tokens, tokens, 1)
-
-
-@pytest.mark.parametrize(
-    ("low", "high", "more", "less"),
-    [(0.1, 0.3, "yes", "no"), (-0.3, -0.1, "no", "yes"), (-0.1, 0.1, "undecided", "undecided")],
-)
-def test_a_claim_holds_where_the_interval_is_on_its_side(low, high, more, less):
-    difference = Estimate((low + high) / 2, low, high)
-    assert Effect("c", "a", "more").holds(difference) == more
-    assert Effect("c", "a", "less").holds(difference) == less
-
-
-def test_a_claim_names_a_measure_that_exists():
-    with pytest.raises(ValueError, match="measure is 'token'; allowed: accuracy, tokens"):
-        Effect("c", "a", "more", measure="token")
 
 
 def test_correlation():

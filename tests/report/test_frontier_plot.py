@@ -70,8 +70,6 @@ def result():
     return {
         "sets": {"noisy": one(heap + ends), "clean": one(ends)},
         "effects": [effect | found | {"set": "noisy"}],
-        "checkpoint": "last",
-        "measured_on": "monitor",
         "confidence": 0.95,
         "resamples": 2000,
         "runs": [{}] * 24,
@@ -122,7 +120,7 @@ def test_fewer_tokens_are_to_the_left_and_better_is_up(result, drawing):
 def test_the_page_has_every_table(result):
     page = markdown(result)
     assert "24 of 25 runs are finished, 1 failed." in page
-    assert "the last model of each run, 512 monitor problems, 2 samples each, limit 112" in page
+    assert "512 test problems, 2 samples each, limit 112" in page
     assert "| a\\|b/strong | 2 | 84.0 % (83.0 % to 85.0 %) | +4.0 (+2.0 to +6.0) |" in page
     assert "| **90 %** |" in page and "| 20 % |" in page
     assert "| 123,456 | 1 min 05 s | 20/40, 10 | seed 1: entropy, guard entropy |" in page

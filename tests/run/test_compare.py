@@ -108,22 +108,11 @@ def test_the_numbers_are_those_of_the_runs(whole, comparison):
         assert point["generated_tokens"] == pytest.approx(generated)
 
 
-def test_the_last_model_is_that_of_the_last_evaluation(whole, comparison):
-    """The pick kept the start or took either; the last one is there in any case."""
-    run = plan(comparison(whole, checkpoint="last", settings={"monitor.limit": 24}))[0]
-    found = read(run, "last")
-    lines = (run.folder / "metrics.jsonl").read_text().splitlines()
-    evaluations = [r for r in map(json.loads, lines) if r["kind"] == "evaluate"]
-    for model, record in enumerate((evaluations[0], evaluations[-1])):
-        assert found.of("tokens", model).mean() == pytest.approx(record["mean_tokens"])
-        assert found.of("accuracy", model).mean() == pytest.approx(record["accuracy"])
-
-
 def test_what_a_source_counts_as_redundant_is_counted(whole, comparison, monkeypatch):
     run = plan(comparison(whole))[0]
-    assert read(run, "picked").quantities[4:] == ("checks", "second_passes")
+    assert read(run).quantities[4:] == ("checks", "second_passes")
     monkeypatch.delattr("pruner_jax.problems.last_digit.redundancy")
-    assert read(run, "picked").quantities[4:] == ()
+    assert read(run).quantities[4:] == ()
 
 
 def test_generated_tokens_are_those_of_all_phases_or_rows_times_their_mean():
@@ -289,7 +278,6 @@ A = {"label": "a"}
             "entry 'b' has another problems than 'a' on set 'all'",
         ),
         ({"settings": {"test.limit": None}}, r"test\.limit is not set"),
-        ({"checkpoint": "last"}, r"monitor\.limit is not set"),
         ({"base": "nowhere.yaml"}, r"there is no configuration at nowhere\.yaml"),
     ],
 )
