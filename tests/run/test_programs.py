@@ -7,13 +7,15 @@ import pytest
 from handmade import Row, graded
 
 from pruner_jax import text
+from pruner_jax.config import EvaluateConfig, load
 from pruner_jax.objective.context import Context, Scene
 from pruner_jax.objective.repair import Inject
 from pruner_jax.objective.rows import rewrite
 from pruner_jax.policy import handle
 from pruner_jax.problems import last_digit
 from pruner_jax.run.engine import Engine
-from pruner_jax.run.programs import Round, by_steps, fails, refine, vote
+from pruner_jax.run.evaluate import evaluate_verb
+from pruner_jax.run.programs import Round, by_steps, fails, refine, said, taxonomy, vote
 from pruner_jax.sample.options import SampleOptions
 from pruner_jax.text import TextOptions
 from pruner_jax.types import Graded, Purpose, Verdict, take_rows
@@ -144,6 +146,17 @@ def test_what_cannot_be_refined_is_refused():
         refine(Scripted({}), None, answers([RIGHT]), rounds=1, template="{error}")
 
 
+def test_responses_are_counted_by_what_came_of_them():
+    rows = answers([RIGHT, BROKEN, WRONG, "eighteen", EMPTY, None], [BROKEN, RIGHT])
+    counts = taxonomy(rows)
+    assert counts == {
+        **{"correct": 2, "Name": 2, "WrongAnswer": 1},
+        **{"NoAnswer": 1, "NoResult": 1, "Unfinished": 1},
+    }
+    assert list(counts)[:2] == ["correct", "Name"]
+    assert said(counts).startswith("8 responses: 2 correct, 2 Name, 1 ")
+
+
 def test_the_value_that_most_programs_return_is_taken():
     rows = answers(
         [WRONG, BROKEN, BROKEN, NEAR, RIGHT],  # 17.9999999 and 18 are one value
@@ -263,3 +276,58 @@ def test_a_row_is_asked_again_by_itself_as_among_others(asked):
         )
     texts = {first.rollouts.text[b] for b in range(6)} | set(whole.graded.rollouts.text)
     assert len(texts) == 12  # other draws in every round
+
+
+# -- on the command line ---------------------------------------------------------------------------
+
+
+def evaluation(model, *words):
+    """Settings of an evaluation of 4 problems with programs as answers."""
+    given = ["--problems.options={test: 4, target: program}", "--test.limit=24", "--test.samples=2"]
+    given += ["--test.temperature=1.0", "--verify.workers=1", "--sample.rows=8"]
+    return load(EvaluateConfig, None, [f"--model={model}", *given, *words])
+
+
+def test_evaluate_refines_and_votes_and_says_what_that_took(model, tmp_path, capfd):
+    words = ("--programs.refine=2", "--programs.vote=true", f"--out={tmp_path}")
+    found = evaluate_verb(evaluation(model, *words))["model"]
+    programs = found["programs"]
+    assert found["samples_per_problem"] == 1 and found["n_problems"] == 4  # after the vote
+    assert sum(programs["taxonomy"].values()) == 8
+    assert [part["asked"] for part in programs["rounds"]] == [8, 8, 8]  # a random model's all fail
+    assert programs["tokens"] * 4 == sum(part["tokens"] for part in programs["rounds"])
+    assert programs["change"] == {"value": 0.0, "low": 0.0, "high": 0.0}
+    told = capfd.readouterr().err
+    assert "first answers       8 responses: 0 correct" in told
+    assert "asked again, 2      8 rows" in told
+    plain = evaluate_verb(evaluation(model))["model"]
+    assert "programs" not in plain and plain["accuracy"] == programs["accuracy"]
+
+
+def test_evaluate_searches_step_by_step(model):
+    words = ("--programs.beams=2", "--programs.chains=2", "--test.samples=1", "--test.limit=12")
+    programs = evaluate_verb(evaluation(model, *words))["model"]["programs"]
+    assert programs["rounds"] == [] and programs["tokens"] > 12  # of all beams
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (("--programs.refine=-1",), "programs.refine is -1; allowed: 0 or more"),
+        (("--programs.template={error}", "--programs.refine=1"), r"names \{error\}"),
+        (("--programs.vote=true", "--test.samples=1"), "a vote needs 2 or more"),
+        (("--programs.beams=2",), "set test.samples to 1"),
+        (("--programs.beams=2", "--programs.vote=true"), "nothing to vote on"),
+        (
+            ("--programs.beams=2", "--test.samples=1", "--test.temperature=0"),
+            "programs.chains is 4 and test.temperature 0",
+        ),
+        (
+            ("--programs.refine=1", "--problems.options.target=answer"),
+            "is checked by 'math': only programs can be refined",
+        ),
+    ],
+)
+def test_options_that_do_not_go_together_are_refused(model, words, says):
+    with pytest.raises(ValueError, match=says):
+        evaluate_verb(evaluation(model, *words))
