@@ -17,13 +17,13 @@ import argparse
 import contextlib
 import json
 import pathlib
-import re
 import sys
 from collections.abc import Sequence
 
 import numpy as np
 
 from pruner_jax.config import EvaluateConfig, PruneConfig, load
+from pruner_jax.expansion import AGAIN, STEP, thinned
 from pruner_jax.mesh import LEARN_RULES, make_mesh
 from pruner_jax.policy import handle
 from pruner_jax.problems.source import load_problems
@@ -39,9 +39,6 @@ from pruner_jax.types import Purpose
 from pruner_jax.verify.pool import Verifier
 
 SHARES = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
-# A sentence or a line; and the words of one that looks at earlier ones again.
-STEP = r"(?:[^\n.!?]|[.!?](?=\S))+(?:[.!?]+|\n+|$)\s*"
-AGAIN = r"(?i)\b(?:wait|hmm|check|verify|again|alternatively|let me (?:re|double)|make sure)"
 
 
 def main() -> None:
@@ -66,24 +63,6 @@ def main() -> None:
 
 
 # -- the redundancy of chains ----------------------------------------------------------------------
-
-
-def thinned(thought: str, share: float, step: str, again: str, rng: np.random.Generator) -> str:
-    """The thought without about that share of its characters, in whole steps."""
-    steps = [found.group() for found in re.finditer(f"(?:{step})|(?s:.)", thought)]
-    seen: set[str] = set()
-    kinds = []
-    for said in steps:
-        repeated = said.strip() in seen
-        seen.add(said.strip())
-        kinds.append(0 if repeated else 1 if re.search(again, said) else 2)
-    left, removed = share * len(thought), set()
-    for place in np.lexsort([rng.random(len(steps)), kinds]):
-        if left < len(steps[place]) / 2:
-            break
-        left -= len(steps[place])
-        removed.add(place)
-    return "".join(said for place, said in enumerate(steps) if place not in removed)
 
 
 def redundancy(settings: EvaluateConfig, args: argparse.Namespace) -> str:
@@ -116,7 +95,7 @@ def redundancy(settings: EvaluateConfig, args: argparse.Namespace) -> str:
         ]
         for share in SHARES:
             rng = np.random.default_rng(settings.seed)
-            rest = [thinned(said, share, args.step, args.again, rng) for said in thoughts]
+            rest = [thinned(said, share, rng, args.step, args.again) for said in thoughts]
             removed = 1 - sum(map(len, rest)) / max(1, sum(map(len, thoughts)))
             cells = []
             for masked in (False, True):

@@ -1,8 +1,9 @@
 """What a second model is shown of a thought, by hand."""
 
+import numpy as np
 import pytest
 
-from pruner_jax.expansion import PROMPT, ask, leaks, mask
+from pruner_jax.expansion import PROMPT, ask, leaks, mask, thinned
 
 
 def test_question_and_thought_stand_in_their_places():
@@ -35,3 +36,34 @@ def test_literal_answers_are_masked(thought, answer, masked):
 
 def test_what_stands_instead_is_no_pattern():
     assert mask("so 3", "3", r"\1") == r"so \1"
+
+
+SUM = " B6=6 check=6 A7=3 E3=6 again B6=6 A7=3 E3=6"  # 44 characters, 18 of them repeats
+
+
+@pytest.mark.parametrize(
+    ("share", "kept"),
+    [
+        (0.0, SUM),
+        (15 / 44, " B6=6 check=6 A7=3 E3=6 again"),
+        (28 / 44, " B6=6 A7=3 E3=6"),
+        (1.0, ""),
+    ],
+)
+def test_repeats_go_first_then_re_checks(share, kept):
+    step, again = r" [A-H]\d=\d| check=\d| again", "check|again"
+    assert thinned(SUM, share, np.random.default_rng(0), step, again) == kept
+
+
+def test_sentences_and_lines_are_steps():
+    said = "We have 0.5 of 3. So it is 1.5.\nWait, is it? So it is 1.5.\nDone"
+    rng = np.random.default_rng(0)
+    assert thinned(said, 0.2, rng) == "We have 0.5 of 3. So it is 1.5.\nWait, is it? Done"
+    assert thinned(said, 0.5, rng) == "We have 0.5 of 3. So it is 1.5.\nDone"
+    assert thinned(said, 1.0, rng) == ""
+
+
+def test_what_is_left_stands_in_its_order():
+    said = "".join(f"step {n}.\n" for n in range(20))
+    kept = thinned(said, 0.6, np.random.default_rng(1)).splitlines()
+    assert len(kept) == 8 and kept == sorted(kept, key=said.index)
