@@ -190,7 +190,8 @@ def serve(
 
     So many requests are in flight at once, the next one begins when one is done; then a request
     takes concurrency x seconds / requests (Little's law). The same requests are answered once
-    before, for the compiler. Rendering counts, checking does not.
+    before, for the compiler, and then in both ways by turns, so that a machine that slows down
+    slows both. Rendering counts, checking does not.
     """
     found = []
     for concurrency in serving.concurrency:
@@ -231,15 +232,19 @@ def _wall_seconds(
     def pipeline() -> None:
         respond(large, expander, options, prompts(), samples=1, limit=limit)
 
-    return {"large_alone": _seconds(alone), "joint": _seconds(pipeline)}
+    ways = {"large_alone": alone, "joint": pipeline}
+    for act in ways.values():
+        act()
+    seconds: dict[str, list[float]] = {name: [] for name in ways}
+    for _ in range(_REPEATS):
+        for name, act in ways.items():
+            start = time.perf_counter()
+            act()
+            seconds[name].append(time.perf_counter() - start)
+    return {name: float(np.median(taken)) for name, taken in seconds.items()}
 
 
-def _seconds(act: Callable[[], None]) -> float:
-    """Of the second time."""
-    act()
-    start = time.perf_counter()
-    act()
-    return time.perf_counter() - start
+_REPEATS = 5  # measurements of each way, taking turns; the median counts
 
 
 def costs(
