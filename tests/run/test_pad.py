@@ -1,0 +1,92 @@
+"""The testbed's teacher of PaD: every class of failure, its files, and what a run says of it."""
+
+import collections
+import importlib.util
+import json
+import pathlib
+import sys
+
+import pytest
+
+from pruner_jax.problems import last_digit
+from pruner_jax.run.prune import prune
+from pruner_jax.verify.checkers import program
+
+ROOT = pathlib.Path(__file__).parents[2]
+OPTIONS = last_digit.Options(train=250, target="program")
+CLASSES = {"WrongAnswer", "Syntax", "Name", "Type", "NoResult"}
+RARE = {"ZeroDivision", "Timeout", "Unsupported"}
+
+
+@pytest.fixture(scope="module")
+def pad():
+    """benchmarks/pad.py."""
+    spec = importlib.util.spec_from_file_location("pad", ROOT / "benchmarks" / "pad.py")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["pad"] = module  # where dataclasses look it up
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def teacher(pad, tmp_path_factory):
+    """A teacher's file of 500 programs."""
+    path = tmp_path_factory.mktemp("teacher") / "programs.jsonl"
+    pad.write_programs(path, OPTIONS, 0, 2)
+    return path
+
+
+def read(path):
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def test_a_teacher_fails_in_every_class(teacher):
+    problems = {problem.id: problem for problem in last_digit.load(OPTIONS, "train")}
+    found = collections.Counter()
+    for entry in read(teacher):
+        source = program.extract(entry["response"])
+        _, detail = program.check(problems[entry["id"]], "", source, seconds=0.1)
+        found[detail.partition(":")[0]] += 1
+    assert found.keys() == {"", *CLASSES, *RARE}
+    assert 300 < found[""] < 350
+
+
+def test_chains_answer_the_problems_that_have_right_programs(pad, teacher, tmp_path):
+    pad.write_chains(teacher, tmp_path / "chains.jsonl", OPTIONS)
+    chains = read(tmp_path / "chains.jsonl")
+    answers = {problem.id: problem.answer for problem in last_digit.load(OPTIONS, "train")}
+    assert 300 < len(chains) < 350
+    for entry in chains:
+        thought, box = entry["response"].split("</think>\n")
+        assert box == f"\\boxed{{{answers[entry['id']]}}}"
+        assert thought.endswith(f"={answers[entry['id']]}") and "check" not in thought
+
+
+def test_a_smaller_share_is_a_part_of_a_larger_one(pad, teacher, tmp_path):
+    for share in (0.1, 0.4):
+        pad.write_share(teacher, tmp_path / f"{share}", share)
+    few, some = ({entry["id"] for entry in read(tmp_path / f"{s}")} for s in (0.1, 0.4))
+    assert few < some and 10 < len(few) < 40 and 70 < len(some) < 130
+
+
+def test_a_run_tells_the_classes_of_its_teachers_failures(pad, settings, tmp_path, capfd):
+    options = last_digit.Options(train=64, monitor=8, test=8, target="program")
+    pad.write_programs(tmp_path / "programs.jsonl", options, 0, 1)
+    words = (
+        "--problems.options.target=program",
+        "--method.name=pad",
+        "--method.options={epochs: 1}",
+        f"--teacher.file={tmp_path / 'programs.jsonl'}",
+        "--rounds.limits=[112]",
+        "--rounds.steps=1",
+        "--rounds.evaluate_every=1",
+    )
+    prune(settings(f"--out={tmp_path / 'run'}", *words))
+    told = [line for line in capfd.readouterr().err.splitlines() if line.startswith("teacher: ")]
+    assert len(told) == 1 and told[0].startswith("teacher: 64 responses: ")
+    assert " correct, " in told[0] and " WrongAnswer" in told[0]
+
+
+def test_every_claim_of_the_study_compares_measurements_that_are_made(pad):
+    for better, worse in pad.CLAIMS.values():
+        assert {better[0], worse[0]} <= set(pad.STUDENTS)
