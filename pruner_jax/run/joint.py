@@ -291,10 +291,10 @@ def show(progress: Progress, found: dict[str, Any]) -> None:
         "masked_gain": "  gain over the expander alone",
     }
     for name, title in lines.items():
-        progress.log(f"{title:<36}{_interval(found[name])}")
+        progress.log(f"{title:<40}{_interval(found[name])}")
     cost = found["cost"]
     progress.log(
-        f"{'cost of 1,000 requests':<36}{cost['joint']:.4g}, large model alone "
+        f"{'cost of 1,000 requests':<40}{cost['joint']:.4g}, large model alone "
         f"{cost['large_alone']:.4g} (x{cost['ratio']:.2f})"
     )
 
@@ -308,7 +308,7 @@ def show_comparison(progress: Progress, found: dict[str, Any]) -> None:
         "leak_change": "chains that say the answer, change",
     }
     for name, title in lines.items():
-        progress.log(f"{title:<36}{_interval(found[name])}")
+        progress.log(f"{title:<40}{_interval(found[name])}")
 
 
 def _interval(estimate: dict[str, float]) -> str:
