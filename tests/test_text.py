@@ -416,7 +416,7 @@ def test_a_note_and_worked_examples_come_with_the_question(qwen, base):
     assert written == (
         f"Q: 2+2? Be brief.\nA: 4\n\nQ: 3+3? Be brief.\nA: 6\n\nQ: {SUM.question} Be brief.\nA: "
     )
-    with pytest.raises(ValueError, match="3 worked examples, but text.examples has 2"):
+    with pytest.raises(ValueError, match=r"3 worked examples, but text\.examples has 2"):
         render(base, SUM, options, 5, examples=3)
-    with pytest.raises(ValueError, match="text.examples: each is"):
+    with pytest.raises(ValueError, match=r"text\.examples: each is"):
         TextOptions(examples=[{"question": "2+2?"}])

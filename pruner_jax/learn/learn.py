@@ -60,9 +60,7 @@ def learn(
     options = options.resolve(jax.default_backend())
     sizes = pack.plan(rows, spec, options, shards=row_shards(mesh), shares=shares(rows, spec))
     seen, fill = [], []
-    planned = list(updates(rows, spec, seed))
-    first, last = (len(planned) * place // part[1] for place in (part[0], part[0] + 1))
-    for number, index in enumerate(planned[first:last]):
+    for number, index in enumerate(updates(rows, spec, seed, part)):
         some = rows.take(index)
         batch, places = pack.pack(some, spec, sizes)
         state, metrics = update(state, to_devices(batch, mesh))

@@ -179,17 +179,22 @@ def _check_pairs(rows: Rows, number_B: np.ndarray) -> None:
             )
 
 
-def updates(rows: Rows, spec: LossSpec, seed: int) -> Iterator[np.ndarray]:
+def updates(rows: Rows, spec: LossSpec, seed: int, part: tuple[int, int] = (0, 1)) -> Iterator:
     """The rows of every optimiser update, epoch after epoch, each an ascending index array.
 
     A pass is cut into equal shares (sizes differ by one row at most) in an order drawn from
-    ``seed`` and the number of the pass; the two rows of a pair stay together.
+    ``seed`` and the number of the pass; the two rows of a pair stay together. ``part`` (i, n): of
+    all updates only the i-th of n equal parts.
     """
     units, unit_B = _update_units(rows)
-    for epoch in range(spec.epochs):
+    rows_of_unit = np.split(np.argsort(unit_B, kind="stable"), np.cumsum(np.bincount(unit_B))[:-1])
+    each = shares(rows, spec)
+    first, last = (each * spec.epochs * place // part[1] for place in (part[0], part[0] + 1))
+    for epoch in range(first // each, -(-last // each)):
         order = np.random.default_rng([seed, epoch]).permutation(len(units))
-        for part in np.array_split(order, shares(rows, spec)):
-            yield np.flatnonzero(np.isin(unit_B, part))
+        split = np.array_split(order, each)
+        for share in split[max(0, first - epoch * each) : last - epoch * each]:
+            yield np.sort(np.concatenate([rows_of_unit[unit] for unit in share]))
 
 
 def shares(rows: Rows, spec: LossSpec) -> int:

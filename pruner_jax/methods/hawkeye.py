@@ -114,4 +114,10 @@ def compose(options: Options) -> Method:
             kl=options.kl,
         ),
     )
-    return Method(name="hawkeye", phases=(table, prune), wants={"sample": {"temperature": 0.9}})
+    wants = {
+        "sample": {"temperature": 0.9},
+        # Nothing here rewards the large model's own answers, which these two look at.
+        "pick": {"rule": "last"},
+        "guards": {"accuracy": None},
+    }
+    return Method(name="hawkeye", phases=(table, prune), wants=wants)

@@ -91,7 +91,7 @@ class Context:
     """One new row in place of each given one, from the policy that wrote it, under the given prompt
     (token ids), graded; in the same order, with the same problem, group and sample number. Its
     ``train_tokens`` are None, so it is trained under the prompt of its problem; its
-    log-probabilities are those under the given prompt."""
+    log-probabilities are NaN: those under the given prompt would be of no use."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -6,15 +6,18 @@ unchanged. Everything raises ``ValueError`` with the setting to change.
 
 from __future__ import annotations
 
+import dataclasses
 import pathlib
 from collections.abc import Iterator
 from typing import Any
 
 from pruner_jax.config import PruneConfig, plain
+from pruner_jax.objective import slots
 from pruner_jax.objective.condition import Condition
 from pruner_jax.objective.method import Method, Phase, check
+from pruner_jax.objective.task import Expanded, Utility
 from pruner_jax.run.engine import Engine
-from pruner_jax.types import Problem, Purpose
+from pruner_jax.types import Graded, Problem, Purpose
 
 
 def inputs(settings: PruneConfig) -> list[pathlib.Path]:
@@ -61,12 +64,39 @@ def check_method(settings: PruneConfig, method: Method) -> None:
                 f"{where}: loss.kind is 'pg', but a teacher's rows have no log-probabilities of "
                 "the policy; allowed: ce, pairs"
             )
+        resets = dataclasses.asdict(phase.reset).values()
+        if "iteration" in resets and phase.collect.every != "iteration":
+            raise ValueError(
+                f"{where} resets by iteration but collects every {phase.collect.every}; set its "
+                "collect.every to iteration, or its resets to round or never"
+            )
+        if phase.collect.reference and phase.collect.problems is not None and phase.loss is None:
+            raise ValueError(
+                f"{where}: the reference table would have {phase.collect.problems} problems only, "
+                "but all are trained on; set its collect.problems to null, or use train_limit "
+                "(problems.train_limit)"
+            )
     if settings.reference_table is not None and not any(
         phase.collect.reference for phase in method.phases
     ):
         raise ValueError(
             f"reference_table is {settings.reference_table!r}, but {method.name} has no phase "
             "with collect.reference; set it to null"
+        )
+
+
+def check_thoughts(method: Method, graded: Graded) -> None:
+    """A method that looks at thoughts has some to look at, in the start model's responses."""
+    slots_of = [slot for phase in method.phases for _, slot in slots.walk(phase)]
+    looks = any(
+        isinstance(slot, (Utility, Expanded)) or getattr(slot, "measure", "") == "thinking"
+        for slot in slots_of
+    )
+    if looks and not graded.rollouts.thinking_B.any():
+        raise ValueError(
+            f"{method.name} looks at the thoughts of responses, but in {len(graded)} responses of "
+            "the start model none was found; say which tags enclose them (text.think_open, "
+            "text.think_close), or let the prompt ask for them (text.instruction, text.plain)"
         )
 
 

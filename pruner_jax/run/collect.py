@@ -25,10 +25,10 @@ from pruner_jax.run.conditions import force_hook
 from pruner_jax.run.engine import Engine
 from pruner_jax.run.programs import said, taxonomy
 from pruner_jax.run.second import (
+    add_rejects,
     in_the_students_words,
     read_responses,
     unusable,
-    write_rejects,
     written,
 )
 from pruner_jax.run.session import PyTree, Session, problems_of
@@ -50,13 +50,17 @@ def draw(run: Session, state: RunState, phase: Phase) -> tuple[list[Problem], np
     """The problems that a phase collects now, and how often each was visited, int32 [P]."""
     train = run.problems["train"]
     count = problems_of(phase, run.settings, len(train))
-    first = state.cursors.get(phase.name, 0)
-    if phase.collect.every == "once" and count == len(train):
-        return train, np.full(count, _ONCE, np.int32)
-    index, visit = order(len(train), run.settings.seed, first, count)
-    lasting = [other for other in run.method.phases if other.collect.every != "once"]
-    number = lasting.index(phase) * _FURTHER if phase in lasting else _ONCE
-    return [train[i] for i in index], visit + np.int32(number)
+    alike = [other for other in run.method.phases if _is_once(other) == _is_once(phase)]
+    own = _FURTHER * alike.index(phase)
+    if _is_once(phase):  # the same problems whenever it has to be done again
+        index, _ = order(len(train), run.settings.seed, 0, count)
+        return [train[i] for i in np.sort(index)], np.full(count, own + _ONCE, np.int32)
+    index, visit = order(len(train), run.settings.seed, state.cursors.get(phase.name, 0), count)
+    return [train[i] for i in index], visit + np.int32(own)
+
+
+def _is_once(phase: Phase) -> bool:
+    return phase.collect.every == "once"
 
 
 def drawn(run: Session, state: RunState, phase: Phase) -> None:
@@ -73,15 +77,25 @@ def writer(run: Session, state: RunState, phase: Phase) -> tuple[Engine, PyTree]
     given = {name: getattr(phase.collect, name) for name in ("temperature", "top_p", "top_k")}
     changes = {name: value for name, value in given.items() if value is not None}
     if phase.collect.policy == "teacher":
-        return run.teacher.engine.with_sampling(**changes), run.teacher.params
+        teacher = run.load_teacher()  # let go of with the collection: it is needed there only
+        return teacher.engine.with_sampling(**changes), teacher.params
     params = parameters(run, state, phase.collect.policy)
     return run.engine.with_sampling(**changes), run.engine.decode_params(params)
 
 
 def parameters(run: Session, state: RunState, policy: str) -> PyTree:
-    """The learner's parameters of the current policy, the start model, or the reference."""
-    if policy == "reference":
+    """The learner's parameters of the current policy, the start model, or the reference.
+
+    Raises:
+      ValueError: of another policy, or of a reference that no loss of the method keeps.
+    """
+    if policy == "reference" and state.reference is not None:
         return state.reference
+    if policy not in ("current", "start"):
+        raise ValueError(
+            f"log-probabilities under the policy {policy!r} are asked for, which has none here; "
+            "allowed: current, start, and reference where a loss has a KL term"
+        )
     if policy == "current" or state.steps == 0:
         return state.learn.params
     return run.checkpoints.load_parameters(state.start.parameters, run.parameters_like)
@@ -139,17 +153,17 @@ def collect_table(run: Session, state: RunState, phase: Phase) -> Graded:
     problems, visit_P = draw(run, state, phase)
     limit = collection_limit(run.settings) if phase.collect.every == "once" else state.limit
     table = _open(run, state, phase, limit)
-    missing = table.missing(problems, visit_P)
-    if missing:
-        title = f"{phase.name}: {phase.collect.policy} model, {len(missing)} problems"
-        if phase.collect.policy == "teacher" and run.settings.teacher.file is not None:
-            asked = [problems[i] for i in missing]
-            _read_teacher(run, state, table, asked, visit_P[missing], limit)
-        else:
-            _sample_parts(run, state, phase, table, problems, visit_P, missing, limit, title)
+    with table.filling():
+        missing = table.missing(problems, visit_P)
+        asked, visit_M = [problems[i] for i in missing], visit_P[missing]
+        if missing and phase.collect.policy == "teacher" and run.settings.teacher.file is not None:
+            _read_teacher(run, state, table, asked, visit_M, limit)
+        elif missing:
+            _sample_parts(run, state, phase, table, asked, visit_M, limit)
     if phase.collect.reference:
-        state.tables = {**state.tables, phase.name: str(table.folder)}
-    rows = table.read(problems, visit_P)
+        state.tables = {**state.tables, phase.name: _name(state, phase)}
+        run.tables.clear()
+    rows = table.read(problems, visit_P, tokens=phase.loss is not None)
     if phase.collect.policy == "teacher":
         run.progress.log(f"teacher: {said(taxonomy(rows))}")
     return rows
@@ -162,38 +176,25 @@ def _sample_parts(
     table: Table,
     problems: Sequence[Problem],
     visit_P: np.ndarray,
-    missing: Sequence[int],
     limit: int,
-    title: str,
 ) -> None:
+    """Sample rows of all these problems into the table, some thousands at a time."""
+    taught = phase.collect.policy == "teacher"
     engine, params = writer(run, state, phase)
     at_once = max(1, _ROWS // phase.collect.samples)
-    run.progress.start(len(missing), title)
-    for first in range(0, len(missing), at_once):
-        part = missing[first : first + at_once]
-        graded, _ = sample(
-            run,
-            state,
-            phase,
-            engine,
-            params,
-            [problems[i] for i in part],
-            visit_P[part],
-            limit,
-        )
-        if phase.collect.policy == "teacher":
-            asked = [problems[i] for i in part]
-            prompts = run.engine.prompts(
-                asked, purpose=Purpose.TRAIN, limit=limit, visit_P=visit_P[part]
-            )
-            graded, fits_B = in_the_students_words(graded, run.engine, prompts, limit)
-            graded = take_rows(graded, fits_B)
+    run.progress.start(len(problems), f"{phase.name}: {phase.collect.policy} model, problems")
+    for first in range(0, len(problems), at_once):
+        part = slice(first, first + at_once)
+        graded, _ = sample(run, state, phase, engine, params, problems[part], visit_P[part], limit)
+        if taught:
+            graded = in_the_students_words(graded, engine, run.engine)
+            graded = _usable(run, graded, [], limit)
         table.add(graded, step=state.steps)
         run.progress.update(
-            first + len(part),
-            accuracy=float(graded.correct_B.mean()),
-            mean_tokens=float(graded.rollouts.length_B.mean()),
-            truncated=float(1 - graded.rollouts.finished_B.mean()),
+            min(len(problems), first + at_once),
+            accuracy=float(graded.correct_B.mean()) if len(graded) else None,
+            mean_tokens=float(graded.rollouts.length_B.mean()) if len(graded) else None,
+            truncated=float(1 - graded.rollouts.finished_B.mean()) if len(graded) else None,
         )
     run.progress.finish()
 
@@ -206,17 +207,18 @@ def _read_teacher(
     visit_P: np.ndarray,
     limit: int,
 ) -> None:
-    """A teacher's file as rows of the table; what cannot be used goes to OUT/rejects.jsonl."""
-    found = read_responses(run.settings.teacher, problems)
-    places = [n for n, problem in enumerate(problems) if problem.id in found.of_problem]
-    answered = [problems[n] for n in places]
-    if not answered and len(problems) == len(run.problems["train"]):
+    """A teacher's file as rows of the table, for those of these problems that it answers."""
+    found = read_responses(run.settings.teacher, run.problems["train"])
+    if not found.of_problem:
         raise ValueError(
-            f"teacher.file {run.settings.teacher.file!r} answers none of the {len(problems)} "
-            "problems of the train set; its lines name them by id or question"
+            f"teacher.file {run.settings.teacher.file!r} answers none of the "
+            f"{len(run.problems['train'])} problems of the train set; its lines name them by id or "
+            "question"
         )
-    if not answered:
+    places = [n for n, problem in enumerate(problems) if problem.id in found.of_problem]
+    if not places:
         return
+    answered = [problems[n] for n in places]
     texts = [found.of_problem[problem.id] for problem in answered]
     prompts = run.engine.prompts(
         answered, purpose=Purpose.TRAIN, limit=limit, visit_P=visit_P[places]
@@ -231,21 +233,34 @@ def _read_teacher(
         np.ones(sum(samples_P), bool),
     )
     graded = run.engine.grade(rollouts)
-    rejects = [*found.rejects, *unusable(graded, limit)]
+    table.add(_usable(run, graded, found.rejects, limit), step=state.steps)
+
+
+def _usable(run: Session, graded: Graded, rejects: Sequence[dict[str, Any]], limit: int) -> Graded:
+    """A teacher's rows that fit into the limit. All that cannot be learnt from is told, and written
+    to OUT/rejects.jsonl behind what is there."""
+    rejects = [*rejects, *unusable(graded, limit)]
     if rejects:
         path = run.folder.root / "rejects.jsonl"
-        write_rejects(path, rejects)
+        add_rejects(path, rejects)
         run.progress.log(f"{len(rejects)} responses of the teacher cannot be used: {path}")
-    table.add(take_rows(graded, rollouts.length_B <= limit), step=state.steps)
+    return take_rows(graded, graded.rollouts.length_B <= limit)
 
 
 def _open(run: Session, state: RunState, phase: Phase, limit: int) -> Table:
     """The table of a phase: of its own name, of an iteration its step too."""
-    name = phase.name if phase.collect.every == "once" else f"{phase.name}-{state.steps:05d}"
-    folder = run.folder.tables / name
+    return open_table(_folder(run, phase, _name(state, phase)), table_key(run, phase, limit))
+
+
+def _name(state: RunState, phase: Phase) -> str:
+    return phase.name if _is_once(phase) else f"{phase.name}-{state.steps:05d}"
+
+
+def _folder(run: Session, phase: Phase, name: str) -> pathlib.Path:
+    """Where a table lies; not remembered, for a run's folder may be moved."""
     if phase.collect.reference and run.settings.reference_table is not None:
-        folder = pathlib.Path(run.settings.reference_table)
-    return open_table(folder, table_key(run, phase, limit))
+        return pathlib.Path(run.settings.reference_table)
+    return run.folder.tables / name
 
 
 def table_key(run: Session, phase: Phase, limit: int) -> dict[str, Any]:
@@ -254,7 +269,7 @@ def table_key(run: Session, phase: Phase, limit: int) -> dict[str, Any]:
     engine, options = run.engine, settings.sample
     named: dict[str, Any] = {"policy": collect.policy}
     if collect.policy == "teacher":
-        engine = run.teacher.engine if run.teacher is not None else engine
+        named["teacher_text"] = plain(settings.teacher.text)
         named["teacher"] = settings.teacher.model or settings.teacher.file
     if collect.every == "once" and collect.policy != "teacher":
         named["model"] = model_digest(run)
@@ -283,15 +298,14 @@ def table_key(run: Session, phase: Phase, limit: int) -> dict[str, Any]:
 
 
 def model_digest(run: Session) -> str:
-    """Of the start model's weights: names, sizes, and the first and last megabyte of its files."""
+    """Of the start model's weights."""
     digest = hashlib.blake2b(digest_size=8)
     folder = run.policy.folder
     for path in sorted(folder.glob("*.safetensors")):
+        digest.update(path.name.encode())
         with open(path, "rb") as file:
-            digest.update(f"{path.name} {path.stat().st_size}".encode())
-            digest.update(file.read(1 << 20))
-            file.seek(max(0, path.stat().st_size - (1 << 20)))
-            digest.update(file.read())
+            while block := file.read(1 << 24):
+                digest.update(block)
     return digest.hexdigest()
 
 
@@ -303,12 +317,9 @@ def reference(run: Session, state: RunState) -> Groups | None:
     """The reference table of all phases that have made one, by problem."""
     if not state.tables:
         return None
-    key = tuple(state.tables.values())
+    key = tuple(state.tables.items())
     if key not in run.tables:
-        run.tables.clear()
-        run.tables[key] = _groups(key)
+        own = {phase.name: phase for phase in run.method.phases}
+        folders = [_folder(run, own[phase], name) for phase, name in key]
+        run.tables[key] = join([Groups.of(Table(folder).everything()) for folder in folders])
     return run.tables[key]
-
-
-def _groups(folders: Sequence[str]) -> Groups:
-    return join([Groups.of(Table(pathlib.Path(f)).everything()) for f in folders])

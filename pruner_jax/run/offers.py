@@ -45,7 +45,8 @@ def context(run: Session, state: RunState, phase: Phase) -> Context:
     def resample(graded: Graded, prompts: Sequence[np.ndarray]) -> Graded:
         with run.clock.phase("rollout"):
             asked, params = writer(run, state, phase)
-            return second.ask_again(asked, params, graded, prompts, graded.rollouts.limit)
+            limit = graded.rollouts.limit
+            return second.ask_again(asked, params, graded, prompts, limit, run.interrupts.check)
 
     def expand(graded: Graded, mask_answers: bool = False) -> Graded:
         with run.clock.phase("expand"):
@@ -55,6 +56,7 @@ def context(run: Session, state: RunState, phase: Phase) -> Context:
                 graded.rollouts,
                 second.thoughts_of(engine, graded.rollouts),
                 mask_answers,
+                on_progress=run.interrupts.check,
             )
 
     offered = {} if run.expander is None else {"expand": expand}

@@ -27,6 +27,7 @@ from pruner_jax.measure.summary import Round, summary, versions
 from pruner_jax.policy import handle
 from pruner_jax.report import html
 from pruner_jax.report.progress import Progress
+from pruner_jax.run.checks import check_thoughts
 from pruner_jax.run.interrupts import Interrupted
 from pruner_jax.run.measuring import read_outcomes
 from pruner_jax.run.monitor import (
@@ -104,6 +105,7 @@ def start(run: Session) -> RunState:
     del params
     compare_sampler_with_learner(run, state)
     graded = evaluate(run, state.learn.params, "monitor", "monitor, start model")
+    check_thoughts(run.method, graded)
     state.start = state.origin = record_evaluation(run, state, graded, "base-monitor", "start")
     save(run, state)
     return state
@@ -199,6 +201,7 @@ def begin_round(run: Session, state: RunState, limit: int) -> None:
         if state.reference_parameters is None or fresh:
             state.reference_parameters = (state.origin if fresh else state.start).parameters
         state.reference = reference_of(run, state)
+    state.reference_before = state.reference_parameters
     run.progress.log(f"round {state.round + 1}: limit {limit} tokens")
 
 
@@ -211,9 +214,11 @@ def play_round(run: Session, state: RunState) -> None:
     """Steps of one round, with evaluations, guards and saves in between."""
     rounds = run.settings.rounds
     title = f"round {state.round + 1}, limit {state.limit}"
+    store = state.store
     run.progress.start(rounds.steps, title, done=state.step)
     while state.step < rounds.steps or evaluation_due(run, state):
         if not evaluation_due(run, state):  # it is where the run was interrupted in one
+            store = state.store
             record = train_step(run, state)
             if not run.progress.running:  # a collection had a bar of its own
                 run.progress.start(rounds.steps, title, done=state.step)
@@ -233,7 +238,10 @@ def play_round(run: Session, state: RunState) -> None:
                 return
             if state.step < rounds.steps:
                 run.progress.start(rounds.steps, title, done=state.step)
-        if state.step % rounds.save_every == 0 and state.step < rounds.steps:
+        collected = state.store is not store  # which may have taken hours
+        due = state.step % rounds.save_every == 0 or collected
+        if due and state.step < rounds.steps:
+            store = state.store
             save(run, state)
 
 
@@ -269,6 +277,7 @@ def end_round(run: Session, state: RunState) -> None:
         params = run.checkpoints.load_parameters(state.origin.parameters, run.parameters_like)
         if state.alarmed:
             state.method, state.store = state.method_before, state.store_before
+            state.reference_parameters = state.reference_before
         if state.alarmed or run.resets("optimiser", "round"):
             state.learn = None  # the old moments go before the new ones are made
             state.learn = run.fresh_optimizer(params)

@@ -148,18 +148,32 @@ def expander_prompts(
 # -- the teacher -----------------------------------------------------------------------------------
 
 
-def in_the_students_words(
-    graded: Graded, student: Engine, prompts: Prompts, limit: int
-) -> tuple[Graded, np.ndarray]:
-    """A teacher's rows as rows of the student, and which of them fit into ``limit``, bool [B].
+def in_the_students_words(graded: Graded, teacher: Engine, student: Engine) -> Graded:
+    """A teacher's rows as rows of the student: the same texts in its tokens, under its prompts.
 
-    The same texts in the student's tokens under the student's prompts, verdicts as they are. They
-    are trained like sampled ones; their log-probabilities are NaN, for the student drew none.
+    An opening tag of the thought goes or comes, as the two templates have it in their prompts.
+    Graded again; their log-probabilities are NaN, for the student drew none.
     """
     old = graded.rollouts
-    rollouts = written(student, prompts, old.group_B, old.sample_B, old.text, old.finished_B)
-    fits_B = rollouts.length_B <= limit
-    return dataclasses.replace(graded, rollouts=rollouts), fits_B
+    prompts = student.prompts(
+        old.prompts.problems,
+        purpose=old.prompts.purpose,
+        limit=old.limit,
+        visit_P=old.prompts.visit_P,
+    )
+    before_P, after_P = teacher.opened(old.prompts), student.opened(prompts)
+    texts = []
+    for said, group in zip(old.text, old.group_B):
+        if before_P[group] and not after_P[group]:
+            said = student.text.think_open + said
+        elif after_P[group] and not before_P[group]:
+            bare = said.lstrip()
+            if bare.startswith(student.text.think_open):
+                said = bare.removeprefix(student.text.think_open)
+        texts.append(said)
+    return student.grade(
+        written(student, prompts, old.group_B, old.sample_B, texts, old.finished_B)
+    )
 
 
 def written(
@@ -222,15 +236,17 @@ def read_responses(options: TeacherOptions, problems: Sequence[Problem]) -> Resp
     path = pathlib.Path(options.file)
     if not path.is_file():
         raise ValueError(f"teacher.file is {options.file!r}, which is not there")
-    for number, line in enumerate(path.read_text().splitlines(), 1):
+    for number, line in enumerate(path.read_bytes().split(b"\n"), 1):
+        if not line.strip():
+            continue
         try:
             entry = json.loads(line)
-            name = entry.get("id", entry.get("question"))
+            name = str(entry["id"] if "id" in entry else entry["question"])
             response = entry["response"]
-        except (ValueError, AttributeError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError) as error:
             raise ValueError(
                 f'{path}, line {number}: allowed is a JSON object {{"question" or "id": ..., '
-                f'"response": ...}}, found {line[:80]!r}'
+                f'"response": ...}}, found {line[:80].decode(errors="replace")!r}'
             ) from error
         if name in known and isinstance(response, str):
             found.setdefault(known[name], []).append(response)
@@ -259,9 +275,12 @@ def unusable(graded: Graded, limit: int) -> list[dict[str, Any]]:
     return found
 
 
-def write_rejects(path: pathlib.Path, rejects: Sequence[dict[str, Any]]) -> None:
-    """A file of JSON lines, one for each response that cannot be used, with the reason."""
-    write_atomically(path, "".join(json.dumps(reject) + "\n" for reject in rejects))
+def add_rejects(path: pathlib.Path, rejects: Sequence[dict[str, Any]]) -> None:
+    """Responses that cannot be used, with the reason, as JSON lines behind those that are there;
+    none twice."""
+    before = path.read_text().splitlines() if path.exists() else []
+    lines = dict.fromkeys([*before, *map(json.dumps, rejects)])
+    write_atomically(path, "".join(line + "\n" for line in lines))
 
 
 # -- asking again ----------------------------------------------------------------------------------
@@ -273,6 +292,7 @@ def ask_again(
     graded: Graded,
     prompt_tokens: Sequence[np.ndarray],
     limit: int,
+    on_progress: Progress | None = None,
 ) -> Graded:
     """One new row in place of each given one, under another prompt; problems, groups and sample
     numbers stay, the random numbers are others."""
@@ -289,8 +309,15 @@ def ask_again(
         b: Given(nothing, nothing.astype(np.float32), nothing.astype(np.uint8), sample=int(sample))
         for b, sample in enumerate(old.sample_B)
     }
-    found, _ = engine.rollout(params, asked, samples=1, limit=limit, given=given)
-    rollouts = dataclasses.replace(found.rollouts, prompts=old.prompts, group_B=old.group_B)
+    found, _ = engine.rollout(
+        params, asked, samples=1, limit=limit, given=given, on_progress=on_progress
+    )
+    rollouts = dataclasses.replace(
+        found.rollouts,
+        prompts=old.prompts,
+        group_B=old.group_B,
+        logp_BT=np.full_like(found.rollouts.logp_BT, np.nan),  # not those under the old prompt
+    )
     return dataclasses.replace(found, rollouts=rollouts)
 
 

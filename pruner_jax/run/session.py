@@ -24,8 +24,10 @@ from pruner_jax.learn.rows import Rows
 from pruner_jax.learn.step import LearnState, Update, make_update, state_shardings
 from pruner_jax.measure.pick import Candidate
 from pruner_jax.mesh import LEARN_RULES, make_mesh
+from pruner_jax.objective.advantage import Pairs
 from pruner_jax.objective.groups import Groups
 from pruner_jax.objective.method import Method, Phase, needs
+from pruner_jax.objective.selection import TopK
 from pruner_jax.policy import handle, weights
 from pruner_jax.policy.handle import Policy
 from pruner_jax.problems.source import load_sets
@@ -95,14 +97,13 @@ class Session:
     clock: Clock
     interrupts: Interrupts
     expander: Second | None = None
-    teacher: Second | None = None
     folder: RunFolder | None = None  # these three: not in a dry run
     metrics: Metrics | None = None
     checkpoints: Checkpoints | None = None
     history: list[dict[str, Any]] = dataclasses.field(default_factory=list)
     rollout_files: list[str] = dataclasses.field(default_factory=list)
     saved: tuple[int, int, int] | None = None  # the position that was saved last
-    tables: dict[tuple[str, ...], Groups] = dataclasses.field(default_factory=dict)  # read before
+    tables: dict[Any, Groups] = dataclasses.field(default_factory=dict)  # read before
     rows: dict[tuple[str, ...], Rows] = dataclasses.field(default_factory=dict)  # read before
 
     @property
@@ -138,6 +139,17 @@ class Session:
     def needs_monitor(self) -> bool:
         """Whether the method takes statistics from the monitor set."""
         return any("monitor" in needs(phase) for phase in self.training)
+
+    def load_teacher(self) -> Second:
+        """The teacher, from its folder each time: it is wanted while it writes and no longer."""
+        return load_second(
+            self.settings.teacher.model,
+            text_options=self.settings.teacher.text,
+            sampling=self.settings.sample,
+            verifier=self.engine.verifier,
+            seed=self.settings.seed,
+            mesh=self.mesh,
+        )
 
     def take_parameters(self) -> PyTree:
         """The parameters that were loaded; the session lets go of them."""
@@ -293,10 +305,6 @@ def open_session(settings: PruneConfig) -> Iterator[Session]:
         )
         if settings.expander.model is not None:
             session.expander = load_expander(settings.expander, **shared)
-        if settings.teacher.model is not None:
-            session.teacher = load_second(
-                settings.teacher.model, text_options=settings.teacher.text, **shared
-            )
         for line in unlike_published(method, settings):
             progress.log(line)
         del policy, engine  # the session alone holds the parameters, until they are taken
@@ -342,6 +350,14 @@ def iteration_steps(phase: Phase, settings: PruneConfig) -> int:
     return rounds.steps * (1 if rounds.limits == "auto" else len(rounds.limits))
 
 
+def most_rows(phase: Phase) -> int:
+    """Rows of a problem that can reach the learner, as far as the selection says."""
+    kept = [slot.k for slot in (*phase.select, *phase.adjust) if isinstance(slot, TopK)]
+    if isinstance(phase.advantage, Pairs):
+        kept.append(2 * phase.advantage.count)
+    return min([phase.collect.samples, *kept])
+
+
 def optimizer_updates(settings: PruneConfig, method: Method, train: int) -> int:
     """Optimiser updates until the schedule of the learning rate ends: those until the optimiser is
     fresh again, else the run's. Of rows that a selection may drop at most so many are counted."""
@@ -357,7 +373,7 @@ def optimizer_updates(settings: PruneConfig, method: Method, train: int) -> int:
             steps = iteration_steps(phase, settings)
         each = phase.loss.minibatches
         if phase.loss.update_rows is not None:
-            rows = problems_of(phase, settings, train) * phase.collect.samples
+            rows = problems_of(phase, settings, train) * most_rows(phase)
             each = math.ceil(rows / phase.loss.update_rows)
         total += steps / iteration_steps(phase, settings) * phase.loss.epochs * each
     return max(1, math.ceil(total))

@@ -42,6 +42,7 @@ class RunState:
     rounds: list[dict[str, Any]] = dataclasses.field(default_factory=list)  # finished ones
     alarmed: bool = False  # a guard ended this round
     method_before: dict[str, Any] = dataclasses.field(default_factory=dict)  # when it began
+    reference_before: str | None = None
     store_before: Store = dataclasses.field(default_factory=lambda: Store())
     ended: str | None = None  # why no further round follows
 
@@ -124,7 +125,7 @@ def parameters_in_use(state: RunState) -> list[str]:
     """Names of the parameters that this state may come back to."""
     marks = [state.start, state.origin, *state.candidates]
     names = {mark.parameters for mark in marks if mark is not None and mark.kept}
-    return sorted(names | ({state.reference_parameters} - {None}))
+    return sorted(names | ({state.reference_parameters, state.reference_before} - {None}))
 
 
 def _pack(tree: Any) -> Any:

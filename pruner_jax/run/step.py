@@ -21,12 +21,14 @@ from pruner_jax.objective.condition import Begin
 from pruner_jax.objective.method import Phase
 from pruner_jax.objective.weigh import weigh
 from pruner_jax.run import collect
-from pruner_jax.run.offers import context, log_probabilities
-from pruner_jax.run.session import Session, iteration_steps
+from pruner_jax.run.offers import context
+from pruner_jax.run.session import PyTree, Session, iteration_steps
 from pruner_jax.run.shards import read_shards, write_shard
 from pruner_jax.run.state import RunState
-from pruner_jax.types import Graded, Origin, Weighted
+from pruner_jax.types import Graded, Origin, Rollouts, Weighted, take_rows
 from pruner_jax.verify.grade import counts
+
+_SCORED = 4_000_000  # response tokens that are scored together: their batch takes some 200 MB
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,10 +104,10 @@ def prepare(run: Session, state: RunState, phase: Phase) -> tuple[Work, dict[str
             run, state, phase, engine, params, problems, visit_P, state.limit
         )
         del params
-        metrics = {**completions(graded), **speed.metrics()}
+        metrics = {**completions(graded, phase), **speed.metrics()}
     else:
         graded = collect.collect_table(run, state, phase)
-        metrics = completions(graded)
+        metrics = completions(graded, phase)
     if phase.loss is None:
         return Work(phase, metrics), state.method
     with run.clock.phase("weigh"):
@@ -182,19 +184,39 @@ def with_log_probabilities(
         or phase.condition.examples > 0
         or np.isnan(rollouts.logp_BT[trained_BT]).any()
     )
+    kept = np.flatnonzero(weighted.keep_B)
     if spec.kind == "pg" and unlike:
-        at = dataclasses.replace(rollouts, temperature=temperature)
-        logp_BT = log_probabilities(run, state, phase.collect.policy, at)
+        params = collect.parameters(run, state, phase.collect.policy)
+        logp_BT = rollouts.logp_BT.copy()
+        logp_BT[kept] = _scored(run, params, rollouts, kept, temperature)
         scored = dataclasses.replace(rollouts, logp_BT=logp_BT)
         graded = dataclasses.replace(weighted.graded, rollouts=scored)
         weighted = dataclasses.replace(weighted, graded=graded)
     if not spec.needs_reference:
         return weighted
-    rows = rows_of_rollouts(rollouts, temperature)
-    logp_BT = score(
-        state.reference, run.engine.config, rows, options=run.settings.learn, mesh=run.mesh
-    )
-    return dataclasses.replace(weighted, ref_logp_BT=logp_BT)
+    ref_logp_BT = np.full(rollouts.logp_BT.shape, np.nan, np.float32)
+    ref_logp_BT[kept] = _scored(run, state.reference, rollouts, kept, temperature)
+    return dataclasses.replace(weighted, ref_logp_BT=ref_logp_BT)
+
+
+def _scored(
+    run: Session, params: PyTree, rollouts: Rollouts, kept: np.ndarray, temperature: float
+) -> np.ndarray:
+    """Log-probabilities of the kept rows, float32 [<= B, T], so many rows at a time that a whole
+    training set fits."""
+    found = np.full((len(kept), rollouts.tokens_BT.shape[1]), np.nan, np.float32)
+    at_once = max(1, _SCORED // max(1, rollouts.tokens_BT.shape[1]))
+    for first in range(0, len(kept), at_once):
+        run.interrupts.check()
+        part = take_rows(rollouts, kept[first : first + at_once])
+        found[first : first + at_once, : part.tokens_BT.shape[1]] = score(
+            params,
+            run.engine.config,
+            rows_of_rollouts(part, temperature),
+            options=run.settings.learn,
+            mesh=run.mesh,
+        )
+    return found
 
 
 # -- learn -----------------------------------------------------------------------------------------
@@ -275,8 +297,9 @@ def start_anew(run: Session, state: RunState, phase: Phase) -> None:
 # -- what is written down --------------------------------------------------------------------------
 
 
-def completions(graded: Graded) -> dict[str, float]:
-    """Accuracy and lengths of the rows of a step, beside what the weighing reports."""
+def completions(graded: Graded, phase: Phase) -> dict[str, float]:
+    """Accuracy and lengths of the rows of a step, beside what the weighing reports. What the guards
+    watch leaves out rows that were made to begin in a certain way."""
     rollouts = graded.rollouts
     length_B, finished_B = rollouts.length_B, rollouts.finished_B
     found = {
@@ -290,10 +313,20 @@ def completions(graded: Graded) -> dict[str, float]:
         found["completions/mean_terminated_length"] = length_B[finished_B].mean()
     return {
         **{name: float(value) for name, value in found.items()},
-        **guards.diagnose(graded),
+        **guards.diagnose(take_rows(graded, ~_made_to_begin(graded, phase))),
         **counts(graded),
         "prune/generated_tokens": int(length_B.sum()),
     }
+
+
+def _made_to_begin(graded: Graded, phase: Phase) -> np.ndarray:
+    """Rows of modes that write a beginning in the policy's place, bool [B]."""
+    modes = [
+        number
+        for number, mode in enumerate(phase.condition.modes)
+        if isinstance(mode.force, Begin) and mode.force.text is not None
+    ]
+    return np.isin(graded.rollouts.mode_B, modes)
 
 
 def log_rollouts(run: Session, state: RunState, work: Work) -> None:

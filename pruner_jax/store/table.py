@@ -10,11 +10,13 @@ programs and what expert iteration collects are all such tables.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import fcntl
 import hashlib
 import json
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -34,9 +36,23 @@ class Table:
 
     folder: pathlib.Path
 
+    @contextlib.contextmanager
+    def filling(self) -> Iterator[None]:
+        """Only one process at a time adds rows; another one waits, and then looks again."""
+        with open(self.folder / ".lock", "w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            for half_written in self.folder.glob(".part-*.tmp"):
+                half_written.unlink()
+            yield
+
     def missing(self, problems: Sequence[Problem], visit_P: np.ndarray) -> list[int]:
-        """Places of the problems that have no rows of this visit yet."""
+        """Places of the problems that have no rows of this visit yet.
+
+        Raises:
+          TableError: a problem has another question or answer in the table.
+        """
         have = {visit for path in self._parts() for visit in _visits(path)}
+        self._check_same(problems)
         wanted = zip(problems, visit_P.tolist())
         return [n for n, (problem, visit) in enumerate(wanted) if (problem.id, visit) not in have]
 
@@ -48,8 +64,11 @@ class Table:
         digest = hashlib.blake2b(said.encode(), digest_size=8).hexdigest()
         write_rollouts(self.folder / f"part-{digest}.parquet", graded, round=0, step=step)
 
-    def read(self, problems: Sequence[Problem], visit_P: np.ndarray) -> Graded:
+    def read(
+        self, problems: Sequence[Problem], visit_P: np.ndarray, *, tokens: bool = True
+    ) -> Graded:
         """The rows of these visits to the problems, in their order; none for those that have none.
+        ``tokens`` as of `records.read_graded`.
 
         Raises:
           TableError: there is no row of any.
@@ -58,12 +77,34 @@ class Table:
         parts = [path for path in self._parts() if set(wanted) & set(_visits(path))]
         if not parts:
             raise TableError(f"{self.folder} has no rows of the {len(problems)} problems")
-        return _in_order(read_graded(parts, _by_id(parts, problems)), wanted)
+        graded = read_graded(parts, _by_id(parts, problems), tokens=tokens)
+        return _in_order(graded, wanted)
 
     def everything(self) -> Graded:
-        """All rows, without texts and tokens; of the problems only the ids are known."""
+        """All rows, without texts and tokens; of the problems only the ids are known.
+
+        Raises:
+          TableError: there are none.
+        """
         parts = self._parts()
+        if not parts:
+            raise TableError(
+                f"{self.folder} has no rows any more, but the run was using them; put the table "
+                "back, or start again with another --out"
+            )
         return read_graded(parts, _by_id(parts, ()), tokens=False)
+
+    def _check_same(self, problems: Sequence[Problem]) -> None:
+        known = {problem.id: (problem.question, problem.answer) for problem in problems}
+        for path in self._parts():
+            columns = read_rollouts(path, ["problem_id", "question", "gold"])
+            for name, *said in zip(*columns.values()):
+                if known.get(name, tuple(said)) != tuple(said):
+                    raise TableError(
+                        f"{self.folder} was made with other problems: {name!r} asks "
+                        f"{said[0][:80]!r} there and {known[name][0][:80]!r} here; name another "
+                        "folder (reference_table)"
+                    )
 
     def _parts(self) -> list[pathlib.Path]:
         return sorted(self.folder.glob("part-*.parquet"))
@@ -77,10 +118,8 @@ def open_table(folder: pathlib.Path, key: Mapping[str, Any]) -> Table:
     """
     path = folder / "key.json"
     folder.mkdir(parents=True, exist_ok=True)
-    for half_written in folder.glob(".*.tmp"):
-        half_written.unlink()
     if not path.exists():
-        if any(folder.iterdir()):
+        if any(not other.name.startswith(".") for other in folder.iterdir()):
             raise TableError(f"{folder} is no table: it has files but no key.json")
         write_atomically(path, json.dumps(key, indent=2) + "\n")
         return Table(folder)

@@ -84,7 +84,11 @@ def test_slots_that_differ_from_grpo():
         0.04,
         "sequence",
     )
-    assert PHASE.collect.samples == 8 and METHOD.wants == {"sample": {"temperature": 0.9}}
+    assert PHASE.collect.samples == 8 and METHOD.wants == {
+        "sample": {"temperature": 0.9},
+        "pick": {"rule": "last"},
+        "guards": {"accuracy": None},
+    }
 
 
 def test_the_table_is_of_the_start_model():
