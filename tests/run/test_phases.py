@@ -5,10 +5,15 @@ import pathlib
 
 import numpy as np
 import pytest
+from handmade import Row, graded
 from test_prune import Died, at_visit, die, left_behind
 
+from pruner_jax import methods
+from pruner_jax.config import plain
+from pruner_jax.problems import last_digit
 from pruner_jax.run import collect, offers, step
 from pruner_jax.run import prune as prune_module
+from pruner_jax.run.checks import check_thoughts
 from pruner_jax.run.prune import prune
 from pruner_jax.store.records import read_rollouts
 from pruner_jax.types import Origin
@@ -207,8 +212,6 @@ def taught(settings, out, path, *words):
 
 
 def test_a_teachers_file_is_learnt_from_and_what_cannot_be_used_is_told(settings, tmp_path, capfd):
-    from pruner_jax.problems import last_digit
-
     problems = last_digit.load(last_digit.Options(train=4), "train")
     lines = [
         {"id": problems[0].id, "response": f"</think>\n\\boxed{{{problems[0].answer}}}"},
@@ -321,3 +324,34 @@ def test_answer_likelihoods_are_those_of_the_forward_pass(settings, tmp_path, mo
         assert found[b] == pytest.approx(wanted, abs=1e-4)
         checked += 1
     assert checked == 5
+
+
+def test_a_model_without_thoughts_is_no_model_for_thoughts():
+    rows = graded([Row(5, True, thinking=0), Row(9, thinking=0)])
+    for name in ("rational_metareasoning", "hawkeye"):
+        with pytest.raises(ValueError, match=f"{name} looks at the thoughts .* none was found"):
+            check_thoughts(methods.load(name), rows)
+    check_thoughts(methods.load("rational_metareasoning"), graded([Row(5, thinking=3)]))
+    check_thoughts(methods.load("thinkprune"), rows)
+
+
+def test_a_table_of_other_problems_is_refused(settings, tmp_path):
+    """Rows of a file without ids are numbered, so two files have the same ids."""
+    problems = last_digit.load(last_digit.Options(train=16), "train")
+    parts = {"a": problems[:6], "b": problems[6:12], "monitor": problems[12:14]}
+    for name, part in (parts | {"test": problems[14:]}).items():
+        lines = [{"question": p.question, "answer": p.answer} for p in part]
+        (tmp_path / name).with_suffix(".jsonl").write_text("\n".join(map(json.dumps, lines)))
+
+    def run(train):
+        names = {"train": train, "monitor": "monitor", "test": "test"}
+        options = {split: str(tmp_path / f"{name}.jsonl") for split, name in names.items()}
+        table = f"--reference_table={tmp_path / 'table'}"
+        given = plain(o1(settings, tmp_path / train, table))
+        given["problems"] |= {"name": "file", "options": options}
+        (tmp_path / f"{train}.yaml").write_text(json.dumps(given))
+        prune(str(tmp_path / f"{train}.yaml"))
+
+    run("a")
+    with pytest.raises(ValueError, match="was made with other problems: "):
+        run("b")
