@@ -104,7 +104,8 @@ class Session:
     rollout_files: list[str] = dataclasses.field(default_factory=list)
     saved: tuple[int, int, int] | None = None  # the position that was saved last
     tables: dict[Any, Groups] = dataclasses.field(default_factory=dict)  # read before
-    rows: dict[tuple[str, ...], Rows] = dataclasses.field(default_factory=dict)  # read before
+    # What each phase has to learn from, as read from its files: their names, and the rows.
+    rows: dict[str, tuple[tuple[str, ...], Rows]] = dataclasses.field(default_factory=dict)
 
     @property
     def training(self) -> list[Phase]:
@@ -217,7 +218,8 @@ class Session:
     def _rows(self, phase: Phase) -> str:
         """How many rows a phase collects, and how often."""
         each = problems_of(phase, self.settings, len(self.problems["train"]))
-        return f"{each * phase.collect.samples} per {phase.collect.every}".replace(" per once", "")
+        often = "once" if phase.collect.every == "once" else f"per {phase.collect.every}"
+        return f"{each * phase.collect.samples} {often}"
 
     def describe(self) -> dict[str, Any]:
         """What a dry run shows: sizes, shapes and the least memory the learner's state takes."""

@@ -23,7 +23,7 @@ from pruner_jax.objective.weigh import weigh
 from pruner_jax.run import collect
 from pruner_jax.run.offers import context
 from pruner_jax.run.session import PyTree, Session, iteration_steps
-from pruner_jax.run.shards import read_shards, write_shard
+from pruner_jax.run.shards import join, read_shards, write_shard
 from pruner_jax.run.state import RunState
 from pruner_jax.types import Graded, Origin, Rollouts, Weighted, take_rows
 from pruner_jax.verify.grade import counts
@@ -268,13 +268,16 @@ def is_on_policy(phase: Phase) -> bool:
 
 
 def stored(run: Session, state: RunState, phase: Phase) -> Rows:
-    """All rows that a phase has; read once."""
-    key = state.store.shards[phase.name]
-    if key not in run.rows:
-        for other in [k for k in run.rows if k[0].startswith(f"{phase.name}-")]:
-            del run.rows[other]
-        run.rows[key] = read_shards([run.folder.store / name for name in key])
-    return run.rows[key]
+    """All rows that a phase has; each file is read once."""
+    names = state.store.shards[phase.name]
+    known, rows = run.rows.get(phase.name, ((), None))
+    if known != names:
+        grown = rows is not None and names[: len(known)] == known
+        fresh = names[len(known) :] if grown else names
+        more = read_shards([run.folder.store / name for name in fresh])
+        rows = join([rows, more]) if grown else more
+        run.rows[phase.name] = (names, rows)
+    return rows
 
 
 def start_anew(run: Session, state: RunState, phase: Phase) -> None:
