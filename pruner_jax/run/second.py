@@ -26,7 +26,7 @@ from pruner_jax.sample.records import Given
 from pruner_jax.sample.second import ExpanderOptions, TeacherOptions
 from pruner_jax.store.folder import write_atomically
 from pruner_jax.text import TextOptions
-from pruner_jax.types import Graded, Origin, Problem, Prompts, Rollouts, Verdict
+from pruner_jax.types import Graded, Origin, Problem, Prompts, Purpose, Rollouts, Verdict
 from pruner_jax.verify.pool import Verifier
 
 PyTree = Any
@@ -81,6 +81,30 @@ def load_expander(options: ExpanderOptions, **shared: Any) -> Second:
             "model, or set expander.text.template to plain and expander.text.plain to its prompt"
         )
     return second
+
+
+def check_room(
+    second: Second, options: ExpanderOptions, problems: Sequence[Problem], limit: int
+) -> None:
+    """The expander's context holds every question, a thought of ``limit`` tokens and an answer.
+
+    Raises:
+      ValueError: with the longest question. (A thought may take more tokens in the expander's own
+        vocabulary than in that of the model that wrote it.)
+    """
+    asked = [
+        dataclasses.replace(p, question=ask(options.prompt, p.question, ""), messages=None)
+        for p in problems
+    ]
+    prompts = second.engine.prompts(asked, purpose=Purpose.TRAIN, limit=options.limit)
+    longest, problem = max((len(ids), p.id) for ids, p in zip(prompts.tokens, problems))
+    context = second.engine.config.context
+    if longest + limit + options.limit > context:
+        raise ValueError(
+            f"the expander {options.model!r} has a context of {context} tokens; a question of "
+            f"{longest} (problem {problem!r}), a thought of up to {limit} (rounds.limits) and an "
+            f"answer of up to {options.limit} (expander.limit) do not fit: lower one of the limits"
+        )
 
 
 def thoughts_of(engine: Engine, rollouts: Rollouts) -> list[str]:

@@ -37,6 +37,7 @@ from pruner_jax.run.checks import (
     check_context,
     check_method,
     check_settings,
+    collection_limit,
     inputs,
     unlike_published,
 )
@@ -46,7 +47,7 @@ from pruner_jax.run.engine import Engine
 from pruner_jax.run.heap import give_back_large_blocks
 from pruner_jax.run.interrupts import Interrupts
 from pruner_jax.run.measuring import read_outcomes
-from pruner_jax.run.second import Second, load_expander, load_second
+from pruner_jax.run.second import Second, check_room, load_expander, load_second
 from pruner_jax.run.state import Mark
 from pruner_jax.store.checkpoints import Checkpoints
 from pruner_jax.store.folder import RunFolder, check_folder, open_folder
@@ -307,6 +308,8 @@ def open_session(settings: PruneConfig) -> Iterator[Session]:
         )
         if settings.expander.model is not None:
             session.expander = load_expander(settings.expander, **shared)
+            longest = collection_limit(settings)
+            check_room(session.expander, settings.expander, problems["train"], longest)
         for line in unlike_published(method, settings):
             progress.log(line)
         del policy, engine  # the session alone holds the parameters, until they are taken

@@ -19,6 +19,7 @@ from pruner_jax.store.records import read_rollouts
 from pruner_jax.types import Origin
 
 EVERYTHING = f"--method.name={pathlib.Path(__file__).parent / 'every_kind_of_phase.py'}"
+EXPANDER = f"--expander.model={pathlib.Path(__file__).parents[2] / 'configs' / 'tiny_expander'}"
 FEW = ("--problems.options.train=8", "--rounds.prompts=2", "--method.options={}")
 
 
@@ -262,6 +263,10 @@ def test_a_teachers_file_that_is_none(settings, tmp_path, content, says):
             "teacher.model is 'a' and teacher.file 'b'; set one of them",
         ),
         (["--expander.prompt={question}"], "expander.prompt lacks {thought}"),
+        (
+            ["--method.name=hawkeye", "--method.options={}", EXPANDER, "--expander.limit=9999"],
+            r"the expander .* has a context of \d+ tokens; a question of \d+ \(problem",
+        ),
     ],
 )
 def test_what_a_method_needs_is_checked_before_anything_starts(settings, tmp_path, words, says):
