@@ -18,6 +18,7 @@ import argparse
 import dataclasses
 import json
 import pathlib
+import re
 import zlib
 from typing import Any
 
@@ -37,6 +38,7 @@ from pruner_jax.run.imitate import warmup_verb
 from pruner_jax.run.measuring import measure, measured
 from pruner_jax.run.programs import by_steps, refine, taxonomy, vote
 from pruner_jax.run.prune import prune
+from pruner_jax.sample.steps import Executes
 from pruner_jax.store.folder import write_atomically
 from pruner_jax.types import Graded, Problem, Purpose
 from pruner_jax.verify.checkers import program
@@ -99,10 +101,10 @@ class Student:
     target: str = "program"
 
 
-EPOCHS = 5
+EPOCHS = 8
 STUDENTS = {
     "filtered": Student(),
-    "unfiltered": Student(("--method.options.filter=false", "--method.options.epochs=3")),
+    "unfiltered": Student(("--method.options.filter=false", "--method.options.epochs=5")),
     "chains": Student(file="chains", target="answer"),
     "repairs": Student(("--method.options.refine=injected",)),
     "share 35 %": Student(file="share-35", share=0.35),
@@ -194,9 +196,20 @@ def measure_student(
     if student in OPEN[:2]:
         searching = measured(engine, dataclasses.replace(SAMPLED, samples=1))
         prompts = searching.prompts(problems, purpose=Purpose.TEST, limit=LIMIT)
-        best, took = by_steps(searching, params, prompts, beams=BEAMS, chains=CHAINS, limit=LIMIT)
-        found["beam"] = {**kept(best), "tokens_in_all": took.tokens / len(problems)}
+        for name, score in {"beam": None, "faithful beam": faithful}.items():
+            best, took = by_steps(
+                searching, params, prompts, beams=BEAMS, chains=CHAINS, limit=LIMIT, score=score
+            )
+            found[name] = {**kept(best), "tokens_in_all": took.tokens / len(problems)}
     return found
+
+
+def faithful(problem: Problem, text: str) -> float:
+    """f of a step as the paper means it, how far the step stands in the question (it compares
+    embeddings of both), and whether the program so far runs: ``C = 7`` wants C7 there."""
+    names = re.findall(r"\b[A-H]\b|\d", text.rstrip("\n").rpartition("\n")[2].partition("%")[0])
+    stands = "total = 0" in text[-12:] or "".join(names) in problem.question
+    return Executes()(problem, text) * (1.0 if stands else 0.03)
 
 
 def kept(graded: Graded) -> dict[str, Any]:
@@ -232,6 +245,8 @@ CLAIMS: dict[str, tuple[Side, Side]] = {
     "vote of 8 over greedy": (("filtered", "vote"), ("filtered", "greedy")),
     "step beam over greedy": (("filtered", "beam"), ("filtered", "greedy")),
     "step beam over a vote of 8": (("filtered", "beam"), ("filtered", "vote")),
+    "faithful beam over greedy": (("filtered", "faithful beam"), ("filtered", "greedy")),
+    "faithful beam over a vote of 8": (("filtered", "faithful beam"), ("filtered", "vote")),
     "unfiltered: vote of 8 over greedy": (("unfiltered", "vote"), ("unfiltered", "greedy")),
     "unfiltered: step beam over greedy": (("unfiltered", "beam"), ("unfiltered", "greedy")),
     "unfiltered: step beam over a vote": (("unfiltered", "beam"), ("unfiltered", "vote")),
