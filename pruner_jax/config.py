@@ -150,6 +150,9 @@ def _like(cls: type, given: Given) -> dict[str, Any]:
     settings = {name: plain(getattr(run, name)) for name in sorted(shared)}
     if settings["test"]["limit"] is None and run.rounds.limits != "auto":
         settings["test"]["limit"] = max(run.rounds.limits)  # as the run itself tests
+    asked = run.method.get("options") or {}
+    if "programs" in names and run.method.get("name") == "pad" and "template" in asked:
+        settings["programs"] = {"template": asked["template"]}  # as its repairs were trained
     return settings
 
 

@@ -8,6 +8,8 @@ import sys
 
 import pytest
 
+from pruner_jax.config import EvaluateConfig, load
+from pruner_jax.measure.programs import ProgramsOptions
 from pruner_jax.problems import last_digit
 from pruner_jax.run.prune import prune
 from pruner_jax.verify.checkers import program
@@ -85,6 +87,12 @@ def test_a_run_tells_the_classes_of_its_teachers_failures(pad, settings, tmp_pat
     told = [line for line in capfd.readouterr().err.splitlines() if line.startswith("teacher: ")]
     assert len(told) == 1 and told[0].startswith("teacher: 64 responses: ")
     assert " correct, " in told[0] and " WrongAnswer" in told[0]
+
+
+def test_an_evaluation_like_a_run_asks_for_repairs_in_the_words_they_were_trained_in():
+    run = str(ROOT / "configs" / "pad_tiny.yaml")
+    given = load(EvaluateConfig, None, ["--model=m", f"--like={run}", "--programs.refine=2"])
+    assert given.programs == ProgramsOptions(refine=2, template="{question}\n{attempt}\n{detail}")
 
 
 def test_every_claim_of_the_study_compares_measurements_that_are_made(pad):
