@@ -188,26 +188,32 @@ def with_log_probabilities(
     if spec.kind == "pg" and unlike:
         params = collect.parameters(run, state, phase.collect.policy)
         logp_BT = rollouts.logp_BT.copy()
-        logp_BT[kept] = _scored(run, params, rollouts, kept, temperature)
+        logp_BT[kept] = _scored(run, phase, params, rollouts, kept, temperature)
         scored = dataclasses.replace(rollouts, logp_BT=logp_BT)
         graded = dataclasses.replace(weighted.graded, rollouts=scored)
         weighted = dataclasses.replace(weighted, graded=graded)
     if not spec.needs_reference:
         return weighted
     ref_logp_BT = np.full(rollouts.logp_BT.shape, np.nan, np.float32)
-    ref_logp_BT[kept] = _scored(run, state.reference, rollouts, kept, temperature)
+    ref_logp_BT[kept] = _scored(run, phase, state.reference, rollouts, kept, temperature)
     return dataclasses.replace(weighted, ref_logp_BT=ref_logp_BT)
 
 
 def _scored(
-    run: Session, params: PyTree, rollouts: Rollouts, kept: np.ndarray, temperature: float
+    run: Session,
+    phase: Phase,
+    params: PyTree,
+    rollouts: Rollouts,
+    kept: np.ndarray,
+    temperature: float,
 ) -> np.ndarray:
     """Log-probabilities of the kept rows, float32 [<= B, T], so many rows at a time that a whole
-    training set fits."""
+    training set fits. A step that is on its way to its update is not given up for a signal."""
     found = np.full((len(kept), rollouts.tokens_BT.shape[1]), np.nan, np.float32)
     at_once = max(1, _SCORED // max(1, rollouts.tokens_BT.shape[1]))
     for first in range(0, len(kept), at_once):
-        run.interrupts.check()
+        if phase.collect.every != "step":
+            run.interrupts.check()
         part = take_rows(rollouts, kept[first : first + at_once])
         found[first : first + at_once, : part.tokens_BT.shape[1]] = score(
             params,
