@@ -74,13 +74,18 @@ def drawn(run: Session, state: RunState, phase: Phase) -> None:
 
 def writer(run: Session, state: RunState, phase: Phase) -> tuple[Engine, PyTree]:
     """Engine and decode parameters of the policy that writes a phase's rows."""
-    given = {name: getattr(phase.collect, name) for name in ("temperature", "top_p", "top_k")}
-    changes = {name: value for name, value in given.items() if value is not None}
+    changes = _own_sampling(phase)
     if phase.collect.policy == "teacher":
         teacher = run.load_teacher()  # let go of with the collection: it is needed there only
         return teacher.engine.with_sampling(**changes), teacher.params
     params = parameters(run, state, phase.collect.policy)
     return run.engine.with_sampling(**changes), run.engine.decode_params(params)
+
+
+def _own_sampling(phase: Phase) -> dict[str, float]:
+    """The settings of sampling that a phase has in place of the run's."""
+    given = {name: getattr(phase.collect, name) for name in ("temperature", "top_p", "top_k")}
+    return {name: value for name, value in given.items() if value is not None}
 
 
 def parameters(run: Session, state: RunState, policy: str) -> PyTree:
@@ -266,22 +271,18 @@ def _folder(run: Session, phase: Phase, name: str) -> pathlib.Path:
 def table_key(run: Session, phase: Phase, limit: int) -> dict[str, Any]:
     """What a table's rows depend on, the seed left out: they are draws, whichever."""
     settings, collect = run.settings, phase.collect
-    engine, options = run.engine, settings.sample
+    engine, options = run.engine, dataclasses.replace(settings.sample, **_own_sampling(phase))
     named: dict[str, Any] = {"policy": collect.policy}
     if collect.policy == "teacher":
         named["teacher_text"] = plain(settings.teacher.text)
         named["teacher"] = settings.teacher.model or settings.teacher.file
     if collect.every == "once" and collect.policy != "teacher":
         named["model"] = model_digest(run)
-    chosen = {
-        name: getattr(options, name) if getattr(collect, name) is None else getattr(collect, name)
-        for name in ("temperature", "top_p", "top_k")
-    }
+    chosen = {name: getattr(options, name) for name in ("temperature", "top_p", "top_k", "min_p")}
     lenient = {
         name: getattr(settings.verify, name)
         for name in ("answer", "after_thought", "unfinished_is_wrong")
     }
-    shown = {"problems": plain(settings.problems)["name"], "noise": repr(engine.environment)}
     return {
         **named,
         "tokenizer": _digest(json.dumps(engine.tokenizer.get_vocab(), sort_keys=True)),
@@ -289,11 +290,11 @@ def table_key(run: Session, phase: Phase, limit: int) -> dict[str, Any]:
         "text": plain(engine.text),
         "condition": repr(phase.condition),
         **chosen,
-        "min_p": options.min_p,
         "limit": limit,
         "samples": collect.samples,
         **lenient,
-        **shown,
+        "problems": settings.problems.name,
+        "noise": repr(engine.environment),
     }
 
 

@@ -7,7 +7,7 @@ from the expander; all of them for whole collections at once.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 import numpy as np
@@ -19,9 +19,11 @@ from pruner_jax.objective.context import Context, PolicyName
 from pruner_jax.objective.method import Phase
 from pruner_jax.run import second
 from pruner_jax.run.collect import parameters, reference, writer
-from pruner_jax.run.session import Session
+from pruner_jax.run.session import PyTree, Session
 from pruner_jax.run.state import RunState
-from pruner_jax.types import Graded, Problem, Rollouts
+from pruner_jax.types import Graded, Problem, Rollouts, take_rows
+
+_SCORED = 4_000_000  # response tokens that are scored together: their batch takes some 200 MB
 
 
 def context(run: Session, state: RunState, phase: Phase) -> Context:
@@ -39,7 +41,8 @@ def context(run: Session, state: RunState, phase: Phase) -> Context:
         template: str = "{answer}",
     ) -> np.ndarray:
         if what == "tokens":
-            return log_probabilities(run, state, policy, graded.rollouts)
+            params, rollouts = parameters(run, state, policy), graded.rollouts
+            return log_probabilities(run, params, rollouts, rollouts.temperature or 1.0)
         return answer_likelihoods(run, state, policy, graded.rollouts, template)
 
     def resample(graded: Graded, prompts: Sequence[np.ndarray]) -> Graded:
@@ -96,17 +99,28 @@ def closing(run: Session, rollouts: Rollouts) -> tuple[np.ndarray, ...]:
 
 
 def log_probabilities(
-    run: Session, state: RunState, policy: PolicyName, rollouts: Rollouts
+    run: Session,
+    params: PyTree,
+    rollouts: Rollouts,
+    temperature: float,
+    check: Callable[[], None] = lambda: None,
 ) -> np.ndarray:
-    """Of every token under a policy, at the temperature of the rollouts (1 if they are greedy),
-    float32 [B, T]; NaN past the end."""
-    return score(
-        parameters(run, state, policy),
-        run.engine.config,
-        rows_of_rollouts(rollouts, rollouts.temperature or 1.0),
-        options=run.settings.learn,
-        mesh=run.mesh,
-    )
+    """Of every token at a temperature, float32 [B, T]; NaN past the end. So many rows at a time
+    that a whole training set fits; ``check`` is called before each and may raise."""
+    B, T = rollouts.tokens_BT.shape
+    found = np.full((B, T), np.nan, np.float32)
+    at_once = max(1, _SCORED // max(1, T))
+    for first in range(0, B, at_once):
+        check()
+        part = slice(first, first + at_once)
+        found[part] = score(
+            params,
+            run.engine.config,
+            rows_of_rollouts(take_rows(rollouts, np.arange(B)[part]), temperature),
+            options=run.settings.learn,
+            mesh=run.mesh,
+        )
+    return found
 
 
 def answer_likelihoods(

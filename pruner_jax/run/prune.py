@@ -40,7 +40,7 @@ from pruner_jax.run.monitor import (
 )
 from pruner_jax.run.session import PyTree, Session, finished_folder, open_session
 from pruner_jax.run.state import RunState, meta_of, parameters_in_use, position, state_of
-from pruner_jax.run.step import train_step
+from pruner_jax.run.step import back_to_start, train_step
 from pruner_jax.store.folder import RunFolder, write_atomically
 from pruner_jax.store.records import join_rollouts, keep_only, write_rollouts
 
@@ -193,9 +193,7 @@ def begin_round(run: Session, state: RunState, limit: int) -> None:
     state.alarmed = False
     state.method_before, state.store_before = state.method, state.store
     if run.resets("parameters", "round"):
-        state.learn = state.learn.replace(params=None)  # makes room
-        params = run.checkpoints.load_parameters(state.start.parameters, run.parameters_like)
-        state.learn = state.learn.replace(params=params)
+        back_to_start(run, state)
     if run.needs_reference:
         fresh = run.resets("reference", "round")
         if state.reference_parameters is None or fresh:

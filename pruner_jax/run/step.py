@@ -14,21 +14,18 @@ from typing import Any
 import numpy as np
 
 from pruner_jax.learn.learn import learn
-from pruner_jax.learn.rows import Rows, rows_of, rows_of_rollouts
-from pruner_jax.learn.step import score
+from pruner_jax.learn.rows import Rows, rows_of
 from pruner_jax.measure import guards
 from pruner_jax.objective.condition import Begin
 from pruner_jax.objective.method import Phase
 from pruner_jax.objective.weigh import weigh
 from pruner_jax.run import collect
-from pruner_jax.run.offers import context
+from pruner_jax.run.offers import context, log_probabilities
 from pruner_jax.run.session import PyTree, Session, iteration_steps
 from pruner_jax.run.shards import join, read_shards, write_shard
 from pruner_jax.run.state import RunState
-from pruner_jax.types import Graded, Origin, Rollouts, Weighted, take_rows
+from pruner_jax.types import Graded, Origin, Weighted, take_rows
 from pruner_jax.verify.grade import counts
-
-_SCORED = 4_000_000  # response tokens that are scored together: their batch takes some 200 MB
 
 
 @dataclasses.dataclass(frozen=True)
@@ -185,44 +182,25 @@ def with_log_probabilities(
         or np.isnan(rollouts.logp_BT[trained_BT]).any()
     )
     kept = np.flatnonzero(weighted.keep_B)
+
+    def scored(params: PyTree, into_BT: np.ndarray) -> np.ndarray:
+        # A step that is on its way to its update is not given up for a signal.
+        check = {} if phase.collect.every == "step" else {"check": run.interrupts.check}
+        rows = take_rows(rollouts, kept)
+        into_BT[kept] = log_probabilities(run, params, rows, temperature, **check)
+        return into_BT
+
     if spec.kind == "pg" and unlike:
         params = collect.parameters(run, state, phase.collect.policy)
-        logp_BT = rollouts.logp_BT.copy()
-        logp_BT[kept] = _scored(run, phase, params, rollouts, kept, temperature)
-        scored = dataclasses.replace(rollouts, logp_BT=logp_BT)
-        graded = dataclasses.replace(weighted.graded, rollouts=scored)
+        logp_BT = scored(params, rollouts.logp_BT.copy())
+        graded = dataclasses.replace(
+            weighted.graded, rollouts=dataclasses.replace(rollouts, logp_BT=logp_BT)
+        )
         weighted = dataclasses.replace(weighted, graded=graded)
     if not spec.needs_reference:
         return weighted
-    ref_logp_BT = np.full(rollouts.logp_BT.shape, np.nan, np.float32)
-    ref_logp_BT[kept] = _scored(run, phase, state.reference, rollouts, kept, temperature)
-    return dataclasses.replace(weighted, ref_logp_BT=ref_logp_BT)
-
-
-def _scored(
-    run: Session,
-    phase: Phase,
-    params: PyTree,
-    rollouts: Rollouts,
-    kept: np.ndarray,
-    temperature: float,
-) -> np.ndarray:
-    """Log-probabilities of the kept rows, float32 [<= B, T], so many rows at a time that a whole
-    training set fits. A step that is on its way to its update is not given up for a signal."""
-    found = np.full((len(kept), rollouts.tokens_BT.shape[1]), np.nan, np.float32)
-    at_once = max(1, _SCORED // max(1, rollouts.tokens_BT.shape[1]))
-    for first in range(0, len(kept), at_once):
-        if phase.collect.every != "step":
-            run.interrupts.check()
-        part = take_rows(rollouts, kept[first : first + at_once])
-        found[first : first + at_once, : part.tokens_BT.shape[1]] = score(
-            params,
-            run.engine.config,
-            rows_of_rollouts(part, temperature),
-            options=run.settings.learn,
-            mesh=run.mesh,
-        )
-    return found
+    nothing_BT = np.full(rollouts.logp_BT.shape, np.nan, np.float32)
+    return dataclasses.replace(weighted, ref_logp_BT=scored(state.reference, nothing_BT))
 
 
 # -- learn -----------------------------------------------------------------------------------------
@@ -295,12 +273,17 @@ def start_anew(run: Session, state: RunState, phase: Phase) -> None:
             state.reference_parameters, run.parameters_like
         )
     if phase.reset.parameters == "iteration":
-        state.learn = state.learn.replace(params=None)  # makes room
-        params = run.checkpoints.load_parameters(state.start.parameters, run.parameters_like)
-        state.learn = state.learn.replace(params=params)
+        back_to_start(run, state)
     if phase.reset.optimiser == "iteration":
         params, state.learn = state.learn.params, None
         state.learn = run.fresh_optimizer(params)
+
+
+def back_to_start(run: Session, state: RunState) -> None:
+    """The start model's parameters in place of the current ones; the optimiser stays."""
+    state.learn = state.learn.replace(params=None)  # makes room
+    params = run.checkpoints.load_parameters(state.start.parameters, run.parameters_like)
+    state.learn = state.learn.replace(params=params)
 
 
 # -- what is written down --------------------------------------------------------------------------
