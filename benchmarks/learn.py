@@ -89,7 +89,7 @@ class Run:
         said = {name: value for name, value in settings.items() if value is not None}
         options = LearnOptions(**said).resolve(jax.default_backend())
         spec, mesh = LossSpec(), make_mesh()
-        optimizer = make_optimizer(OptimizerOptions(), config, 1)
+        optimizer = make_optimizer(OptimizerOptions(), config)
         update = step.make_update(config, spec, options, optimizer, mesh)
         self.sizes = pack.plan(rows, spec, options, shards=step.row_shards(mesh))
         batch, _ = pack.pack(rows, spec, self.sizes)
@@ -99,7 +99,7 @@ class Run:
         self.state = step.init_state(params, config, optimizer, mesh)
         del params
         start = time.perf_counter()
-        self.program = update.lower(self.state, self.batch).compile()
+        self.program = update.lower(self.state, self.batch, 1e-6).compile()
         self.compile_s = time.perf_counter() - start
         self.settings, self.times = said, []
         self.update()
@@ -108,7 +108,7 @@ class Run:
     def update(self) -> None:
         """One update, timed."""
         start = time.perf_counter()
-        self.state, metrics = self.program(self.state, self.batch)
+        self.state, metrics = self.program(self.state, self.batch, 1e-6)
         jax.block_until_ready((self.state, metrics))
         self.times.append(time.perf_counter() - start)
 

@@ -32,6 +32,7 @@ def learn(
     options: LearnOptions,
     mesh: Mesh,
     seed: int,
+    rate: Callable[[float, float], float],
     part: tuple[int, int] = (0, 1),
     on_update: Callable[[int, dict[str, jax.Array]], None] | None = None,
 ) -> tuple[LearnState, dict[str, float]]:
@@ -45,6 +46,8 @@ def learn(
       options: packing.
       mesh: where the update runs.
       seed: of the order of the minibatches.
+      rate: learning rate of an update, from where it begins and ends among all updates of this
+        call, 0 to 1.
       part: ``(i, n)``: of all these updates only the i-th of n equal parts (i from 0), for rows
         that are learnt from over many steps.
       on_update: called after every update with its number from 0 and its metrics, still on the
@@ -60,10 +63,12 @@ def learn(
     options = options.resolve(jax.default_backend())
     sizes = pack.plan(rows, spec, options, shards=row_shards(mesh), shares=shares(rows, spec))
     seen, fill = [], []
-    for number, index in enumerate(updates(rows, spec, seed, part)):
+    chosen = list(updates(rows, spec, seed, part))
+    for number, index in enumerate(chosen):
         some = rows.take(index)
         batch, places = pack.pack(some, spec, sizes)
-        state, metrics = update(state, to_devices(batch, mesh))
+        lr = rate(number / len(chosen), (number + 1) / len(chosen))
+        state, metrics = update(state, to_devices(batch, mesh), lr)
         seen.append(metrics)
         slots = max(1, int(batch.steps) * sizes.rows * sizes.tokens)
         fill.append(pack.used(some)[places.packed].sum() / slots)

@@ -1,12 +1,14 @@
-"""The optimiser: AdamW with a learning-rate schedule, from its options.
+"""The optimiser: AdamW, and its learning rate at each update, from their options.
 
-Takes ``OptimizerOptions`` and the number of updates; gives an ``Optimizer``. State and weights are
-float32 and lie on the mesh alike (``step.state_shardings``). Leaves out accumulation and precision.
+State and weights are float32 and lie on the mesh alike (``step.state_shardings``). The learning
+rate follows the steps of the run and not a count of updates, for a method may drop rows and with
+them updates, and a run may fall back to an earlier checkpoint. Leaves out accumulation and
+precision.
 """
 
 from __future__ import annotations
 
-import dataclasses
+import math
 
 import jax
 import optax
@@ -16,25 +18,15 @@ from pruner_jax.policy.config import ModelConfig
 from pruner_jax.policy.weights import Weight, declare
 
 
-@dataclasses.dataclass(frozen=True)
-class Optimizer:
-    """An optax transformation, and the learning rate it uses at each update."""
-
-    transform: optax.GradientTransformation
-    schedule: optax.Schedule
-
-
-def make_optimizer(options: OptimizerOptions, config: ModelConfig, steps: int) -> Optimizer:
-    """Clip to a global norm, then AdamW.
+def make_optimizer(options: OptimizerOptions, config: ModelConfig) -> optax.GradientTransformation:
+    """Clip to a global norm, then AdamW with a learning rate of 1: the update multiplies by it.
 
     Args:
-      options: learning rate, schedule, decay rates.
+      options: decay rates, clipping.
       config: of the model; says which weights are matrices and so decay.
-      steps: updates until the schedule ends.
     """
-    schedule = make_schedule(options, steps)
     adamw = optax.adamw(
-        schedule,
+        1.0,
         b1=options.beta1,
         b2=options.beta2,
         eps=options.eps,
@@ -46,26 +38,37 @@ def make_optimizer(options: OptimizerOptions, config: ModelConfig, steps: int) -
         ),
     )
     if options.grad_clip is None:
-        return Optimizer(adamw, schedule)
-    return Optimizer(optax.chain(optax.clip_by_global_norm(options.grad_clip), adamw), schedule)
+        return adamw
+    return optax.chain(optax.clip_by_global_norm(options.grad_clip), adamw)
 
 
-def make_schedule(options: OptimizerOptions, steps: int) -> optax.Schedule:
-    """Update number (from 0) -> learning rate: a linear rise, then constant or down to 0."""
-    warmup = options.warmup_steps or round(options.warmup_fraction * steps)
-    if warmup >= steps and options.schedule != "constant":
-        raise ValueError(
-            f"optimizer.warmup_steps is {warmup} but there are only {steps} updates; "
-            f"the {options.schedule!r} schedule needs more updates than its warm-up"
-        )
-    peak = options.learning_rate
+def learning_rate(options: OptimizerOptions, begin: float, end: float, steps: int) -> float:
+    """The learning rate of the update that goes from ``begin`` to ``end``, in steps of ``steps``.
+
+    A linear rise of which the first update has its part, then constant or down to 0.
+    """
+    rise = warmup(options, steps)
+    if begin < rise:
+        return options.learning_rate * min(1.0, end / rise)
+    share = min(1.0, (begin - rise) / max(steps - rise, 1e-9))
     after = {
-        "constant": lambda: optax.constant_schedule(peak),
-        "cosine": lambda: optax.cosine_decay_schedule(peak, steps - warmup),
-        "linear": lambda: optax.linear_schedule(peak, 0.0, steps - warmup),
-    }[options.schedule]()
-    if not warmup:
-        return after
-    # The first update already moves: (step + 1) / warmup, not step / warmup.
-    rise = optax.linear_schedule(peak / warmup, peak, max(1, warmup - 1))
-    return optax.join_schedules([rise, after], [warmup])
+        "constant": 1.0,
+        "cosine": (1 + math.cos(math.pi * share)) / 2,
+        "linear": 1 - share,
+    }
+    return options.learning_rate * after[options.schedule]
+
+
+def warmup(options: OptimizerOptions, steps: int) -> float:
+    """Steps over which the learning rate rises.
+
+    Raises:
+      ValueError: a schedule that falls has no step left after them.
+    """
+    rise = options.warmup_steps or options.warmup_fraction * steps
+    if rise >= steps and options.schedule != "constant":
+        raise ValueError(
+            f"optimizer.warmup_steps is {options.warmup_steps} but there are only {steps} steps; "
+            f"the {options.schedule!r} schedule needs more steps than its warm-up"
+        )
+    return rise

@@ -44,14 +44,14 @@ class OptimizerOptions:
     """Peak learning rate."""
 
     schedule: str = "constant"
-    """``constant``, or after the warm-up to 0 at the last step along a ``cosine`` or a ``linear``
-    line."""
+    """``constant``, or after the warm-up along a ``cosine`` or a ``linear`` line to 0: at the last
+    step of the run, or of the round or iteration after which the optimiser is fresh again."""
 
     warmup_steps: int = 0
-    """Updates over which the learning rate rises linearly from 0."""
+    """Steps over which the learning rate rises linearly from 0."""
 
     warmup_fraction: float = 0.0
-    """The same as a share of all updates; one of the two at most."""
+    """The same as a share of all steps; one of the two at most."""
 
     beta1: float = 0.9
     """Decay of the mean of the gradient."""

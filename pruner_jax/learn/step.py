@@ -24,7 +24,6 @@ from pruner_jax import masked
 from pruner_jax.learn import pack
 from pruner_jax.learn.logprob import logp_of
 from pruner_jax.learn.loss import Sums, loss_of
-from pruner_jax.learn.optimizer import Optimizer
 from pruner_jax.learn.options import LearnOptions
 from pruner_jax.learn.rows import Rows
 from pruner_jax.mesh import LEARN_RULES, ROWS
@@ -34,7 +33,7 @@ from pruner_jax.policy.config import ModelConfig
 from pruner_jax.policy.forward import forward
 
 Params = dict[str, Any]
-Update = Callable[["LearnState", pack.Batch], tuple["LearnState", dict[str, jax.Array]]]
+Update = Callable[["LearnState", pack.Batch, float], tuple["LearnState", dict[str, jax.Array]]]
 
 
 @struct.dataclass
@@ -43,31 +42,34 @@ class LearnState:
 
     params: Params  # float32, stacked layers
     opt_state: optax.OptState
-    step: jax.Array  # int32 scalar, updates since the optimiser was made
 
 
-def init_state(params: Params, config: ModelConfig, optimizer: Optimizer, mesh: Mesh) -> LearnState:
+def init_state(
+    params: Params, config: ModelConfig, optimizer: optax.GradientTransformation, mesh: Mesh
+) -> LearnState:
     """A fresh state from parameters, which are copied: the state's own will be donated."""
     to = state_shardings(config, optimizer, mesh)
     params = jax.tree.map(lambda x: jnp.array(x, jnp.float32, copy=True), params)
     params = jax.device_put(params, to.params)
-    opt_state = jax.jit(optimizer.transform.init, out_shardings=to.opt_state)(params)
-    return LearnState(params, opt_state, jax.device_put(jnp.int32(0), to.step))
+    opt_state = jax.jit(optimizer.init, out_shardings=to.opt_state)(params)
+    return LearnState(params, opt_state)
 
 
-def state_shardings(config: ModelConfig, optimizer: Optimizer, mesh: Mesh) -> LearnState:
+def state_shardings(
+    config: ModelConfig, optimizer: optax.GradientTransformation, mesh: Mesh
+) -> LearnState:
     """Where a LearnState lies; moments lie like their weights, counters on every device."""
     params = weights.weight_shardings(config, mesh, LEARN_RULES)
     everywhere = NamedSharding(mesh, PartitionSpec())
-    shape = jax.eval_shape(optimizer.transform.init, weights.abstract(config, jnp.float32))
+    shape = jax.eval_shape(optimizer.init, weights.abstract(config, jnp.float32))
     opt_state = optax.tree_utils.tree_map_params(
-        optimizer.transform,
+        optimizer,
         lambda _, sharding: sharding,
         shape,
         params,
         transform_non_params=lambda _: everywhere,
     )
-    return LearnState(params, opt_state, everywhere)
+    return LearnState(params, opt_state)
 
 
 def batch_shardings(mesh: Mesh) -> pack.Batch:
@@ -94,9 +96,13 @@ def to_devices(batch: pack.Batch, mesh: Mesh) -> pack.Batch:
 
 
 def make_update(
-    config: ModelConfig, spec: LossSpec, options: LearnOptions, optimizer: Optimizer, mesh: Mesh
+    config: ModelConfig,
+    spec: LossSpec,
+    options: LearnOptions,
+    optimizer: optax.GradientTransformation,
+    mesh: Mesh,
 ) -> Update:
-    """The compiled update of one batch; its state argument is donated.
+    """The compiled update of one batch at a learning rate; its state argument is donated.
 
     Metrics (float32 scalars): ``loss``, ``grad_norm`` (before clipping), ``lr``,
     ``prune/trained_tokens`` (those that went forward) and what the loss reports.
@@ -112,7 +118,9 @@ def make_update(
         sums = losses(spec, logp_RN, entropy_RN, micro)
         return sums.loss, sums
 
-    def update(state: LearnState, batch: pack.Batch) -> tuple[LearnState, dict[str, jax.Array]]:
+    def update(
+        state: LearnState, batch: pack.Batch, rate: jax.Array
+    ) -> tuple[LearnState, dict[str, jax.Array]]:
         with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
             params = ready(state.params)
 
@@ -130,23 +138,25 @@ def make_update(
             # The trip count is data: a smaller batch costs less without another program.
             grads, sums = jax.lax.fori_loop(0, batch.steps, add, (pin(zeros[0]), zeros[1]))
             grads = jax.tree.map(lambda g: masked.ratio(g, batch.count, 0.0), restack(grads))
-            changes, opt_state = optimizer.transform.update(grads, state.opt_state, state.params)
+            changes, opt_state = optimizer.update(grads, state.opt_state, state.params)
+            changes = jax.tree.map(lambda change: rate * change, changes)
         metrics = {name: masked.ratio(*pair, empty=jnp.nan) for name, pair in sums.means.items()}
         metrics |= sums.peaks | {
             "loss": masked.ratio(sums.loss, batch.count, 0.0),
             "grad_norm": jnp.sqrt(sum(jnp.sum(g**2) for g in jax.tree.leaves(grads))),
-            "lr": jnp.asarray(optimizer.schedule(state.step), jnp.float32),
+            "lr": jnp.float32(rate),
             "prune/trained_tokens": sums.means["entropy"][1],
         }
         params = optax.apply_updates(state.params, changes)
-        return LearnState(params, opt_state, state.step + 1), metrics
+        return LearnState(params, opt_state), metrics
 
     state_at = state_shardings(config, optimizer, mesh)
+    everywhere = NamedSharding(mesh, PartitionSpec())
     return jax.jit(
         update,
         donate_argnums=0,
-        in_shardings=(state_at, batch_shardings(mesh)),
-        out_shardings=(state_at, NamedSharding(mesh, PartitionSpec())),
+        in_shardings=(state_at, batch_shardings(mesh), everywhere),
+        out_shardings=(state_at, everywhere),
     )
 
 

@@ -20,7 +20,7 @@ import numpy as np
 from pruner_jax import text
 from pruner_jax.config import WarmupConfig
 from pruner_jax.learn.learn import learn
-from pruner_jax.learn.optimizer import make_optimizer
+from pruner_jax.learn.optimizer import learning_rate, make_optimizer, warmup
 from pruner_jax.learn.rows import Rows, rows_of_examples
 from pruner_jax.learn.step import init_state, make_update
 from pruner_jax.measure import stats
@@ -132,9 +132,10 @@ def _describe(
     progress: Progress,
 ) -> dict[str, Any]:
     """What a dry run shows."""
-    optimizer = make_optimizer(settings.optimizer, policy.config, settings.steps)
+    warmup(settings.optimizer, settings.steps)  # checks
+    optimizer = make_optimizer(settings.optimizer, policy.config)
     make_update(policy.config, SPEC, settings.learn, optimizer, mesh)  # checks, compiles nothing
-    state = (policy.params, jax.eval_shape(optimizer.transform.init, policy.params))
+    state = (policy.params, jax.eval_shape(optimizer.init, policy.params))
     found = {
         "model": policy.config.model_type,
         "parameters": sum(x.size for x in jax.tree.leaves(policy.params)),
@@ -160,7 +161,7 @@ def _train(
     progress: Progress,
 ) -> Policy:
     """The policy after all steps of cross-entropy."""
-    optimizer = make_optimizer(settings.optimizer, policy.config, settings.steps)
+    optimizer = make_optimizer(settings.optimizer, policy.config)
     state = init_state(policy.params, policy.config, optimizer, mesh)
     update = make_update(policy.config, SPEC, settings.learn, optimizer, mesh)
     progress.start(settings.steps, "warm-up")
@@ -173,6 +174,9 @@ def _train(
             options=settings.learn,
             mesh=mesh,
             seed=settings.seed,
+            rate=lambda begin, end, done=step: learning_rate(
+                settings.optimizer, done + begin, done + end, settings.steps
+            ),
         )
         progress.update(step + 1, loss=metrics["loss"])
         if not np.isfinite(metrics["loss"]):

@@ -9,25 +9,23 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
-import math
 import pathlib
 from collections.abc import Iterator
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import optax
 
 from pruner_jax import methods
 from pruner_jax.config import PruneConfig, plain
-from pruner_jax.learn.optimizer import Optimizer, make_optimizer
+from pruner_jax.learn.optimizer import make_optimizer, warmup
 from pruner_jax.learn.rows import Rows
 from pruner_jax.learn.step import LearnState, Update, make_update, state_shardings
 from pruner_jax.measure.pick import Candidate
 from pruner_jax.mesh import LEARN_RULES, make_mesh
-from pruner_jax.objective.advantage import Pairs
 from pruner_jax.objective.groups import Groups
 from pruner_jax.objective.method import Method, Phase, needs
-from pruner_jax.objective.selection import TopK
 from pruner_jax.policy import handle, weights
 from pruner_jax.policy.handle import Policy
 from pruner_jax.problems.source import load_sets
@@ -92,7 +90,7 @@ class Session:
     problems: dict[str, list[Problem]]
     method: Method
     mesh: jax.sharding.Mesh
-    optimizer: Optimizer
+    optimizer: optax.GradientTransformation
     updates: dict[str, Update]  # by phase, compiled at their first use
     progress: Progress
     clock: Clock
@@ -169,8 +167,7 @@ class Session:
         """Shapes and places of the learner's state."""
         config = self.engine.config
         abstract = weights.abstract(config, jnp.float32)
-        opt_state = jax.eval_shape(self.optimizer.transform.init, abstract)
-        shapes = LearnState(abstract, opt_state, jax.ShapeDtypeStruct((), jnp.int32))
+        shapes = LearnState(abstract, jax.eval_shape(self.optimizer.init, abstract))
         return jax.tree.map(
             lambda shape, place: jax.ShapeDtypeStruct(shape.shape, shape.dtype, sharding=place),
             shapes,
@@ -179,10 +176,8 @@ class Session:
 
     def fresh_optimizer(self, params: PyTree) -> LearnState:
         """The same parameters with an optimiser that has seen nothing; they are not copied."""
-        like = self.learn_like
-        places = jax.tree.map(lambda x: x.sharding, like.opt_state)
-        opt_state = jax.jit(self.optimizer.transform.init, out_shardings=places)(params)
-        return LearnState(params, opt_state, jax.device_put(jnp.int32(0), like.step.sharding))
+        places = jax.tree.map(lambda x: x.sharding, self.learn_like.opt_state)
+        return LearnState(params, jax.jit(self.optimizer.init, out_shardings=places)(params))
 
     def rollouts(self, mark: Mark) -> pathlib.Path:
         """The file of an evaluation."""
@@ -281,8 +276,8 @@ def open_session(settings: PruneConfig) -> Iterator[Session]:
             problems=settings.problems,
         )
         check_context(settings, method, engine, problems)
-        updates = optimizer_updates(settings, method, len(problems["train"]))
-        optimizer = make_optimizer(settings.optimizer, policy.config, updates)
+        warmup(settings.optimizer, optimizer_steps(settings, method))  # checks
+        optimizer = make_optimizer(settings.optimizer, policy.config)
         shared = {
             "sampling": settings.sample,
             "verifier": verifier,
@@ -355,30 +350,14 @@ def iteration_steps(phase: Phase, settings: PruneConfig) -> int:
     return rounds.steps * (1 if rounds.limits == "auto" else len(rounds.limits))
 
 
-def most_rows(phase: Phase) -> int:
-    """Rows of a problem that can reach the learner, as far as the selection says."""
-    kept = [slot.k for slot in (*phase.select, *phase.adjust) if isinstance(slot, TopK)]
-    if isinstance(phase.advantage, Pairs):
-        kept.append(2 * phase.advantage.count)
-    return min([phase.collect.samples, *kept])
-
-
-def optimizer_updates(settings: PruneConfig, method: Method, train: int) -> int:
-    """Optimiser updates until the schedule of the learning rate ends: those until the optimiser is
-    fresh again, else the run's. Of rows that a selection may drop at most so many are counted."""
+def optimizer_steps(settings: PruneConfig, method: Method) -> int:
+    """Steps until the schedule of the learning rate ends: those until the optimiser is fresh again,
+    else the run's."""
     rounds = settings.rounds
-    played = rounds.most if rounds.limits == "auto" else len(rounds.limits)
     training = [phase for phase in method.phases if phase.loss is not None]
-    total = 0.0
     for phase in training:
-        steps = rounds.steps * played
-        if any(other.reset.optimiser == "round" for other in training):
-            steps = rounds.steps
-        if any(other.reset.optimiser == "iteration" for other in training):
-            steps = iteration_steps(phase, settings)
-        each = phase.loss.minibatches
-        if phase.loss.update_rows is not None:
-            rows = problems_of(phase, settings, train) * most_rows(phase)
-            each = math.ceil(rows / phase.loss.update_rows)
-        total += steps / iteration_steps(phase, settings) * phase.loss.epochs * each
-    return max(1, math.ceil(total))
+        if phase.reset.optimiser == "iteration" and phase.collect.every == "iteration":
+            return phase.collect.steps
+    if any(phase.reset.optimiser == "round" for phase in training):
+        return rounds.steps
+    return rounds.steps * (rounds.most if rounds.limits == "auto" else len(rounds.limits))

@@ -8,12 +8,13 @@ course of the steps until they collect again.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 
 from pruner_jax.learn.learn import learn
+from pruner_jax.learn.optimizer import learning_rate
 from pruner_jax.learn.rows import Rows, rows_of
 from pruner_jax.measure import guards
 from pruner_jax.objective.condition import Begin
@@ -21,7 +22,7 @@ from pruner_jax.objective.method import Phase
 from pruner_jax.objective.weigh import weigh
 from pruner_jax.run import collect
 from pruner_jax.run.offers import context, log_probabilities
-from pruner_jax.run.session import PyTree, Session, iteration_steps
+from pruner_jax.run.session import PyTree, Session, iteration_steps, optimizer_steps
 from pruner_jax.run.shards import join, read_shards, write_shard
 from pruner_jax.run.state import RunState
 from pruner_jax.types import Graded, Origin, Weighted, take_rows
@@ -234,11 +235,32 @@ def finish(run: Session, state: RunState, work: Work) -> dict[str, float]:
             options=run.settings.learn,
             mesh=run.mesh,
             seed=run.settings.seed + since,
+            rate=_rate(run, state, phase),
             part=part,
         )
     if is_on_policy(phase):
         return metrics
     return {name: x for name, x in metrics.items() if not name.startswith("sampling/")}
+
+
+def _rate(run: Session, state: RunState, phase: Phase) -> Callable[[float, float], float]:
+    """The learning rate over the updates of a phase in this step. The phases of a step follow one
+    another and share it."""
+    steps, done = optimizer_steps(run.settings, run.method), state.steps
+    for other in run.training:
+        if other.reset.optimiser == "iteration" and other.collect.every == "iteration":
+            done = (state.steps - state.store.since.get(other.name, state.steps)) % steps
+            break
+    else:
+        if any(other.reset.optimiser == "round" for other in run.training):
+            done = state.step
+    place, phases = run.training.index(phase), len(run.training)
+
+    def rate(begin: float, end: float) -> float:
+        at = [done + (place + share) / phases for share in (begin, end)]
+        return learning_rate(run.settings.optimizer, *at, steps)
+
+    return rate
 
 
 def is_on_policy(phase: Phase) -> bool:

@@ -19,12 +19,19 @@ def run(mesh, spec, tree):
     """State, scores and metrics after several updates; the tree is used again, so it must live."""
     options = LearnOptions(row_tokens=16, micro_tokens=32)
     made = little.rows_for(spec, 24)
-    optimizer = make_optimizer(OptimizerOptions(learning_rate=1e-2, eps=1e-4), CONFIG, 4)
+    optimizer = make_optimizer(OptimizerOptions(eps=1e-4), CONFIG)
     state = step.init_state(tree, CONFIG, optimizer, mesh)
     update = step.make_update(CONFIG, spec, options, optimizer, mesh)
     for seed in range(2):
         state, metrics = learn(
-            state, made, update, spec=spec, options=options, mesh=mesh, seed=seed
+            state,
+            made,
+            update,
+            spec=spec,
+            options=options,
+            mesh=mesh,
+            seed=seed,
+            rate=lambda *_: 1e-2,
         )
     scores = step.score(state.params, CONFIG, made, options=options, mesh=mesh)
     return state, np.nan_to_num(scores), metrics

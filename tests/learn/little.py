@@ -12,7 +12,6 @@ import optax
 
 from pruner_jax.learn import step
 from pruner_jax.learn.learn import learn
-from pruner_jax.learn.optimizer import Optimizer
 from pruner_jax.learn.options import LearnOptions
 from pruner_jax.learn.rows import Rows
 from pruner_jax.mesh import make_mesh
@@ -27,7 +26,7 @@ CONFIG = ModelConfig(
 )  # fmt: skip
 
 # Gradient descent with rate 1: the parameters fall by exactly the gradient.
-PLAIN = Optimizer(optax.sgd(1.0), optax.constant_schedule(1.0))
+PLAIN = optax.sgd(1.0)
 
 SPECS = {
     "ppo": LossSpec(clip_low=0.1, clip_high=0.3, clip_dual=1.5, kl=0.2, entropy=0.1),
@@ -172,7 +171,9 @@ def learn_once(tree, made: Rows, spec: LossSpec, optimizer=PLAIN, **options):
     options, where = LearnOptions(**options), mesh()
     state = step.init_state(tree, CONFIG, optimizer, where)
     update = step.make_update(CONFIG, spec, options, optimizer, where)
-    return learn(state, made, update, spec=spec, options=options, mesh=where, seed=0)
+    return learn(
+        state, made, update, spec=spec, options=options, mesh=where, seed=0, rate=lambda *_: 1.0
+    )
 
 
 def learned_gradient(tree, made: Rows, spec: LossSpec, **options):

@@ -24,7 +24,8 @@ FEW = ("--problems.options.train=8", "--rounds.prompts=2", "--method.options={}"
 
 
 def everything(settings, out, *words):
-    return settings(f"--out={out}", EVERYTHING, *FEW, "--rounds.limits=[24]", *words)
+    words = ("--rounds.limits=[24]", "--optimizer.schedule=linear", *words)
+    return settings(f"--out={out}", EVERYTHING, *FEW, *words)
 
 
 def files(out):
@@ -74,6 +75,13 @@ def test_each_phase_collects_when_and_what_it_says(whole):
     assert [line["prune/updates"] for line in steps] == [2, 2, 4, 4]
     assert [line["gradient/prune/updates"] for line in steps] == [2, 2, 2, 2]
     assert "gradient/kl" in steps[0] and "kl" not in steps[0]
+    # It falls to 0 in 2 steps, then the optimiser is fresh; each phase has half of a step.
+    rates = [line[name] / 1e-3 for line in steps for name in ("lr", "gradient/lr")]
+    begins = np.array([(0, 0.25), (0.5, 0.75)])  # of the updates of a step
+    wanted = [1 - (s + b).mean() / 2 for s in (0, 1) for b in begins]
+    np.testing.assert_allclose(rates[:4], wanted, rtol=1e-4)
+    wanted[0::2] = [1 - (s + np.array([0, 0.125, 0.25, 0.375])).mean() / 2 for s in (0, 1)]
+    np.testing.assert_allclose(rates[4:], wanted, rtol=1e-4)
     # The reference moved with the iteration, so at its first update the policy was still there.
     assert steps[0]["gradient/kl"] > 0
 
