@@ -5,7 +5,7 @@ Every loss adds up ``share * (loss of the token)``; the share makes the sum, div
 number of devices do not change the gradient. Metrics are sums with their counts, and peaks.
 
 ``pg`` is clipped policy gradient (PPO, arXiv 1707.06347 eq. 7; dual clip arXiv 1912.09729; mean
-log-ratio of a sequence: GSPO, arXiv 2507.18071) with the k3 estimator of the KL divergence and an
+log-ratio of a sequence: GSPO, arXiv 2507.18071) with an estimator of the KL divergence and an
 entropy bonus; ``ce`` is weighted cross-entropy; ``pairs`` is DPO (arXiv 2305.18290 eq. 7).
 """
 
@@ -51,7 +51,7 @@ def loss_of(kind: str) -> Callable[[LossSpec, jax.Array, jax.Array, Micro], Sums
 def policy_gradient(
     spec: LossSpec, logp_RN: jax.Array, entropy_RN: jax.Array, micro: Micro
 ) -> Sums:
-    """max(-w r, -w clip(r, 1 - low, 1 + high)) + kl * k3 - entropy * H, with w the advantage."""
+    """max(-w r, -w clip(r, 1 - low, 1 + high)) + kl * KL - entropy * H, with w the advantage."""
     trained_RN, weight_RN = micro.share_RN > 0, micro.weight_RN
     difference_RN = jnp.where(trained_RN, logp_RN - micro.old_logp_RN, 0)
     log_ratio_RN = jnp.clip(_by_unit(spec, difference_RN, micro), -_MOST, _MOST)
@@ -78,7 +78,7 @@ def policy_gradient(
         "sampling/sampling_logp_difference/mean": _sum(gap_RN, trained_RN),
     }
     if spec.kl:
-        kl_RN = k3(micro.ref_logp_RN - logp_RN)
+        kl_RN = _KL[spec.kl_estimator](micro.ref_logp_RN - logp_RN)
         metrics["kl"] = _sum(kl_RN, trained_RN)
         loss_RN = loss_RN + spec.kl * kl_RN
     if spec.entropy:
@@ -87,9 +87,17 @@ def policy_gradient(
     return Sums(total, metrics, {"sampling/sampling_logp_difference/max": gap_RN.max()})
 
 
+def k2(difference: jax.Array) -> jax.Array:
+    """The k2 estimate of KL(policy || reference) from ``logp_ref - logp``: d^2 / 2 >= 0."""
+    return difference**2 / 2
+
+
 def k3(difference: jax.Array) -> jax.Array:
     """The k3 estimate of KL(policy || reference) from ``logp_ref - logp``: exp(d) - d - 1 >= 0."""
     return jnp.expm1(difference) - difference
+
+
+_KL = {"k2": k2, "k3": k3}
 
 
 def cross_entropy(spec: LossSpec, logp_RN: jax.Array, entropy_RN: jax.Array, micro: Micro) -> Sums:

@@ -3,7 +3,8 @@
 In words: a response is worth 1 if it is correct and has ended within the limit, else 0. Problems on
 which all responses are worth the same are left out. Advantage = reward - mean of the group, divided
 by the standard deviation of all these differences in the batch. The ratio is clipped to 0.8 ..
-1.28, the loss is the mean over all tokens, plus 5e-4 times the KL divergence.
+1.28, the loss is the mean over all tokens, plus 5e-4 times the KL divergence, of which half the
+squared difference of the log-probabilities is the estimate (k2).
 
 Paper: DLER, arXiv 2510.15110, section 3 and table 4. A limit makes the variance within a group
 jump; dividing by that of the batch keeps rare successes from being blown up. The wide upper clip
@@ -14,8 +15,7 @@ the paper; it is that of the released script.
 
 What is different here: the paper also subtracts the mean of the batch, which is 0 once every group
 has lost its own. The released code whitens token by token, so that long rows count for more; here
-every row counts once, as in the formula. The KL divergence is estimated by k3, the paper's runs
-took half the squared difference of the log-probabilities.
+every row counts once, as in the formula.
 
 Left out: the paper samples on until problems that were left out are replaced, which is not done
 here; the factor on truncated rows and the bonus on correct ones, which only the script has. The
@@ -74,6 +74,7 @@ def compose(options: Options) -> Method:
             clip_high=options.clip_high,
             clip_dual=options.clip_dual,
             kl=options.kl,
+            kl_estimator="k2",
             minibatches=options.minibatches,
         ),
     )

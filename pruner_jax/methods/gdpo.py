@@ -4,7 +4,8 @@ In words: one reward is 1 for a correct response; another is 1 for a response of
 that is also correct. Each has its own advantage, (reward - mean of the group) / (unbiased std of
 the group + 1e-6). Their sum, minus its mean over the batch and divided by its standard deviation
 over the batch, is the advantage. Groups whose total reward does not vary are left out. The ratio is
-clipped to 0.8 .. 1.28, the loss is the mean over all tokens, plus 5e-4 times the KL divergence.
+clipped to 0.8 .. 1.28, the loss is the mean over all tokens, plus 5e-4 times the KL divergence, of
+which half the squared difference of the log-probabilities is the estimate (k2).
 
 Paper: GDPO, arXiv 2601.05242, section 4.2. Normalising the sum, as GRPO does, maps different pairs
 of rewards to the same advantage, and in a group of correct responses makes the weight of the length
@@ -12,9 +13,8 @@ reward cancel; here that weight stays what it is. The paper has the length rewar
 the condition that the response be correct; the condition (its tables 4 and 5) costs less accuracy
 and is on by default, `conditioned: false` is its table 3.
 
-What is different here: the KL divergence is estimated by k3, the paper's runs took half the squared
-difference of the log-probabilities. Released code for one library whitens token by token; here, as
-in the formula, every row counts once. A formula without epsilon has one here.
+What is different here: released code for one library whitens token by token; here, as in the
+formula, every row counts once. A formula without epsilon has one here.
 
 Left out: groups that are left out are not replaced by others. The paper samples up to 8000 tokens
 for the target of 4000; a limit of the round at or below the target leaves the length reward nothing
@@ -77,6 +77,7 @@ def compose(options: Options) -> Method:
             clip_low=options.clip_low,
             clip_high=options.clip_high,
             kl=options.kl,
+            kl_estimator="k2",
             minibatches=options.minibatches,
         ),
     )

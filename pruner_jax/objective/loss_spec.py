@@ -12,6 +12,7 @@ import dataclasses
 KINDS = ("pg", "ce", "pairs")
 RATIOS = ("token", "sequence", "sequence_sum")
 AGGREGATIONS = ("token", "sequence", "constant")
+KL_ESTIMATORS = ("k2", "k3")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,9 +48,13 @@ class LossSpec:
     """Tokens that ``aggregation: constant`` divides by. null: the token limit of the rollouts."""
 
     kl: float = 0.0
-    """Weight of the KL divergence to the reference policy (k3 estimator, added to the loss).
-    0: no reference is kept. Below 0 divergence is rewarded, as a known bug of early trainers had it
-    (`thinkprune` has it as a switch)."""
+    """Weight of the KL divergence to the reference policy, added to the loss. 0: no reference is
+    kept. Below 0 divergence is rewarded, as a known bug of early trainers had it (`thinkprune` has
+    it as a switch)."""
+
+    kl_estimator: str = "k3"
+    """Of the divergence at a token, from d = log(reference / policy): ``k3`` exp(d) - d - 1, ``k2``
+    d^2 / 2, whose expected gradient is that of the divergence."""
 
     entropy: float = 0.0
     """Weight of the entropy bonus (subtracted from the loss)."""
@@ -75,6 +80,7 @@ class LossSpec:
         _one_of("kind", self.kind, KINDS)
         _one_of("ratio", self.ratio, RATIOS)
         _one_of("aggregation", self.aggregation, AGGREGATIONS)
+        _one_of("kl_estimator", self.kl_estimator, KL_ESTIMATORS)
         if self.clip_low is not None and not 0 < self.clip_low <= 1:
             raise ValueError(f"loss.clip_low is {self.clip_low}; allowed: above 0 up to 1, or null")
         if self.clip_high is not None and not self.clip_high > 0:

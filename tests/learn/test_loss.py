@@ -13,7 +13,7 @@ import pytest
 from little import SPECS
 
 from pruner_jax.learn import pack
-from pruner_jax.learn.loss import k3, loss_of
+from pruner_jax.learn.loss import k2, k3, loss_of
 from pruner_jax.learn.rows import rows_of
 from pruner_jax.objective.loss_spec import LossSpec
 from pruner_jax.types import Origin, Weighted
@@ -171,7 +171,12 @@ def test_grpo_of_one_right_answer_in_four():
 def test_kl_and_entropy_by_hand():
     assert float(k3(jnp.float32(0.1))) == pytest.approx(math.exp(0.1) - 0.1 - 1, rel=1e-4)
     assert float(k3(jnp.float32(0.1))) == pytest.approx(0.00517, abs=1e-5)
+    assert float(k2(jnp.float32(0.1))) == pytest.approx(0.005)
     plain, _ = one_row([1.0], [1.0], LossSpec())
+    squared = LossSpec(kl=0.5, kl_estimator="k2")
+    found, metrics = one_row([1.0], [1.0], squared, ref=[-1 + 0.1])
+    assert float(metrics["kl"]) == pytest.approx(0.005, rel=1e-4)
+    assert float(found - plain) == pytest.approx(0.5 * 0.005, rel=1e-4)
     spec = LossSpec(kl=0.5, entropy=0.25)
     found, metrics = one_row([1.0], [1.0], spec, entropy=2.0, ref=[-1 + 0.1])
     assert float(metrics["kl"]) == pytest.approx(0.00517, abs=1e-5)
