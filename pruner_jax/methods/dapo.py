@@ -2,7 +2,8 @@
 
 In words: reward 1 for a correct response and -1 for any other, plus the soft overlong penalty: 0 up
 to limit - cache tokens, from there a straight line down to -1 at the limit, for right and wrong
-rows alike. Groups that are all right or all wrong are dropped (dynamic sampling). Advantage =
+rows alike. Groups that are all right or all wrong are dropped, and further problems sampled until
+the batch is full again (dynamic sampling). Advantage =
 (reward - mean of the group) / (unbiased std of the group + 1e-6). Rows that did not end within the
 limit are kept out of the loss (overlong filtering). The ratio is clipped to 0.8 .. 1.28, the loss
 is the mean over all tokens, and there is no KL term.
@@ -14,8 +15,8 @@ the same under any limit. The paper introduces the filter and the penalty one af
 does not say whether the filter stays on with the penalty, nor whether masked rows count for mean
 and std; here both are on (`overlong_filter` turns the filter off) and masked rows do count.
 
-Left out: sampling further problems until the batch is full again; a step learns from the groups
-that are left.
+The paper samples on without a bound; here at most `extra_draws` times as many problems again, after
+which a step learns from the groups that are there.
 """
 
 from __future__ import annotations
@@ -45,6 +46,9 @@ class Options:
     overlong_filter: bool = True
     """Keep rows that did not end within the limit out of the loss."""
 
+    extra_draws: int = 9
+    """Further draws of a step, at most, in place of problems that are left out."""
+
     clip_low: float = 0.2
     """The ratio is clipped from below at 1 - clip_low."""
 
@@ -65,7 +69,7 @@ def compose(options: Options) -> Method:
     )
     phase = Phase(
         name="prune",
-        collect=Collect(samples=options.samples),
+        collect=Collect(samples=options.samples, extra_draws=options.extra_draws),
         task=Outcome(wrong=-1.0),
         length=(overlong,),
         select=(DropFlat(),),

@@ -1,10 +1,10 @@
 """DLER: the plainest length penalty, a hard limit, under a careful optimiser.
 
 In words: a response is worth 1 if it is correct and has ended within the limit, else 0. Problems on
-which all responses are worth the same are left out. Advantage = reward - mean of the group, divided
-by the standard deviation of all these differences in the batch. The ratio is clipped to 0.8 ..
-1.28, the loss is the mean over all tokens, plus 5e-4 times the KL divergence, of which half the
-squared difference of the log-probabilities is the estimate (k2).
+which all responses are worth the same are left out, and others sampled in their place. Advantage =
+reward - mean of the group, divided by the standard deviation of all these differences in the batch.
+The ratio is clipped to 0.8 .. 1.28, the loss is the mean over all tokens, plus 5e-4 times the KL
+divergence, of which half the squared difference of the log-probabilities is the estimate (k2).
 
 Paper: DLER, arXiv 2510.15110, section 3 and table 4. A limit makes the variance within a group
 jump; dividing by that of the batch keeps rare successes from being blown up. The wide upper clip
@@ -17,8 +17,7 @@ What is different here: the paper also subtracts the mean of the batch, which is
 has lost its own. The released code whitens token by token, so that long rows count for more; here
 every row counts once, as in the formula.
 
-Left out: the paper samples on until problems that were left out are replaced, which is not done
-here; the factor on truncated rows and the bonus on correct ones, which only the script has. The
+Left out: the factor on truncated rows and the bonus on correct ones, which only the script has. The
 merge of the paper is one more slot, ``merge: {kind: top_delta}``.
 """
 
@@ -44,6 +43,9 @@ class Options:
     easy: float = 1.0
     """Share of the limit for problems that are solved half of the time or more. DA-DLER: 0.5."""
 
+    extra_draws: int = 9
+    """Further draws of a step, at most, in place of problems that are left out."""
+
     clip_low: float = 0.2
     """The ratio is clipped from below at 1 - clip_low."""
 
@@ -65,7 +67,7 @@ def compose(options: Options) -> Method:
     easy = Cut(at=(Limit(times=options.easy),), solve_rate=(0.5, 1.0))
     phase = Phase(
         name="prune",
-        collect=Collect(samples=options.samples),
+        collect=Collect(samples=options.samples, extra_draws=options.extra_draws),
         shape=(Cut(),) if options.easy == 1 else (Cut(), easy),
         select=(DropFlat(),),
         advantage=Fused(norm=Norm(baseline="group", scale="batch")),

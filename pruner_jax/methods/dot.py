@@ -19,8 +19,8 @@ is wrong, since an answer counts only in a response that has ended.
 
 Left out: the KL-Cov term, a penalty on the 0.2 % of tokens whose log-probability and advantage vary
 together most, which no loss here has; what remains is the clipped loss with the script's clips.
-Predictive dynamic sampling, which samples more problems so that enough are left: problems that are
-left out here are not replaced.
+Problems that are left out are replaced by as many as the share of those that stay lets expect
+(predictive dynamic sampling), in at most `extra_draws` draws.
 """
 
 from __future__ import annotations
@@ -44,6 +44,9 @@ class Options:
     samples: int = 32
     """Responses per problem; 11 or more."""
 
+    extra_draws: int = 9
+    """Further draws of a step, at most, in place of problems that are left out."""
+
     deviations: float = 3.0
     """Standard deviations from the mean length to the cut."""
 
@@ -66,7 +69,7 @@ def compose(options: Options) -> Method:
     spread = Stat(reduce="std", over="all", times=options.deviations, empty=np.inf)
     phase = Phase(
         name="prune",
-        collect=Collect(samples=options.samples),
+        collect=Collect(samples=options.samples, extra_draws=options.extra_draws),
         shape=(Cut(at=(mean, spread), slack=options.slack, solve_rate=(1.0, 1.0)),),
         select=(DropFlat(),),
         advantage=Fused(norm=Norm(baseline="group", scale="group")),

@@ -3,9 +3,10 @@
 In words: one reward is 1 for a correct response; another is 1 for a response of at most 4000 tokens
 that is also correct. Each has its own advantage, (reward - mean of the group) / (unbiased std of
 the group + 1e-6). Their sum, minus its mean over the batch and divided by its standard deviation
-over the batch, is the advantage. Groups whose total reward does not vary are left out. The ratio is
-clipped to 0.8 .. 1.28, the loss is the mean over all tokens, plus 5e-4 times the KL divergence, of
-which half the squared difference of the log-probabilities is the estimate (k2).
+over the batch, is the advantage. Groups whose total reward does not vary are left out, and others
+sampled in their place. The ratio is clipped to 0.8 .. 1.28, the loss is the mean over all tokens,
+plus 5e-4 times the KL divergence, of which half the squared difference of the log-probabilities is
+the estimate (k2).
 
 Paper: GDPO, arXiv 2601.05242, section 4.2. Normalising the sum, as GRPO does, maps different pairs
 of rewards to the same advantage, and in a group of correct responses makes the weight of the length
@@ -16,9 +17,8 @@ and is on by default, `conditioned: false` is its table 3.
 What is different here: released code for one library whitens token by token; here, as in the
 formula, every row counts once. A formula without epsilon has one here.
 
-Left out: groups that are left out are not replaced by others. The paper samples up to 8000 tokens
-for the target of 4000; a limit of the round at or below the target leaves the length reward nothing
-to tell apart.
+The paper samples up to 8000 tokens for the target of 4000; a limit of the round at or below the
+target leaves the length reward nothing to tell apart.
 """
 
 from __future__ import annotations
@@ -39,6 +39,9 @@ class Options:
 
     samples: int = 16
     """Responses per problem."""
+
+    extra_draws: int = 9
+    """Further draws of a step, at most, in place of problems that are left out."""
 
     target: int = 4000
     """Tokens that a response may have for the length reward."""
@@ -68,7 +71,7 @@ def compose(options: Options) -> Method:
     norm = Norm(baseline="group", scale="group")
     phase = Phase(
         name="prune",
-        collect=Collect(samples=options.samples),
+        collect=Collect(samples=options.samples, extra_draws=options.extra_draws),
         length=(Length(kernel=Step(), target=float(options.target), gate=gate),),
         select=(DropFlat(channel="reward"),),
         advantage=Decoupled(task=norm, length=norm, beta=options.weight),

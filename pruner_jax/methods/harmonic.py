@@ -8,8 +8,8 @@ standard deviation in the batch. Both deviations leave out groups in which the c
 vary, so that many solved problems do not blow up what is left of the task. Advantage = task + beta
 * length, so beta says how strong the one is beside the other. Before that, where all responses are
 correct, those longer than mean + 3 std are cut off there and wrong. Problems on which neither
-channel varies are left out. The ratio is clipped to 0.8 .. 1.28, the loss is the mean over all
-tokens; no KL divergence, so no reference model is kept.
+channel varies are left out and others sampled in their place. The ratio is clipped to 0.8 .. 1.28,
+the loss is the mean over all tokens; no KL divergence, so no reference model is kept.
 
 beta is a controller. The margin is the lower confidence bound of the change in accuracy against the
 start model, on the monitor set, plus the tolerance: at 0 or above what was lost is within what may
@@ -51,6 +51,9 @@ class Options:
 
     samples: int = 16
     """Responses per problem."""
+
+    extra_draws: int = 3
+    """Further draws of a step, at most, in place of problems that are left out."""
 
     beta: float = 0.2
     """Weight of the length advantage at the start, beside a task advantage of weight 1."""
@@ -104,7 +107,7 @@ def compose(options: Options) -> Method:
     )
     phase = Phase(
         name="prune",
-        collect=Collect(samples=options.samples),
+        collect=Collect(samples=options.samples, extra_draws=options.extra_draws),
         shape=(Cut(at=(mean, spread), slack=options.slack, solve_rate=(1.0, 1.0)),),
         length=(shorter,),
         select=(DropFlat(channel="reward"),),

@@ -58,6 +58,10 @@ class Collect:
     problems: int | None = None
     """Problems of a collection. null: as the run says (once: the whole training set)."""
 
+    extra_draws: int = 0
+    """Further draws of a step, at most, of as many problems as are expected to do, while selection
+    leaves fewer problems than were to be collected (dynamic sampling, DAPO)."""
+
     keep: bool = False
     """Whether the rows that count are stored and trained on again with all later ones."""
 
@@ -75,6 +79,11 @@ class Collect:
         if self.samples < 1 or self.steps < 1:
             raise ValueError(
                 f"collect.samples is {self.samples}, collect.steps {self.steps}; allowed: 1 or more"
+            )
+        if self.extra_draws < 0 or (self.extra_draws and self.every != "step"):
+            raise ValueError(
+                f"collect.extra_draws is {self.extra_draws} and collect.every {self.every!r}; "
+                "allowed: 0 or more, and above 0 only where rows are collected at every step"
             )
         truncated = self.top_p not in (None, 1.0) or self.top_k not in (None, 0)
         if truncated and self.policy == "current" and self.every == "step":
@@ -160,6 +169,13 @@ class Phase:
             raise ValueError(
                 f"phase {self.name!r}: collect.samples is {self.collect.samples}, but {where} "
                 "compares the samples of a problem; allowed: 2 or more"
+            )
+        asked = sorted({"answers", "expander", "resample"} & set(needs(self)))
+        if self.collect.extra_draws and asked:
+            raise ValueError(
+                f"phase {self.name!r}: collect.extra_draws is {self.collect.extra_draws}, but rows "
+                f"are weighed once more for each draw, and {asked[0]!r} takes a model each time; "
+                "set it to 0"
             )
         if self.loss is not None and self.loss.kind == "pg" and isinstance(self.advantage, Uniform):
             raise ValueError(

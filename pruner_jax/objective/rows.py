@@ -12,9 +12,53 @@ from pruner_jax.types import Graded, Origin, Rollouts, take_rows
 
 def append(graded: Graded, more: Graded) -> Graded:
     """Both, grouped by prompt again, the added rows last in their group. Parents are renumbered."""
-    first, second = graded.rollouts, more.rollouts
-    if second.prompts is not first.prompts:
+    if more.rollouts.prompts is not graded.rollouts.prompts:
         raise ValueError("rows can only be appended to rows of the same prompts")
+    joined = _below(graded, more)
+    order_B = np.argsort(joined.rollouts.group_B, kind="stable")
+    place_B = np.argsort(order_B)
+    parent_B = joined.rollouts.parent_B
+    moved_B = np.where(parent_B >= 0, place_B[parent_B], -1).astype(np.int32)
+    rollouts = dataclasses.replace(joined.rollouts, parent_B=moved_B)
+    return take_rows(dataclasses.replace(joined, rollouts=rollouts), order_B)
+
+
+def together(first: Graded, second: Graded) -> Graded:
+    """Two collections as one: prompts and rows of the second behind those of the first."""
+    one, two = first.rollouts.prompts, second.rollouts.prompts
+    prompts = dataclasses.replace(
+        one,
+        problems=one.problems + two.problems,
+        text=one.text + two.text,
+        tokens=one.tokens + two.tokens,
+        visit_P=np.concatenate([one.visit_P, two.visit_P]),
+    )
+    more = second.rollouts
+    parent_B = np.where(more.parent_B >= 0, more.parent_B + len(first), -1).astype(np.int32)
+    group_B = (more.group_B + len(one)).astype(np.int32)
+    moved = dataclasses.replace(more, group_B=group_B, parent_B=parent_B)
+    joined = _below(first, dataclasses.replace(second, rollouts=moved))
+    rollouts = dataclasses.replace(joined.rollouts, prompts=prompts)
+    return dataclasses.replace(joined, rollouts=rollouts)
+
+
+def first_prompts(graded: Graded, count: int) -> Graded:
+    """The first prompts and their rows."""
+    kept = take_rows(graded, graded.rollouts.group_B < count)
+    prompts = kept.rollouts.prompts
+    prompts = dataclasses.replace(
+        prompts,
+        problems=prompts.problems[:count],
+        text=prompts.text[:count],
+        tokens=prompts.tokens[:count],
+        visit_P=prompts.visit_P[:count],
+    )
+    return dataclasses.replace(kept, rollouts=dataclasses.replace(kept.rollouts, prompts=prompts))
+
+
+def _below(graded: Graded, more: Graded) -> Graded:
+    """The rows of both, one below the other; prompts, temperature and limit of the first."""
+    first, second = graded.rollouts, more.rollouts
     width = max(first.tokens_BT.shape[1], second.tokens_BT.shape[1])
     fields = {}
     for field in dataclasses.fields(Rollouts):
@@ -33,19 +77,13 @@ def append(graded: Graded, more: Graded) -> Graded:
         return (a or (fill,) * len(first)) + (b or (fill,) * len(second))
 
     fields["train_tokens"] = either(first.train_tokens, second.train_tokens, None)
-    joined = Graded(
+    return Graded(
         rollouts=dataclasses.replace(first, **fields),
         verdict_B=np.concatenate([graded.verdict_B, more.verdict_B]),
         score_B=np.concatenate([graded.score_B, more.score_B]),
         extracted=graded.extracted + more.extracted,
         detail=either(graded.detail, more.detail, ""),
     )
-    order_B = np.argsort(joined.rollouts.group_B, kind="stable")
-    place_B = np.argsort(order_B)
-    parent_B = joined.rollouts.parent_B
-    moved_B = np.where(parent_B >= 0, place_B[parent_B], -1).astype(np.int32)
-    rollouts = dataclasses.replace(joined.rollouts, parent_B=moved_B)
-    return take_rows(dataclasses.replace(joined, rollouts=rollouts), order_B)
 
 
 def widen(x_BT: np.ndarray, width: int, fill: float) -> np.ndarray:

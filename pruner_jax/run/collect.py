@@ -46,16 +46,20 @@ _ONCE, _FURTHER = 1 << 20, 1 << 22
 # -- which problems --------------------------------------------------------------------------------
 
 
-def draw(run: Session, state: RunState, phase: Phase) -> tuple[list[Problem], np.ndarray]:
-    """The problems that a phase collects now, and how often each was visited, int32 [P]."""
+def draw(
+    run: Session, state: RunState, phase: Phase, ahead: int = 0, count: int | None = None
+) -> tuple[list[Problem], np.ndarray]:
+    """The problems that a phase collects now, and how often each was visited, int32 [P]; or
+    ``count`` of those that come ``ahead`` problems later."""
     train = run.problems["train"]
-    count = problems_of(phase, run.settings, len(train))
+    count = count or problems_of(phase, run.settings, len(train))
     alike = [other for other in run.method.phases if _is_once(other) == _is_once(phase)]
     own = _FURTHER * alike.index(phase)
     if _is_once(phase):  # the same problems whenever it has to be done again
         index, _ = order(len(train), run.settings.seed, 0, count)
         return [train[i] for i in np.sort(index)], np.full(count, own + _ONCE, np.int32)
-    index, visit = order(len(train), run.settings.seed, state.cursors.get(phase.name, 0), count)
+    first = state.cursors.get(phase.name, 0) + ahead
+    index, visit = order(len(train), run.settings.seed, first, count)
     return [train[i] for i in index], visit + np.int32(own)
 
 
@@ -63,9 +67,8 @@ def _is_once(phase: Phase) -> bool:
     return phase.collect.every == "once"
 
 
-def drawn(run: Session, state: RunState, phase: Phase) -> None:
+def drawn(state: RunState, phase: Phase, count: int) -> None:
     """Move the phase's place among the problems on."""
-    count = problems_of(phase, run.settings, len(run.problems["train"]))
     state.cursors = {**state.cursors, phase.name: state.cursors.get(phase.name, 0) + count}
 
 

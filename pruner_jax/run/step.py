@@ -8,6 +8,7 @@ course of the steps until they collect again.
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -19,12 +20,20 @@ from pruner_jax.learn.rows import Rows, rows_of
 from pruner_jax.measure import guards
 from pruner_jax.objective.condition import Begin
 from pruner_jax.objective.method import Phase
+from pruner_jax.objective.rows import first_prompts, together
 from pruner_jax.objective.weigh import weigh
 from pruner_jax.run import collect
 from pruner_jax.run.offers import context, log_probabilities
-from pruner_jax.run.session import PyTree, Session, iteration_steps, optimizer_steps
+from pruner_jax.run.session import (
+    PyTree,
+    Session,
+    iteration_steps,
+    optimizer_steps,
+    problems_of,
+)
 from pruner_jax.run.shards import join, read_shards, write_shard
 from pruner_jax.run.state import RunState
+from pruner_jax.sample.sampler import SampleStats
 from pruner_jax.types import Graded, Origin, Weighted, take_rows
 from pruner_jax.verify.grade import counts
 
@@ -35,7 +44,7 @@ class Work:
 
     phase: Phase
     metrics: Mapping[str, Any]
-    collected: bool = True  # at this step; else it goes on with the rows it has
+    problems: int = 0  # collected at this step; 0: it goes on with the rows it has
     weighted: Weighted | None = None  # what was collected; None: nothing to learn from
     shard: str | None = None  # where they are, if they last
     broken: bool = False  # they hold numbers that nothing can be learnt from
@@ -93,21 +102,17 @@ def prepare(run: Session, state: RunState, phase: Phase) -> tuple[Work, dict[str
     """What a phase collects at this step, weighed, and the method state after it."""
     lacking = phase.loss is not None and not state.store.shards.get(phase.name)
     if not phase.collect.due(state.steps) and not lacking:  # what a rollback took comes again
-        return Work(phase, {}, collected=False), state.method
+        return Work(phase, {}), state.method
     if phase.collect.every == "step":
-        problems, visit_P = collect.draw(run, state, phase)
-        with run.clock.phase("rollout"):
-            engine, params = collect.writer(run, state, phase)
-        graded, speed = collect.sample(
-            run, state, phase, engine, params, problems, visit_P, state.limit
-        )
-        del params
-        metrics = {**completions(graded, phase), **speed.metrics()}
+        graded, perf = sampled(run, state, phase)
+        metrics = {**completions(graded, phase), **perf}
+        problems = len(graded.rollouts.prompts)
     else:
         graded = collect.collect_table(run, state, phase)
         metrics = completions(graded, phase)
+        problems = problems_of(phase, run.settings, len(run.problems["train"]))
     if phase.loss is None:
-        return Work(phase, metrics), state.method
+        return Work(phase, metrics, problems), state.method
     with run.clock.phase("weigh"):
         weighted, method_state, weighing = weigh(
             phase, graded, state.method, context(run, state, phase)
@@ -118,11 +123,11 @@ def prepare(run: Session, state: RunState, phase: Phase) -> tuple[Work, dict[str
     finite = np.isfinite(graded.rollouts.logp_BT[sampled_BT]).all()
     broken = not finite and phase.collect.policy != "teacher"
     if broken and run.settings.guards.not_finite:  # which will ring; without it, learn refuses
-        return Work(phase, metrics, weighted=weighted, broken=True), method_state
+        return Work(phase, metrics, problems, weighted, broken=True), method_state
     with run.clock.phase("learn"):
         weighted = with_log_probabilities(run, state, phase, weighted)
     if phase.collect.every == "step" and not phase.collect.keep:
-        return Work(phase, metrics, weighted=weighted), method_state
+        return Work(phase, metrics, problems, weighted), method_state
     shard = f"{phase.name}-{state.steps:05d}.parquet"
     if weighted.keep_B.any():
         run.folder.store.mkdir(exist_ok=True)
@@ -131,7 +136,46 @@ def prepare(run: Session, state: RunState, phase: Phase) -> tuple[Work, dict[str
         raise ValueError(_nothing_kept(phase, graded))
     else:
         shard = None
-    return Work(phase, metrics, weighted=weighted, shard=shard), method_state
+    return Work(phase, metrics, problems, weighted, shard), method_state
+
+
+def sampled(run: Session, state: RunState, phase: Phase) -> tuple[Graded, dict[str, float]]:
+    """The rows that a phase samples at this step, and metrics of the sampling.
+
+    Where selection leaves fewer problems than were to be collected, more are drawn, as often as the
+    phase allows. What was drawn beyond the last problem that is needed is let go of and comes again
+    at the next step.
+    """
+    with run.clock.phase("rollout"):
+        engine, params = collect.writer(run, state, phase)
+    wanted = problems_of(phase, run.settings, len(run.problems["train"]))
+    graded, stats, count = None, SampleStats(), wanted
+    draws = 0
+    while draws <= phase.collect.extra_draws:
+        draws += 1
+        ahead = len(graded.rollouts.prompts) if graded else 0
+        problems, visit_P = collect.draw(run, state, phase, ahead, count)
+        more, speed = collect.sample(
+            run, state, phase, engine, params, problems, visit_P, state.limit
+        )
+        graded, stats = together(graded, more) if graded else more, stats + speed
+        if not phase.collect.extra_draws:
+            return graded, stats.metrics()
+        useful = _useful(run, state, phase, graded)
+        if len(useful) >= wanted:
+            graded = first_prompts(graded, useful[wanted - 1] + 1)
+            break
+        share = max(len(useful), 1) / (ahead + count)
+        count = min(wanted, math.ceil((wanted - len(useful)) / share))
+    generated = {"prune/generated_tokens": stats.tokens, "prune/draws": draws}
+    return graded, {**stats.metrics(), **generated}
+
+
+def _useful(run: Session, state: RunState, phase: Phase, graded: Graded) -> np.ndarray:
+    """Places of the prompts of which selection keeps a row."""
+    with run.clock.phase("weigh"):
+        weighted, _, _ = weigh(phase, graded, state.method, context(run, state, phase))
+    return np.unique(weighted.graded.rollouts.group_B[weighted.keep_B])
 
 
 def _nothing_kept(phase: Phase, graded: Graded) -> str:
@@ -210,8 +254,8 @@ def with_log_probabilities(
 def finish(run: Session, state: RunState, work: Work) -> dict[str, float]:
     """Learn from what a phase has; the metrics of that."""
     phase = work.phase
-    if work.collected:
-        collect.drawn(run, state, phase)
+    if work.problems:
+        collect.drawn(state, phase, work.problems)
         if phase.loss is not None and phase.collect.every == "iteration":
             start_anew(run, state, phase)
     if work.shard is not None:

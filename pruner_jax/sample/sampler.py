@@ -55,6 +55,17 @@ class SampleStats:
     entropy: float = 0.0  # nats, summed over the drawn tokens
     programs: dict[str, int] = dataclasses.field(default_factory=dict)  # compiled in this call
 
+    def __add__(self, other: SampleStats) -> SampleStats:
+        """What both calls took."""
+        both = {
+            field.name: getattr(self, field.name) + getattr(other, field.name)
+            for field in dataclasses.fields(self)
+            if field.name != "programs"
+        }
+        names = {*self.programs, *other.programs}
+        programs = {n: self.programs.get(n, 0) + other.programs.get(n, 0) for n in names}
+        return SampleStats(**both, programs=programs)
+
     def metrics(self) -> dict[str, float]:
         """For the metrics of a step."""
         return {

@@ -54,8 +54,8 @@ def test_every_slot_that_weighs_does_something(slot):
 
 def test_slots_that_differ_from_grpo():
     differing = set(differing_slots(PHASE, GRPO))
-    assert differing == {"task", "length", "select", "adjust", "loss"}
-    assert PHASE.collect.samples == 16
+    assert differing == {"collect", "task", "length", "select", "adjust", "loss"}
+    assert (PHASE.collect.samples, PHASE.collect.extra_draws) == (16, 9)
 
 
 def test_the_penalty_is_for_wrong_rows_too():

@@ -65,7 +65,7 @@ def test_grpo_differs():
     assert keep_B.all()
 
 
-NOT_GRPOS = ("shape", "select", "advantage", "loss")
+NOT_GRPOS = ("collect", "shape", "select", "advantage", "loss")
 
 
 def test_these_slots_are_not_grpos():
@@ -74,10 +74,14 @@ def test_these_slots_are_not_grpos():
 
 @pytest.mark.parametrize("slot", NOT_GRPOS)
 def test_every_one_of_them_matters(slot):
+    if slot == "collect":
+        assert (DLER.collect.extra_draws, GRPO.collect.extra_draws) == (9, 0)
+        return
     fallen = dataclasses.replace(DLER, **{slot: getattr(GRPO, slot)})
     if slot == "loss":
         differing = differing_slots(DLER.loss, GRPO.loss)
-        assert differing == ["clip_high", "clip_dual", "aggregation", "kl", "minibatches"]
+        published = ["clip_high", "clip_dual", "aggregation", "kl", "kl_estimator", "minibatches"]
+        assert differing == published
         return
     assert np.abs(learned(fallen)[0] - learned(DLER)[0]).max() > 0.1
 

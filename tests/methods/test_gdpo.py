@@ -68,6 +68,7 @@ def test_the_loss_as_published():
     loss = GDPO.loss
     assert (loss.clip_low, loss.clip_high, loss.clip_dual) == (0.2, 0.28, None)
     assert (loss.aggregation, loss.kl, loss.entropy) == ("token", 5e-4, 0.0)
+    assert loss.kl_estimator == "k2"
     assert (loss.ratio, loss.epochs, loss.minibatches) == ("token", 1, 8)
     assert GDPO.collect.samples == 16
 
@@ -79,7 +80,7 @@ def test_grpo_differs():
     assert keep_B.all()
 
 
-NOT_GRPOS = ("length", "select", "advantage", "adjust", "loss")
+NOT_GRPOS = ("collect", "length", "select", "advantage", "adjust", "loss")
 
 
 def test_these_slots_are_not_grpos():
@@ -88,10 +89,13 @@ def test_these_slots_are_not_grpos():
 
 @pytest.mark.parametrize("slot", NOT_GRPOS)
 def test_every_one_of_them_matters(slot):
+    if slot == "collect":
+        assert (GDPO.collect.extra_draws, GRPO.collect.extra_draws) == (9, 0)
+        return
     fallen = dataclasses.replace(GDPO, **{slot: getattr(GRPO, slot)})
     if slot == "loss":
         differing = differing_slots(GDPO.loss, GRPO.loss)
-        assert differing == ["clip_high", "aggregation", "kl", "minibatches"]
+        assert differing == ["clip_high", "aggregation", "kl", "kl_estimator", "minibatches"]
         return
     assert np.abs(learned(fallen)[0] - learned(GDPO)[0]).max() > 0.05
 

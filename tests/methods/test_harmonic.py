@@ -172,7 +172,8 @@ def test_every_part_of_the_length_term_does_something(changes):
 
 
 def test_the_loss():
-    assert set(differing_slots(PHASE, GRPO)) == {"shape", "length", "select", "advantage", "loss"}
+    not_grpos = {"collect", "shape", "length", "select", "advantage", "loss"}
+    assert set(differing_slots(PHASE, GRPO)) == not_grpos and PHASE.collect.extra_draws == 3
     loss = PHASE.loss
     assert (loss.clip_low, loss.clip_high, loss.aggregation) == (0.2, 0.28, "token")
     assert (loss.kl, loss.entropy, loss.minibatches) == (0.0, 0.0, 1)
