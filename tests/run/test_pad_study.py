@@ -98,3 +98,22 @@ def test_an_evaluation_like_a_run_asks_for_repairs_in_the_words_they_were_traine
 def test_every_claim_of_the_study_compares_measurements_that_are_made(pad):
     for better, worse in pad.CLAIMS.values():
         assert {better[0], worse[0]} <= set(pad.STUDENTS)
+
+
+def test_intervals_of_the_study_are_over_problems_and_seeds(pad, tmp_path, capsys):
+    """A student that is 20 points better on every problem, and one whose seeds disagree."""
+    problems = [i % 2 for i in range(100)]
+    found = {
+        "filtered | greedy | test": [{"correct_P": [0.2 + 0.5 * p for p in problems]}] * 3,
+        "filtered | beam | test": [{"correct_P": [0.4 + 0.5 * p for p in problems]}] * 3,
+        "unfiltered | greedy | test": [{"correct_P": [x] * 100} for x in (0.0, 0.45, 0.9)],
+    }
+    pad.report(tmp_path, found)
+    written = json.loads((tmp_path / "study.json").read_text())
+    better = written["claims"]["step beam over greedy | test"]
+    assert all(abs(better[name] - 0.2) < 1e-9 for name in ("value", "low", "high"))
+    greedy = written["accuracy"]["filtered | greedy | test"]
+    assert 0.38 < greedy["low"] < 0.42 < greedy["value"] < 0.48 < greedy["high"] < 0.52
+    apart = written["accuracy"]["unfiltered | greedy | test"]
+    assert (apart["low"], apart["high"]) == (0.0, pytest.approx(0.9))
+    assert "| step beam over greedy | test | +0.200" in capsys.readouterr().out
