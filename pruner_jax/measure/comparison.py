@@ -92,6 +92,10 @@ class CompareConfig:
     effects: list[Effect] = dataclasses.field(default_factory=list)
     """Claims to be tested."""
 
+    workers: int = 1
+    """Runs that are played at once, each in a process of its own with its share of the cores. Above
+    1 on a CPU only."""
+
     confidence: float = 0.95
     """Confidence of every interval."""
 
@@ -104,6 +108,8 @@ class CompareConfig:
     def __post_init__(self) -> None:
         if not self.seeds or len(set(self.seeds)) < len(self.seeds):
             raise ValueError(f"seeds is {self.seeds}; allowed: one or more, each once")
+        if self.workers < 1:
+            raise ValueError(f"workers is {self.workers}; allowed: 1 or more")
         if not self.sets:
             raise ValueError("sets is empty; allowed: one or more, or leave it out")
         if not 0.5 < self.confidence < 1:

@@ -3,8 +3,9 @@
     plan -> check -> [ play a run -> the table so far ] ... -> compare.json and .md, frontier.svg
 
 Runs are plain prune runs in OUT/runs/SET/LABEL[-STRENGTH]-seedN, one after the other in this
-process. Each is continued where it was stopped, one that is finished is taken as it is, and one
-that fails is noted while the others go on. What is written comes from the folders of the runs.
+process or several at once in others. Each is continued where it was stopped, one that is finished
+is taken as it is, and one that fails is noted while the others go on. What is written comes from
+the folders of the runs.
 """
 
 from __future__ import annotations
@@ -12,13 +13,16 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import io
+import itertools
 import json
 import pathlib
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from pruner_jax.config import CompareConfig, plain
+import jax
+
+from pruner_jax.config import CompareConfig, ConfigError, plain
 from pruner_jax.measure import summary
 from pruner_jax.report import standings as tables
 from pruner_jax.report.frontier import frontier
@@ -30,6 +34,7 @@ from pruner_jax.run.played import Played, read
 from pruner_jax.run.prune import prune
 from pruner_jax.run.session import finished_folder, open_session
 from pruner_jax.run.standings import standings
+from pruner_jax.run.workers import side_by_side
 from pruner_jax.store.folder import write_atomically
 
 _FEW = 500  # resamples for the table so far
@@ -49,6 +54,11 @@ def compare(settings: CompareConfig) -> dict[str, Any]:
         and all others are in what was written.
     """
     runs = plan(settings)
+    if settings.workers > 1 and jax.default_backend() != "cpu":
+        raise ConfigError(
+            f"workers is {settings.workers}, but the runs would share one "
+            f"{jax.default_backend()}; allowed: 1"
+        )
     progress = Progress(live=False)  # the runs have bars of their own
     with Interrupts() as interrupts:
         finished = [run for run in runs if _is_finished(run)]
@@ -123,26 +133,47 @@ def _play(
     """All runs that are finished in the end, in their order, and by name why others failed."""
     played = {run.name: read(run) for run in finished}
     failed: dict[str, str] = {}
-    began = time.monotonic()
     waiting = [run for run in runs if run.name not in played]
-    for done, run in enumerate(waiting):
-        interrupts.check()
-        spent = time.monotonic() - began
+    start, places = time.monotonic(), itertools.count(len(runs) - len(waiting) + 1)
+
+    def began(run: Run) -> None:
+        spent, done = time.monotonic() - start, len(played) + len(failed) - len(finished)
         left = f", about {duration(spent / done * (len(waiting) - done))} left" if done else ""
-        place = len(runs) - len(waiting) + done + 1
-        progress.log(f"\nrun {place} of {len(runs)}: {run.name}, {duration(spent)} so far{left}")
+        where = f"run {next(places)} of {len(runs)}: {run.name}"
+        progress.log(f"\n{where}, {duration(spent)} so far{left}")
+
+    results = _one_by_one(waiting, began, interrupts.check)
+    if settings.workers > 1:
+        logs = pathlib.Path(settings.out) / "logs"
+        results = side_by_side(waiting, settings.workers, logs, began, interrupts.check)
+    with contextlib.closing(results):
+        for run, error in results:
+            if error is None:
+                played[run.name] = read(run)
+            else:
+                failed[run.name] = error
+                progress.log(f"failed: {run.name}: {error}")
+            if len(played) + len(failed) < len(runs):
+                in_order = [played[r.name] for r in runs if r.name in played]
+                progress.log(tables.text(_write(settings, runs, in_order, failed, _FEW)))
+    return [played[run.name] for run in runs if run.name in played], failed
+
+
+def _one_by_one(
+    runs: Sequence[Run], began: Callable[[Run], None], check: Callable[[], None]
+) -> Iterator[tuple[Run, str | None]]:
+    """Play the runs in this process; each with None or why it failed."""
+    for run in runs:
+        check()
+        began(run)
+        error = None
         try:
             prune(run.settings)
-            played[run.name] = read(run)
         except OSError:
             raise  # a full disk, a model that went away: no other run would do better
-        except Exception as error:
-            failed[run.name] = str(error) if isinstance(error, ValueError) else repr(error)
-            progress.log(f"failed: {run.name}: {failed[run.name]}")
-        if done + 1 < len(waiting):
-            in_order = [played[r.name] for r in runs if r.name in played]
-            progress.log(tables.text(_write(settings, runs, in_order, failed, _FEW)))
-    return [played[run.name] for run in runs if run.name in played], failed
+        except Exception as failure:
+            error = str(failure) if isinstance(failure, ValueError) else repr(failure)
+        yield run, error
 
 
 def _write(

@@ -1,0 +1,107 @@
+"""Runs side by side: the same runs, a queue, failures that are told, processes that are stopped."""
+
+import json
+import os
+import pathlib
+import time
+import types
+
+import pytest
+from test_compare import comparison, timeless  # noqa: F401
+
+from pruner_jax.run import compare as compare_module
+from pruner_jax.run import workers
+from pruner_jax.run.compare import compare
+from pruner_jax.run.workers import side_by_side
+
+
+def test_runs_side_by_side_are_those_of_one_after_the_other(comparison, tmp_path):  # noqa: F811
+    few = {"seeds": [0], "effects": []}
+    one = compare(comparison(tmp_path / "one", **few))
+    two = compare(comparison(tmp_path / "two", workers=2, **few))
+    assert timeless(one["sets"]) == timeless(two["sets"])
+    for name in ("thinkprune-seed0", "tlmre-weak-seed0"):
+        log = (tmp_path / "two" / "logs" / f"all-{name}.log").read_text()
+        assert "round 1" in log and (tmp_path / "two" / "logs" / f"all-{name}.yaml").exists()
+
+
+def test_an_accelerator_is_not_shared(comparison, tmp_path, monkeypatch):  # noqa: F811
+    monkeypatch.setattr(compare_module.jax, "default_backend", lambda: "tpu")
+    with pytest.raises(ValueError, match="workers is 2, but the runs would share one tpu"):
+        compare(comparison(tmp_path / "out", workers=2))
+
+
+# -- with processes that only pretend --------------------------------------------------------------
+
+PRETEND = """
+import json, os, pathlib, signal, sys, time
+name = pathlib.Path(sys.argv[3]).stem
+cores, folder = sys.argv[1], pathlib.Path(sys.argv[3]).parent
+def stop(*_):
+    (folder / f"{name}.stopped").touch()
+    sys.exit(143)
+signal.signal(signal.SIGTERM, stop)
+(folder / f"{name}.began").write_text(json.dumps([cores, time.monotonic()]))
+if name.endswith("bad"):
+    sys.exit("pruner-jax: error: method.name is 'x'; allowed: y")
+if name.endswith("killed"):
+    os.kill(os.getpid(), signal.SIGKILL)
+time.sleep(60 if name.endswith("long") else 0.3)
+(folder / f"{name}.ended").write_text(json.dumps([cores, time.monotonic()]))
+"""
+
+
+@pytest.fixture
+def pretended(monkeypatch):
+    monkeypatch.setattr(workers, "_PLAY", PRETEND)
+    monkeypatch.setattr(workers, "plain", lambda settings: {})
+
+    def make(*names):
+        return [types.SimpleNamespace(name=f"all/{name}", settings=None) for name in names]
+
+    return make
+
+
+def test_as_many_as_there_are_workers_in_order(pretended, tmp_path):
+    began = []
+    runs = pretended("a", "b", "c", "d")
+    ended = list(side_by_side(runs, 2, tmp_path, began.append, lambda: None))
+    assert began == runs and {run.name for run, error in ended if error is None} == {
+        run.name for run in runs
+    }
+    spans = []
+    for name in "abcd":
+        (cores, start), (_, end) = (
+            json.loads((tmp_path / f"all-{name}.{what}").read_text()) for what in ("began", "ended")
+        )
+        spans.append((start, end, cores))
+    for start, _, cores in spans:
+        beside = [other for begin, end, other in spans if begin <= start < end]
+        assert len(beside) <= 2
+        if hasattr(os, "sched_getaffinity") and len(os.sched_getaffinity(0)) > 1:
+            assert len(set(beside)) == len(beside) and cores
+
+
+def test_failures_are_told_and_the_others_go_on(pretended, tmp_path):
+    runs = pretended("bad", "killed", "good")
+    ended = {run.name: error for run, error in side_by_side(runs, 1, tmp_path, print, lambda: None)}
+    assert ended["all/bad"] == "method.name is 'x'; allowed: y"
+    assert "ended with code -9" in ended["all/killed"] and "all-killed.log" in ended["all/killed"]
+    assert ended["all/good"] is None
+
+
+def test_whoever_is_interrupted_stops_the_processes(pretended, tmp_path):
+    until = time.monotonic() + 60
+
+    def check():
+        if len(list(tmp_path.glob("*.began"))) == 2:
+            raise KeyboardInterrupt
+        assert time.monotonic() < until
+
+    with pytest.raises(KeyboardInterrupt):
+        list(side_by_side(pretended("1-long", "2-long", "c"), 2, tmp_path, lambda _: None, check))
+    assert sorted(path.name for path in tmp_path.glob("*.stopped")) == [
+        "all-1-long.stopped",
+        "all-2-long.stopped",
+    ]
+    assert not list(pathlib.Path(tmp_path).glob("*c.began"))
