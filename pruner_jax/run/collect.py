@@ -173,6 +173,13 @@ def collect_table(run: Session, state: RunState, phase: Phase) -> Graded:
         run.tables.clear()
     rows = table.read(problems, visit_P, tokens=phase.loss is not None)
     if phase.collect.policy == "teacher":
+        # Those that are too long stay in the table, or the teacher would be asked again for them.
+        rows = take_rows(rows, rows.rollouts.length_B <= limit)
+        if not len(rows):
+            raise ValueError(
+                f"all responses of the teacher have more than {limit} tokens, the longest limit of "
+                "the run; raise rounds.limits, or take shorter responses"
+            )
         run.progress.log(f"teacher: {said(taxonomy(rows))}")
     return rows
 
@@ -196,7 +203,7 @@ def _sample_parts(
         graded, _ = sample(run, state, phase, engine, params, problems[part], visit_P[part], limit)
         if taught:
             graded = in_the_students_words(graded, engine, run.engine)
-            graded = _usable(run, graded, [], limit)
+            _tell_unusable(run, graded, [], limit)
         table.add(graded, step=state.steps)
         run.progress.update(
             min(len(problems), first + at_once),
@@ -241,18 +248,20 @@ def _read_teacher(
         np.ones(sum(samples_P), bool),
     )
     graded = run.engine.grade(rollouts)
-    table.add(_usable(run, graded, found.rejects, limit), step=state.steps)
+    _tell_unusable(run, graded, found.rejects, limit)
+    table.add(graded, step=state.steps)
 
 
-def _usable(run: Session, graded: Graded, rejects: Sequence[dict[str, Any]], limit: int) -> Graded:
-    """A teacher's rows that fit into the limit. All that cannot be learnt from is told, and written
-    to OUT/rejects.jsonl behind what is there."""
+def _tell_unusable(
+    run: Session, graded: Graded, rejects: Sequence[dict[str, Any]], limit: int
+) -> None:
+    """Say which of a teacher's responses cannot be learnt from, and write them to OUT/rejects.jsonl
+    behind what is there."""
     rejects = [*rejects, *unusable(graded, limit)]
     if rejects:
         path = run.folder.root / "rejects.jsonl"
         add_rejects(path, rejects)
         run.progress.log(f"{len(rejects)} responses of the teacher cannot be used: {path}")
-    return take_rows(graded, graded.rollouts.length_B <= limit)
 
 
 def _open(run: Session, state: RunState, phase: Phase, limit: int) -> Table:

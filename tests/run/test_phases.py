@@ -240,6 +240,12 @@ def test_a_teachers_file_is_learnt_from_and_what_cannot_be_used_is_told(settings
     assert f"{len(reasons)} responses of the teacher cannot be used" in capfd.readouterr().err
     shard = read_rollouts(next((tmp_path / "run" / "store").iterdir()))
     assert len(shard["response"]) == 1 and all(shard["train_BT"][0])
+    # The one that is too long is there, so that a teacher would not be asked again for it.
+    table = read_rollouts(next((tmp_path / "run" / "tables").rglob("*.parquet")))
+    assert problems[2].id in table["problem_id"] and max(table["length"]) > 24
+    with pytest.raises(ValueError, match="all responses of the teacher have more than 24 tokens"):
+        path.write_text(json.dumps(lines[3]) + "\n")
+        prune(taught(settings, tmp_path / "none", path))
 
 
 @pytest.mark.parametrize(
