@@ -40,7 +40,7 @@ from pruner_jax.run.monitor import (
 )
 from pruner_jax.run.session import PyTree, Session, finished_folder, open_session
 from pruner_jax.run.state import RunState, meta_of, parameters_in_use, position, state_of
-from pruner_jax.run.step import back_to_start, train_step
+from pruner_jax.run.step import back_to_start, train_step, wants_reference
 from pruner_jax.store.folder import RunFolder, write_atomically
 from pruner_jax.store.records import join_rollouts, keep_only, write_rollouts
 
@@ -136,7 +136,7 @@ def resume(run: Session) -> RunState | None:
     run.history[:] = run.metrics.read()
     run.clock.total.update(meta["seconds"])
     state = state_of(meta["state"], run.checkpoints.arrays(newest, run.learn_like), reference=None)
-    if state.in_round and run.needs_reference:
+    if state.in_round and wants_reference(run, state):
         state.reference = reference_of(run, state)
     run.saved = position(state)
     run.progress.log(f"continuing {run.folder.root} after step {state.steps}")
@@ -198,7 +198,8 @@ def begin_round(run: Session, state: RunState, limit: int) -> None:
         fresh = run.resets("reference", "round")
         if state.reference_parameters is None or fresh:
             state.reference_parameters = (state.origin if fresh else state.start).parameters
-        state.reference = reference_of(run, state)
+        if wants_reference(run, state):
+            state.reference = reference_of(run, state)
     state.reference_before = state.reference_parameters
     run.progress.log(f"round {state.round + 1}: limit {limit} tokens")
 

@@ -262,6 +262,8 @@ def finish(run: Session, state: RunState, work: Work) -> dict[str, float]:
         state.store = state.store.add(phase.name, work.shard, state.steps, phase.collect.keep)
     if phase.loss is None or work.broken:
         return {}
+    if not wants_reference(run, state):
+        state.reference = None
     if phase.name in state.store.shards:
         rows = stored(run, state, phase)
         steps = iteration_steps(phase, run.settings)
@@ -315,6 +317,15 @@ def is_on_policy(phase: Phase) -> bool:
     decided = any(isinstance(force, Begin) and force.logp is not None for force in forces)
     current = rows.policy == "current" and rows.every == "step" and not rows.keep
     return current and not decided
+
+
+def wants_reference(run: Session, state: RunState) -> bool:
+    """Whether the reference policy will be asked again; not where all that is learnt from was
+    collected once and has its log-probabilities."""
+    stored = all(
+        phase.collect.every == "once" and phase.name in state.store.shards for phase in run.training
+    )
+    return run.needs_reference and not stored
 
 
 def stored(run: Session, state: RunState, phase: Phase) -> Rows:

@@ -374,3 +374,24 @@ def test_a_table_of_other_problems_is_refused(settings, tmp_path):
     run("a")
     with pytest.raises(ValueError, match="was made with other problems: "):
         run("b")
+
+
+def test_a_reference_that_has_said_everything_leaves_the_device(settings, tmp_path, monkeypatch):
+    """Pairs are collected once and carry its log-probabilities; a KL asks it at every step."""
+    there, real = [], prune_module.train_step
+
+    def watched(run, state):
+        before = state.reference is not None
+        record = real(run, state)
+        there.append((before, state.reference is not None))
+        return record
+
+    monkeypatch.setattr(prune_module, "train_step", watched)
+    words = ("--rounds.limits=[24]", "--problems.options.train=8", "--rounds.evaluate_every=4")
+    method = f"--method.name={pathlib.Path(__file__).parent / 'pairs_by_length.py'}"
+    prune(settings(f"--out={tmp_path / 'pairs'}", method, "--method.options={}", *words))
+    assert there == [(True, False), *[(False, False)] * 3]
+    there.clear()
+    kl = "--method.options={samples: 4, kl: 0.1}"
+    prune(settings(f"--out={tmp_path / 'kl'}", "--method.name=grpo", kl, *words))
+    assert there == [(True, True)] * 4
