@@ -21,7 +21,7 @@ from pruner_jax.run import second
 from pruner_jax.run.collect import parameters, reference, writer
 from pruner_jax.run.session import PyTree, Session
 from pruner_jax.run.state import RunState
-from pruner_jax.types import Graded, Problem, Rollouts, take_rows
+from pruner_jax.types import Graded, Problem, Rollouts
 
 _SCORED = 4_000_000  # response tokens that are scored together: their batch takes some 200 MB
 
@@ -105,18 +105,23 @@ def log_probabilities(
     temperature: float,
     check: Callable[[], None] = lambda: None,
 ) -> np.ndarray:
-    """Of every token at a temperature, float32 [B, T]; NaN past the end. So many rows at a time
-    that a whole training set fits; ``check`` is called before each and may raise."""
-    B, T = rollouts.tokens_BT.shape
+    """Of every token at a temperature, float32 [B, T]; NaN past the end."""
+    return _scored(run, params, rows_of_rollouts(rollouts, temperature), check)
+
+
+def _scored(run: Session, params: PyTree, rows: Rows, check: Callable[[], None]) -> np.ndarray:
+    """Log-probabilities of the trained tokens, float32 [B, T]; NaN elsewhere. So many rows at a
+    time that a whole training set fits; ``check`` is called before each and may raise."""
+    B, T = rows.train_BT.shape
     found = np.full((B, T), np.nan, np.float32)
     at_once = max(1, _SCORED // max(1, T))
     for first in range(0, B, at_once):
         check()
-        part = slice(first, first + at_once)
-        found[part] = score(
+        index = np.arange(first, min(B, first + at_once))
+        found[index] = score(
             params,
             run.engine.config,
-            rows_of_rollouts(take_rows(rollouts, np.arange(B)[part]), temperature),
+            rows.take(index),
             options=run.settings.learn,
             mesh=run.mesh,
         )
@@ -150,14 +155,8 @@ def answer_likelihoods(
         train_T[first:last] = True
     bare = rows_of_rollouts(rollouts, 1.0)
     rows = Rows(bare.prompt, tuple(responses), train_BT, train_BT.astype(np.float32))
-    logp_BT = score(
-        parameters(run, state, policy),
-        run.engine.config,
-        rows,
-        options=run.settings.learn,
-        mesh=run.mesh,
-    )
-    return np.nansum(logp_BT, axis=1)
+    params = parameters(run, state, policy)
+    return np.nansum(_scored(run, params, rows, run.interrupts.check), axis=1)
 
 
 def _common(tokens: np.ndarray, beginning: np.ndarray) -> int:
