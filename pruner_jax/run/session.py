@@ -26,7 +26,7 @@ from pruner_jax.measure.pick import Candidate
 from pruner_jax.mesh import LEARN_RULES, make_mesh
 from pruner_jax.objective.groups import Groups
 from pruner_jax.objective.method import Method, Phase, needs
-from pruner_jax.policy import handle, weights
+from pruner_jax.policy import handle, hf, weights
 from pruner_jax.policy.handle import Policy
 from pruner_jax.problems.source import load_sets
 from pruner_jax.report.progress import Progress
@@ -238,6 +238,7 @@ class Session:
             # Two states and the one being written; the start, the round's start, a few candidates.
             "disk_bytes": 3 * size + 5 * parameters * 4,
             "sampler_bytes": parameters * jnp.dtype(self.engine.dtype).itemsize,
+            **self._second_bytes(),
             "cache_bytes": {
                 "round": self.engine.cache_bytes(
                     self.cap("monitor") if rounds.limits == "auto" else max(rounds.limits)
@@ -248,6 +249,17 @@ class Session:
         }
         for name, value in found.items():
             self.progress.log(f"{name}: {value}")
+        return found
+
+    def _second_bytes(self) -> dict[str, int]:
+        """What the weights of an expander and a teacher take beside those of the sampler."""
+        models = {"expander": self.settings.expander.model, "teacher": self.settings.teacher.model}
+        size = jnp.dtype(self.engine.dtype).itemsize
+        found = {}
+        for name, model in models.items():
+            if model is not None:
+                shapes = weights.abstract(hf.read_config(hf.find_folder(model)), jnp.float32)
+                found[f"{name}_bytes"] = sum(x.size for x in jax.tree.leaves(shapes)) * size
         return found
 
 

@@ -273,4 +273,13 @@ def test_contradictions_end_with_a_clear_message(settings, tmp_path, override, s
 def test_a_dry_run_shows_sizes_and_leaves_nothing(settings, tmp_path):
     found = prune(settings(f"--out={tmp_path / 'run'}", "--dry_run=true"))
     assert found["rows"] == {"prune": "16 per step"} and found["learner_state_bytes"] > 0
-    assert not (tmp_path / "run").exists()
+    assert "teacher_bytes" not in found and not (tmp_path / "run").exists()
+    tiny = pathlib.Path(__file__).parents[2] / "configs" / "tiny_expander"
+    words = (
+        "--dry_run=true",
+        f"--teacher.model={tiny}",
+        "--method.name=pad",
+        "--method.options={}",
+    )
+    found = prune(settings(f"--out={tmp_path / 'run'}", *words))
+    assert found["teacher_bytes"] == 53_664 * 4
