@@ -2,6 +2,7 @@
 
 import functools
 import json
+import pathlib
 import signal
 
 import numpy as np
