@@ -87,7 +87,15 @@ def _points(entry: EntryOptions) -> list[Point]:
 
 def _run(out: str, name: str, point: Point, seed: int, shared: PruneConfig) -> Run:
     folder = pathlib.Path(out) / "runs" / _folder(name, point, seed)
-    return Run(name, point, seed, dataclasses.replace(shared, out=str(folder), seed=seed))
+    own = {"out": str(folder), "seed": seed, "reference_table": shared.reference_table}
+    if own["reference_table"] is not None:  # which runs of a set and a seed can share
+        try:
+            own["reference_table"] = own["reference_table"].format(set=name, seed=seed)
+        except (KeyError, IndexError, ValueError):
+            raise ConfigError(
+                f"reference_table is {shared.reference_table!r}; in braces allowed: set, seed"
+            ) from None
+    return Run(name, point, seed, dataclasses.replace(shared, **own))
 
 
 def _folder(name: str, point: Point, seed: int) -> str:

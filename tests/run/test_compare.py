@@ -222,6 +222,21 @@ def test_the_first_seed_of_everything_comes_first(comparison):
     assert [run.settings.problems.options.get("noise") for run in runs[:3]] == [0.1, 0.1, None]
 
 
+def test_runs_of_a_set_and_a_seed_can_share_a_table(comparison):
+    o1 = {"label": "o1", "settings": {"method": {"name": "o1_pruner"}}}
+    own = {"strengths": {"a": {"method.options.lam": 1.0}, "b": {"method.options.lam": 2.0}}}
+
+    def tables(name):
+        shared = o1["settings"] | {"reference_table": name}
+        runs = plan(comparison("o", entries=[o1 | own | {"settings": shared}], effects=[]))
+        return [run.settings.reference_table for run in runs]
+
+    assert tables("t/{set}-{seed}") == ["t/all-0", "t/all-0", "t/all-1", "t/all-1"]
+    assert tables("t") == ["t"] * 4
+    with pytest.raises(ConfigError, match=r"'t/\{run\}'; in braces allowed: set, seed"):
+        tables("t/{run}")
+
+
 ROOT = pathlib.Path(__file__).parents[2]
 
 
