@@ -174,6 +174,11 @@ class RoundsOptions:
     steps: int = 180
     """Steps of a round."""
 
+    patience: int = 0
+    """Further steps of a round, at most, ``evaluate_every`` at a time: while its newest checkpoint
+    is shorter than all in the band, not in the band itself, but more accurate than the one before
+    (a limit that many responses exceed costs accuracy at first)."""
+
     prompts: int = 128
     """Problems sampled at every step."""
 
@@ -198,10 +203,9 @@ class RoundsOptions:
         for name in ("most", "steps", "prompts", "evaluate_every", "save_every"):
             if getattr(self, name) < 1:
                 raise ValueError(f"rounds.{name} is {getattr(self, name)}; allowed: 1 or more")
-        if self.log_rollouts_every < 0:
-            raise ValueError(
-                f"rounds.log_rollouts_every is {self.log_rollouts_every}; allowed: 0 or more"
-            )
+        for name in ("patience", "log_rollouts_every"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"rounds.{name} is {getattr(self, name)}; allowed: 0 or more")
         if self.evaluate_every > self.steps:
             raise ValueError(
                 f"rounds.evaluate_every is {self.evaluate_every}, rounds.steps {self.steps}: no "

@@ -136,6 +136,17 @@ def pick(
     return Pick(best.step, False, reason, judgements)
 
 
+def recovers(start: Candidate, judgements: Sequence[Judgement]) -> bool:
+    """Whether the newest checkpoint is shorter than all that could be picked, not within the band,
+    but more accurate than the one before: a little later it may be the one to pick."""
+    if len(judgements) < 2:
+        return False
+    before, newest = judgements[-2:]
+    within = [j.mean_tokens for j in judgements if j.within]
+    shorter = newest.mean_tokens < min([mean_tokens(start.outcomes), *within])
+    return shorter and not newest.within and newest.accuracy > before.accuracy
+
+
 def _preference(judgement: Judgement) -> tuple[float, float, int]:
     return judgement.mean_tokens, -judgement.accuracy, judgement.step
 

@@ -104,6 +104,17 @@ def check_settings(settings: PruneConfig, method: Method) -> None:
     """On-policy rows come from the whole distribution; monitor and test can be measured."""
     for phase in method.phases:
         _check_sampling(settings, phase)
+    patience, schedule = settings.rounds.patience, settings.optimizer.schedule
+    if patience and schedule != "constant":
+        raise ValueError(
+            f"rounds.patience is {patience}, but with optimizer.schedule {schedule!r} the learning "
+            "rate is 0 at the end of the run's steps; set patience to 0 or the schedule to constant"
+        )
+    if patience and any(phase.collect.every != "step" for phase in method.phases):
+        raise ValueError(
+            f"rounds.patience is {patience}, but {method.name} passes over collected rows in so "
+            "many steps as there are; set it to 0"
+        )
     for name in ("monitor", "test"):
         cap(settings, name)
     if settings.monitor.samples < 2:

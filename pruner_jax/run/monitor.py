@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ from pruner_jax.learn.rows import rows_of_rollouts
 from pruner_jax.learn.step import score
 from pruner_jax.measure import guards, stats
 from pruner_jax.measure.outcomes import outcomes
-from pruner_jax.measure.pick import Candidate, judge, still_possible
+from pruner_jax.measure.pick import Candidate, Judgement, judge, recovers, still_possible
 from pruner_jax.objective import memory
 from pruner_jax.objective.groups import Groups
 from pruner_jax.run.measuring import measure, read_outcomes
@@ -72,8 +73,8 @@ def record_evaluation(
 
 def evaluation_due(run: Session, state: RunState) -> bool:
     """Whether this step's parameters are to be measured and have not been yet."""
-    rounds = run.settings.rounds
-    at_place = state.step % rounds.evaluate_every == 0 or state.step == rounds.steps
+    every = run.settings.rounds.evaluate_every
+    at_place = state.step % every == 0 or state.step == state.length
     measured = any(mark.step == state.steps for mark in state.candidates)
     return state.step > 0 and at_place and not measured
 
@@ -94,6 +95,17 @@ def add_candidate(run: Session, state: RunState) -> None:
         ]
         if state.candidates[-1].kept:
             run.checkpoints.save_parameters(name, state.learn.params)
+        if state.step == state.length:
+            _prolong(run, state, judgements)
+
+
+def _prolong(run: Session, state: RunState, judgements: Sequence[Judgement]) -> None:
+    """Let a round that is over go on while its newest checkpoint recovers."""
+    rounds = run.settings.rounds
+    more = min(rounds.evaluate_every, rounds.steps + rounds.patience - state.length)
+    if more > 0 and recovers(run.candidate(state.origin), judgements):
+        state.length += more
+        run.progress.log(f"it recovers: {more} more steps (rounds.patience {rounds.patience})")
 
 
 def heed_guards(run: Session, state: RunState) -> bool:

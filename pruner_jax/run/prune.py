@@ -188,7 +188,7 @@ def begin_round(run: Session, state: RunState, limit: int) -> None:
     if state.in_round:
         return
     state.limit = limit
-    state.step = 0
+    state.step, state.length = 0, run.settings.rounds.steps
     state.candidates = []
     state.alarmed = False
     state.method_before, state.store_before = state.method, state.store
@@ -214,13 +214,13 @@ def play_round(run: Session, state: RunState) -> None:
     rounds = run.settings.rounds
     title = f"round {state.round + 1}, limit {state.limit}"
     store = state.store
-    run.progress.start(rounds.steps, title, done=state.step)
-    while state.step < rounds.steps or evaluation_due(run, state):
+    run.progress.start(state.length, title, done=state.step)
+    while state.step < state.length or evaluation_due(run, state):
         if not evaluation_due(run, state):  # it is where the run was interrupted in one
             store = state.store
             record = train_step(run, state)
             if not run.progress.running:  # a collection had a bar of its own
-                run.progress.start(rounds.steps, title, done=state.step)
+                run.progress.start(state.length, title, done=state.step)
             run.progress.update(
                 state.step,
                 accuracy=record.get("prune/accuracy"),
@@ -235,11 +235,11 @@ def play_round(run: Session, state: RunState) -> None:
             add_candidate(run, state)
             if not heed_guards(run, state):
                 return
-            if state.step < rounds.steps:
-                run.progress.start(rounds.steps, title, done=state.step)
+            if state.step < state.length:
+                run.progress.start(state.length, title, done=state.step)
         collected = state.store is not store  # which may have taken hours
         due = state.step % rounds.save_every == 0 or collected
-        if due and state.step < rounds.steps:
+        if due and state.step < state.length:
             store = state.store
             save(run, state)
 

@@ -31,6 +31,7 @@ class RunState:
     round: int = 0  # rounds finished
     limit: int | None = None  # token limit of the round that runs; None: between rounds
     step: int = 0  # steps done in this round
+    length: int = 0  # steps of this round
     steps: int = 0  # steps done in the run
     cursors: dict[str, int] = dataclasses.field(default_factory=dict)  # problems drawn, by phase
     tables: dict[str, str] = dataclasses.field(default_factory=dict)  # reference tables, by phase

@@ -13,8 +13,10 @@ from pruner_jax.measure.pick import (
     Candidate,
     Judgement,
     check_tolerance,
+    judge,
     next_limit,
     pick,
+    recovers,
     still_possible,
 )
 from pruner_jax.measure.stats import mean_tokens
@@ -84,6 +86,19 @@ def test_the_last_is_picked_whatever_it_lost(start, checkpoint):
     assert still_possible(start, judged, 20, "last") == {20, 40}  # a guard may yet drop the 40
     with pytest.raises(ValueError, match="rule"):
         PickOptions(rule="best")
+
+
+def test_what_recovers_is_short_and_on_its_way_back(start, checkpoint):
+    def found(*candidates):
+        return recovers(start, [judge(start.outcomes, c, OPTIONS) for c in candidates])
+
+    dip, better = checkpoint(40, 30, 0.5), checkpoint(60, 31, 0.65)
+    assert found(checkpoint(20, 50), dip, better)
+    assert not found(better) and not found(dip, checkpoint(60, 30, 0.4))  # one alone, and falling
+    assert not found(checkpoint(20, 50), dip)  # the first after the fall
+    assert not found(dip, checkpoint(60, 30))  # it is back
+    assert not found(checkpoint(20, 25), dip, better)  # a shorter one can be picked
+    assert not found(dip, checkpoint(60, 65, 0.65))  # longer than the start
 
 
 def test_nothing_within_keeps_the_start_of_the_round(start, checkpoint):

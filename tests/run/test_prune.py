@@ -284,3 +284,44 @@ def test_a_dry_run_shows_sizes_and_leaves_nothing(settings, tmp_path):
     )
     found = prune(settings(f"--out={tmp_path / 'run'}", *words))
     assert found["teacher_bytes"] == 53_664 * 4
+
+
+# -- a round that goes on --------------------------------------------------------------------------
+
+PATIENT = ("--rounds.patience=3", "--rounds.limits=[24]")
+
+
+def steps_of(out):
+    lines = map(json.loads, (out / "metrics.jsonl").read_text().splitlines())
+    found = [(line["kind"], line["step"]) for line in lines if line["kind"] in ("step", "evaluate")]
+    return [step for kind, step in found if kind == "step"], [
+        step for kind, step in found if kind == "evaluate"
+    ]
+
+
+def test_a_round_goes_on_while_its_newest_checkpoint_recovers(settings, tmp_path, monkeypatch):
+    """4 steps measured every 2, and 3 more at most: 2, then 1. Killed in them, it ends the same."""
+    monkeypatch.setattr(monitor, "recovers", lambda *_: True)
+    prune(settings(f"--out={tmp_path / 'whole'}", *PATIENT))
+    assert steps_of(tmp_path / "whole") == ([1, 2, 3, 4, 5, 6, 7], [0, 2, 4, 6, 7])
+    at_visit(monkeypatch, step, "learn", 6, die)
+    with pytest.raises(Died):
+        prune(settings(f"--out={tmp_path / 'killed'}", *PATIENT))
+    prune(settings(f"--out={tmp_path / 'killed'}", *PATIENT))
+    assert left_behind(tmp_path / "killed") == left_behind(tmp_path / "whole")
+    monkeypatch.setattr(monitor, "recovers", lambda *_: False)
+    prune(settings(f"--out={tmp_path / 'done'}", *PATIENT))
+    assert steps_of(tmp_path / "done") == ([1, 2, 3, 4], [0, 2, 4])
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--optimizer.schedule=cosine"], "with optimizer.schedule 'cosine' the learning rate is"),
+        (["--method.name=sft_shortest", "--method.options={}"], "passes over collected rows in so"),
+        (["--rounds.patience=-1"], "rounds.patience is -1; allowed: 0 or more"),
+    ],
+)
+def test_patience_that_makes_no_sense(settings, tmp_path, words, said):
+    with pytest.raises(ValueError, match=said):
+        prune(settings(f"--out={tmp_path / 'run'}", "--rounds.patience=2", *words))
