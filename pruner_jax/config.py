@@ -176,8 +176,8 @@ class RoundsOptions:
 
     patience: int = 0
     """Further steps of a round, at most, ``evaluate_every`` at a time: while its newest checkpoint
-    is shorter than all in the band, not in the band itself, but more accurate than the one before
-    (a limit that many responses exceed costs accuracy at first)."""
+    is shorter than all in the band, not in the band itself, but above the lowest of the round (a
+    limit that many responses exceed costs accuracy at first)."""
 
     prompts: int = 128
     """Problems sampled at every step."""

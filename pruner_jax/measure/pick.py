@@ -138,13 +138,14 @@ def pick(
 
 def recovers(start: Candidate, judgements: Sequence[Judgement]) -> bool:
     """Whether the newest checkpoint is shorter than all that could be picked, not within the band,
-    but more accurate than the one before: a little later it may be the one to pick."""
-    if len(judgements) < 2:
+    but above the lowest of the round: a little later it may be the one to pick."""
+    if not judgements:
         return False
-    before, newest = judgements[-2:]
+    *before, newest = judgements
+    risen = any(newest.accuracy > j.accuracy for j in before)
     within = [j.mean_tokens for j in judgements if j.within]
     shorter = newest.mean_tokens < min([mean_tokens(start.outcomes), *within])
-    return shorter and not newest.within and newest.accuracy > before.accuracy
+    return shorter and risen and not newest.within
 
 
 def _preference(judgement: Judgement) -> tuple[float, float, int]:

@@ -94,6 +94,7 @@ def test_what_recovers_is_short_and_on_its_way_back(start, checkpoint):
 
     dip, better = checkpoint(40, 30, 0.5), checkpoint(60, 31, 0.65)
     assert found(checkpoint(20, 50), dip, better)
+    assert found(dip, better, checkpoint(80, 30, 0.6))  # not at every step
     assert not found(better) and not found(dip, checkpoint(60, 30, 0.4))  # one alone, and falling
     assert not found(checkpoint(20, 50), dip)  # the first after the fall
     assert not found(dip, checkpoint(60, 30))  # it is back
