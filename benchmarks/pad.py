@@ -282,7 +282,7 @@ def measurements(out: pathlib.Path, student: str, seed: int, count: int) -> dict
     """The files of a student's measurements, by set; what is missing is trained and measured."""
     folder = out / "measured"
     folder.mkdir(exist_ok=True)
-    paths = {where: folder / f"{name_of(student)}-{seed}-{where}.json" for where in SETS}
+    paths = {where: folder / f"{name_of(student)}-{seed}-{where}-{count}.json" for where in SETS}
     if all(path.exists() for path in paths.values()):
         return paths
     model = train(out, student, seed)
@@ -320,8 +320,9 @@ def report(out: pathlib.Path, found: dict[str, list[dict[str, Any]]]) -> None:
             claims[f"{claim} | {where}"] = dataclasses.asdict(made)
             change = f"{made.value:+.3f} ({made.low:+.3f} to {made.high:+.3f})"
             said = " ".join(f"{x - y:+.3f}" for x, y in zip(each[better], each[worse]))
+            few = ", one seed" if len(each[better]) == 1 else ""
             sign = "holds" if made.low > 0 else "reversed" if made.high < 0 else "not shown"
-            print(f"| {claim} | {where} | {change} | {said} | {sign} |")
+            print(f"| {claim} | {where} | {change} | {said} | {sign}{few} |")
     write_atomically(
         out / "study.json", json.dumps({"accuracy": accuracy, "claims": claims}) + "\n"
     )

@@ -176,8 +176,8 @@ class RoundsOptions:
 
     patience: int = 0
     """Further steps of a round, at most, ``evaluate_every`` at a time: while its newest checkpoint
-    is shorter than all in the band, not in the band itself, but above the lowest of the round (a
-    limit that many responses exceed costs accuracy at first)."""
+    is shorter than all in the band, not in the band itself, but above the lowest of the round by
+    more than ``pick.tolerance`` (a limit that many responses exceed costs accuracy at first)."""
 
     prompts: int = 128
     """Problems sampled at every step."""
@@ -235,7 +235,8 @@ class PruneConfig:
     rounds: RoundsOptions = _default(RoundsOptions)
     reference_table: str | None = None
     """Folder of the method's reference table: used if it is there (made with the same model,
-    template, sampling and number of samples), else made there for other runs. null: OUT/tables."""
+    template, sampling and number of samples), else made there for other runs. null: OUT/tables. In
+    a comparison {set} and {seed} stand for their names."""
     expander: ExpanderOptions = _default(ExpanderOptions)
     teacher: TeacherOptions = _default(TeacherOptions)
     sample: SampleOptions = _default(SampleOptions)

@@ -42,21 +42,23 @@ def make_optimizer(options: OptimizerOptions, config: ModelConfig) -> optax.Grad
     return optax.chain(optax.clip_by_global_norm(options.grad_clip), adamw)
 
 
-def learning_rate(options: OptimizerOptions, begin: float, end: float, steps: int) -> float:
+def learning_rate(
+    options: OptimizerOptions, begin: float, end: float, steps: int, fresh: float = 0.0
+) -> float:
     """The learning rate of the update that goes from ``begin`` to ``end``, in steps of ``steps``.
 
-    A linear rise of which the first update has its part, then constant or down to 0.
+    A linear rise from where the optimiser was ``fresh``, of which the first update has its part,
+    then constant or down to 0 at the last step.
     """
     rise = warmup(options, steps)
-    if begin < rise:
-        return options.learning_rate * min(1.0, end / rise)
-    share = min(1.0, (begin - rise) / max(steps - rise, 1e-9))
+    risen = min(1.0, (end - fresh) / rise) if begin - fresh < rise else 1.0
+    share = min(1.0, max(0.0, begin - rise) / max(steps - rise, 1e-9))
     after = {
         "constant": 1.0,
         "cosine": (1 + math.cos(math.pi * share)) / 2,
         "linear": 1 - share,
     }
-    return options.learning_rate * after[options.schedule]
+    return options.learning_rate * risen * after[options.schedule]
 
 
 def warmup(options: OptimizerOptions, steps: int) -> float:

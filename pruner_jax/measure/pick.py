@@ -136,13 +136,14 @@ def pick(
     return Pick(best.step, False, reason, judgements)
 
 
-def recovers(start: Candidate, judgements: Sequence[Judgement]) -> bool:
+def recovers(start: Candidate, judgements: Sequence[Judgement], tolerance: float) -> bool:
     """Whether the newest checkpoint is shorter than all that could be picked, not within the band,
-    but above the lowest of the round: a little later it may be the one to pick."""
+    but above the lowest of the round by more than the tolerance: a little later it may be the one
+    to pick."""
     if not judgements:
         return False
     *before, newest = judgements
-    risen = any(newest.accuracy > j.accuracy for j in before)
+    risen = any(newest.accuracy > j.accuracy + tolerance for j in before)
     within = [j.mean_tokens for j in judgements if j.within]
     shorter = newest.mean_tokens < min([mean_tokens(start.outcomes), *within])
     return shorter and risen and not newest.within

@@ -110,10 +110,16 @@ def check_settings(settings: PruneConfig, method: Method) -> None:
             f"rounds.patience is {patience}, but with optimizer.schedule {schedule!r} the learning "
             "rate is 0 at the end of the run's steps; set patience to 0 or the schedule to constant"
         )
-    if patience and any(phase.collect.every != "step" for phase in method.phases):
+    learnt = [phase for phase in method.phases if phase.loss is not None]
+    if patience and any(phase.collect.every != "step" for phase in learnt):
         raise ValueError(
             f"rounds.patience is {patience}, but {method.name} passes over collected rows in so "
             "many steps as there are; set it to 0"
+        )
+    if patience and settings.pick.rule == "last":
+        raise ValueError(
+            f"rounds.patience is {patience}, but pick.rule is 'last', which takes the last "
+            "checkpoint whatever it is like; set patience to 0"
         )
     for name in ("monitor", "test"):
         cap(settings, name)

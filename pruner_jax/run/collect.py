@@ -11,7 +11,7 @@ import dataclasses
 import hashlib
 import json
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -35,7 +35,7 @@ from pruner_jax.run.session import PyTree, Session, problems_of
 from pruner_jax.run.state import RunState
 from pruner_jax.sample.sampler import SampleStats
 from pruner_jax.store.table import Table, open_table
-from pruner_jax.types import Graded, Problem, Purpose, take_rows
+from pruner_jax.types import Graded, Problem, Purpose
 
 _ROWS = 4096  # that are sampled and written together
 # Added to the visits of what is collected once, and of each further phase that is not, so that no
@@ -161,7 +161,7 @@ def collect_table(run: Session, state: RunState, phase: Phase) -> Graded:
     problems, visit_P = draw(run, state, phase)
     limit = collection_limit(run.settings) if phase.collect.every == "once" else state.limit
     table = _open(run, state, phase, limit)
-    with table.filling():
+    with table.filling(_waiting(run, table)):
         missing = table.missing(problems, visit_P)
         asked, visit_M = [problems[i] for i in missing], visit_P[missing]
         if missing and phase.collect.policy == "teacher" and run.settings.teacher.file is not None:
@@ -171,17 +171,25 @@ def collect_table(run: Session, state: RunState, phase: Phase) -> Graded:
     if phase.collect.reference:
         state.tables = {**state.tables, phase.name: _name(state, phase)}
         run.tables.clear()
-    rows = table.read(problems, visit_P, tokens=phase.loss is not None)
+    # A teacher's rows that are too long stay in the table, or it would be asked again for them.
+    rows = table.read(problems, visit_P, tokens=phase.loss is not None, longest=limit)
     if phase.collect.policy == "teacher":
-        # Those that are too long stay in the table, or the teacher would be asked again for them.
-        rows = take_rows(rows, rows.rollouts.length_B <= limit)
-        if not len(rows):
-            raise ValueError(
-                f"all responses of the teacher have more than {limit} tokens, the longest limit of "
-                "the run; raise rounds.limits, or take shorter responses"
-            )
         run.progress.log(f"teacher: {said(taxonomy(rows))}")
     return rows
+
+
+def _waiting(run: Session, table: Table) -> Callable[[], None]:
+    """What is done while another run fills the table."""
+    said = False
+
+    def wait() -> None:
+        nonlocal said
+        if not said:
+            run.progress.log(f"waits for another run to fill {table.folder}")
+        said = True
+        run.interrupts.check()
+
+    return wait
 
 
 def _sample_parts(

@@ -149,8 +149,11 @@ def _play(
     with contextlib.closing(results):
         for run, error in results:
             if error is None:
-                played[run.name] = read(run)
-            else:
+                try:
+                    played[run.name] = read(run)
+                except Exception as failure:  # the others go on
+                    error = f"it ended, but cannot be read: {failure!r}"
+            if error is not None:
                 failed[run.name] = error
                 progress.log(f"failed: {run.name}: {error}")
             if len(played) + len(failed) < len(runs):

@@ -103,7 +103,8 @@ def _prolong(run: Session, state: RunState, judgements: Sequence[Judgement]) -> 
     """Let a round that is over go on while its newest checkpoint recovers."""
     rounds = run.settings.rounds
     more = min(rounds.evaluate_every, rounds.steps + rounds.patience - state.length)
-    if more > 0 and recovers(run.candidate(state.origin), judgements):
+    tolerance = run.settings.pick.tolerance
+    if more > 0 and recovers(run.candidate(state.origin), judgements, tolerance):
         state.length += more
         run.progress.log(f"it recovers: {more} more steps (rounds.patience {rounds.patience})")
 

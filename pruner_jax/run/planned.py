@@ -89,12 +89,12 @@ def _run(out: str, name: str, point: Point, seed: int, shared: PruneConfig) -> R
     folder = pathlib.Path(out) / "runs" / _folder(name, point, seed)
     own = {"out": str(folder), "seed": seed, "reference_table": shared.reference_table}
     if own["reference_table"] is not None:  # which runs of a set and a seed can share
-        try:
-            own["reference_table"] = own["reference_table"].format(set=name, seed=seed)
-        except (KeyError, IndexError, ValueError):
+        table = shared.reference_table.replace("{set}", name).replace("{seed}", str(seed))
+        if "{" in table:
             raise ConfigError(
                 f"reference_table is {shared.reference_table!r}; in braces allowed: set, seed"
-            ) from None
+            )
+        own["reference_table"] = table
     return Run(name, point, seed, dataclasses.replace(shared, **own))
 
 

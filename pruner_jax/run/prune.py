@@ -280,6 +280,7 @@ def end_round(run: Session, state: RunState) -> None:
         if state.alarmed or run.resets("optimiser", "round"):
             state.learn = None  # the old moments go before the new ones are made
             state.learn = run.fresh_optimizer(params)
+            state.fresh = state.steps
         else:
             state.learn = state.learn.replace(params=params)
     in_band = any(judgement.within for judgement in picked.judgements)

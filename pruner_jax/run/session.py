@@ -25,7 +25,7 @@ from pruner_jax.learn.step import LearnState, Update, make_update, state_shardin
 from pruner_jax.measure.pick import Candidate
 from pruner_jax.mesh import LEARN_RULES, make_mesh
 from pruner_jax.objective.groups import Groups
-from pruner_jax.objective.method import Method, Phase, needs
+from pruner_jax.objective.method import Method, Phase, When, needs
 from pruner_jax.policy import handle, hf, weights
 from pruner_jax.policy.handle import Policy
 from pruner_jax.problems.source import load_sets
@@ -215,6 +215,8 @@ class Session:
         """How many rows a phase collects, and how often."""
         each = problems_of(phase, self.settings, len(self.problems["train"]))
         often = "once" if phase.collect.every == "once" else f"per {phase.collect.every}"
+        if phase.collect.extra_draws:
+            often += f", up to {1 + phase.collect.extra_draws} times"
         return f"{each * phase.collect.samples} {often}"
 
     def describe(self) -> dict[str, Any]:
@@ -362,14 +364,22 @@ def iteration_steps(phase: Phase, settings: PruneConfig) -> int:
     return rounds.steps * (1 if rounds.limits == "auto" else len(rounds.limits))
 
 
-def optimizer_steps(settings: PruneConfig, method: Method) -> int:
-    """Steps until the schedule of the learning rate ends: those until the optimiser is fresh again,
-    else the run's."""
-    rounds = settings.rounds
+def optimizer_term(method: Method) -> tuple[When, Phase | None]:
+    """How long an optimiser lasts: an iteration of a phase, a round, or ("never") the run."""
     training = [phase for phase in method.phases if phase.loss is not None]
     for phase in training:
         if phase.reset.optimiser == "iteration" and phase.collect.every == "iteration":
-            return phase.collect.steps
+            return "iteration", phase
     if any(phase.reset.optimiser == "round" for phase in training):
+        return "round", None
+    return "never", None
+
+
+def optimizer_steps(settings: PruneConfig, method: Method) -> int:
+    """Steps until the schedule of the learning rate ends: those that the optimiser lasts."""
+    rounds, (term, phase) = settings.rounds, optimizer_term(method)
+    if term == "iteration":
+        return phase.collect.steps
+    if term == "round":
         return rounds.steps
     return rounds.steps * (rounds.most if rounds.limits == "auto" else len(rounds.limits))

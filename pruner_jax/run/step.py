@@ -8,7 +8,6 @@ course of the steps until they collect again.
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -29,6 +28,7 @@ from pruner_jax.run.session import (
     Session,
     iteration_steps,
     optimizer_steps,
+    optimizer_term,
     problems_of,
 )
 from pruner_jax.run.shards import join, read_shards, write_shard
@@ -165,10 +165,18 @@ def sampled(run: Session, state: RunState, phase: Phase) -> tuple[Graded, dict[s
         if len(useful) >= wanted:
             graded = first_prompts(graded, useful[wanted - 1] + 1)
             break
-        share = max(len(useful), 1) / (ahead + count)
-        count = min(wanted, math.ceil((wanted - len(useful)) / share))
+        count = _expected(wanted, wanted - len(useful), len(useful) / (ahead + count))
     generated = {"prune/generated_tokens": stats.tokens, "prune/draws": draws}
     return graded, {**stats.metrics(), **generated}
+
+
+def _expected(wanted: int, lacking: int, share: float) -> int:
+    """How many problems to draw where a share of them counts and so many are lacking: a quarter
+    more than expected, as a whole, half, quarter... of a full draw, for each size is a program."""
+    count = wanted
+    while count > 1 and count // 2 * share >= 1.25 * lacking:
+        count //= 2
+    return count
 
 
 def _useful(run: Session, state: RunState, phase: Phase, graded: Graded) -> np.ndarray:
@@ -281,7 +289,7 @@ def finish(run: Session, state: RunState, work: Work) -> dict[str, float]:
             options=run.settings.learn,
             mesh=run.mesh,
             seed=run.settings.seed + since,
-            rate=_rate(run, state, phase),
+            rate=_rates(run, state, phase),
             part=part,
         )
     if is_on_policy(phase):
@@ -289,22 +297,20 @@ def finish(run: Session, state: RunState, work: Work) -> dict[str, float]:
     return {name: x for name, x in metrics.items() if not name.startswith("sampling/")}
 
 
-def _rate(run: Session, state: RunState, phase: Phase) -> Callable[[float, float], float]:
-    """The learning rate over the updates of a phase in this step. The phases of a step follow one
-    another and share it."""
-    steps, done = optimizer_steps(run.settings, run.method), state.steps
-    for other in run.training:
-        if other.reset.optimiser == "iteration" and other.collect.every == "iteration":
-            done = (state.steps - state.store.since.get(other.name, state.steps)) % steps
-            break
-    else:
-        if any(other.reset.optimiser == "round" for other in run.training):
-            done = state.step
+def _rates(run: Session, state: RunState, phase: Phase) -> Callable[[float, float], float]:
+    """Learning rate of an update from its place among those of a phase in this step, 0 to 1. The
+    phases of a step follow one another and share it."""
+    steps, (term, owner) = optimizer_steps(run.settings, run.method), optimizer_term(run.method)
+    done, fresh = state.steps, state.fresh
+    if term == "iteration":
+        done, fresh = (state.steps - state.store.since.get(owner.name, state.steps)) % steps, 0
+    elif term == "round":
+        done, fresh = state.step, 0
     place, phases = run.training.index(phase), len(run.training)
 
     def rate(begin: float, end: float) -> float:
         at = [done + (place + share) / phases for share in (begin, end)]
-        return learning_rate(run.settings.optimizer, *at, steps)
+        return learning_rate(run.settings.optimizer, *at, steps, fresh)
 
     return rate
 

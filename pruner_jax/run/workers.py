@@ -22,7 +22,13 @@ from pruner_jax.run.planned import Run
 _LOOK = 0.2  # seconds between two looks at the processes
 # The process narrows itself down to its cores before anything asks how many there are.
 _PLAY = """
-import os, sys
+import os, signal, sys, threading, time
+parent = os.getppid()
+def follow():  # a comparison that was killed takes its runs along; they save first
+    while os.getppid() == parent:
+        time.sleep(1)
+    os.kill(os.getpid(), signal.SIGTERM)
+threading.Thread(target=follow, daemon=True).start()
 cores = [int(core) for core in sys.argv.pop(1).split(",") if core]
 if cores:
     os.sched_setaffinity(0, cores)
@@ -43,7 +49,7 @@ def side_by_side(
     Args:
       runs: played in this order.
       workers: processes.
-      logs: folder of NAME.yaml and NAME.log of every run.
+      logs: folder of SET/NAME.yaml and SET/NAME.log of every run.
       began: told of each run when it starts.
       check: called while waiting. Whatever it raises stops the processes, which save first.
     """
@@ -62,10 +68,20 @@ def side_by_side(
                 idle.append(cores)
                 yield run, _why(process, _paths(run, logs)[1])
     finally:
-        for process in playing:
-            process.terminate()
-        for process in playing:
+        _stop(list(playing))
+
+
+def _stop(processes: Sequence[subprocess.Popen]) -> None:
+    """End processes, which save first; a second signal that comes meanwhile ends them at once."""
+    for process in processes:
+        process.terminate()
+    try:
+        for process in processes:
             process.wait()
+    except BaseException:
+        for process in processes:
+            process.kill()
+        raise
 
 
 def _shares(workers: int) -> list[list[int]]:
@@ -73,7 +89,8 @@ def _shares(workers: int) -> list[list[int]]:
     if not hasattr(os, "sched_setaffinity"):
         return [[] for _ in range(workers)]
     cores = sorted(os.sched_getaffinity(0))
-    return [cores[n::workers] or [cores[n % len(cores)]] for n in range(workers)]
+    each = max(1, len(cores) // workers)  # all alike: sums may depend on the number of threads
+    return [[cores[(n * each + i) % len(cores)] for i in range(each)] for n in range(workers)]
 
 
 def _start(run: Run, cores: list[int], logs: pathlib.Path) -> subprocess.Popen:
@@ -92,8 +109,7 @@ def _start(run: Run, cores: list[int], logs: pathlib.Path) -> subprocess.Popen:
 
 
 def _paths(run: Run, logs: pathlib.Path) -> tuple[pathlib.Path, pathlib.Path]:
-    name = run.name.replace("/", "-")
-    return logs / f"{name}.yaml", logs / f"{name}.log"
+    return logs / f"{run.name}.yaml", logs / f"{run.name}.log"
 
 
 def _why(process: subprocess.Popen, log: pathlib.Path) -> str | None:

@@ -160,19 +160,27 @@ _BULKY = ("question", "gold", "prompt", "text", "tokens", "logp", "origin", "pro
 
 
 def read_graded(
-    paths: Sequence[pathlib.Path], problems: Mapping[str, Problem], *, tokens: bool = True
+    paths: Sequence[pathlib.Path],
+    problems: Mapping[str, Problem],
+    *,
+    tokens: bool = True,
+    longest: int | None = None,
 ) -> Graded:
     """The graded rows of several files, as one: what ``write_rollouts`` was given, file by file.
 
     ``problems``: those that the rows answer, by id. In each file the rows of one visit to a problem
     stand together; a problem that is visited twice, or comes in two files, is two groups. Without
-    ``tokens`` texts are empty and the arrays ``*_BT`` have no columns.
+    ``tokens`` texts are empty and the arrays ``*_BT`` have no columns. ``longest``: rows of more
+    tokens are left out, and no row has a parent.
     """
     import pyarrow as pa
+    import pyarrow.compute as pc
     import pyarrow.parquet as pq
 
     wanted = [name for name in pq.read_schema(paths[0]).names if tokens or name not in _BULKY]
     tables = [pq.read_table(path, columns=wanted) for path in paths]
+    if longest is not None:
+        tables = [part.filter(pc.less_equal(part["length"], longest)) for part in tables]
     table = pa.concat_tables(tables)
     names = table["problem_id"].to_pylist()
     file_B = np.repeat(np.arange(len(tables)), [len(part) for part in tables])
@@ -199,7 +207,9 @@ def read_graded(
         padded_BT[inside_BT] = table[name].combine_chunks().flatten().to_numpy()
         return padded_BT
 
-    parent_B = of_rows("parent", np.int32)
+    parent_B, limit = of_rows("parent", np.int32), int(of_rows("limit", np.int32).max())
+    if longest is not None:
+        parent_B, limit = np.full_like(parent_B, -1), min(limit, longest)
     rollouts = Rollouts(
         prompts=Prompts(
             problems=tuple(problems[names[b]] for b in firsts),
@@ -218,7 +228,7 @@ def read_graded(
         finished_B=of_rows("finished", bool),
         text=tuple(table["text"].to_pylist()) if tokens else ("",) * len(names),
         temperature=table["temperature"][0].as_py(),
-        limit=int(of_rows("limit", np.int32).max()),
+        limit=limit,
         mode_B=of_rows("mode", np.int32),
         budget_B=of_rows("budget", np.int32),
         parent_B=np.where(parent_B >= 0, parent_B + offset_B, -1).astype(np.int32),

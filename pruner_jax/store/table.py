@@ -16,7 +16,8 @@ import fcntl
 import hashlib
 import json
 import pathlib
-from collections.abc import Iterator, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -37,10 +38,17 @@ class Table:
     folder: pathlib.Path
 
     @contextlib.contextmanager
-    def filling(self) -> Iterator[None]:
-        """Only one process at a time adds rows; another one waits, and then looks again."""
+    def filling(self, waiting: Callable[[], None] = lambda: None) -> Iterator[None]:
+        """Only one process at a time adds rows; another one waits, and then looks again. Meanwhile
+        ``waiting`` is called, which may raise."""
         with open(self.folder / ".lock", "w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+            while True:
+                try:
+                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    break
+                except BlockingIOError:
+                    waiting()
+                    time.sleep(0.2)
             for half_written in self.folder.glob(".part-*.tmp"):
                 half_written.unlink()
             yield
@@ -65,10 +73,15 @@ class Table:
         write_rollouts(self.folder / f"part-{digest}.parquet", graded, round=0, step=step)
 
     def read(
-        self, problems: Sequence[Problem], visit_P: np.ndarray, *, tokens: bool = True
+        self,
+        problems: Sequence[Problem],
+        visit_P: np.ndarray,
+        *,
+        tokens: bool = True,
+        longest: int | None = None,
     ) -> Graded:
         """The rows of these visits to the problems, in their order; none for those that have none.
-        ``tokens`` as of `records.read_graded`.
+        ``tokens`` and ``longest`` as of `records.read_graded`.
 
         Raises:
           TableError: there is no row of any.
@@ -77,7 +90,10 @@ class Table:
         parts = [path for path in self._parts() if set(wanted) & set(_visits(path))]
         if not parts:
             raise TableError(f"{self.folder} has no rows of the {len(problems)} problems")
-        graded = read_graded(parts, _by_id(parts, problems), tokens=tokens)
+        lengths = [n for path in parts for n in read_rollouts(path, ["length"])["length"]]
+        if longest is not None and min(lengths) > longest:
+            raise TableError(f"{self.folder} has only rows of more than {longest} tokens")
+        graded = read_graded(parts, _by_id(parts, problems), tokens=tokens, longest=longest)
         return _in_order(graded, wanted)
 
     def everything(self) -> Graded:

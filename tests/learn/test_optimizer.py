@@ -35,6 +35,9 @@ def test_a_schedule_follows_steps_however_many_updates_they_have():
     np.testing.assert_allclose(four[8::4], 1 - np.arange(8) / 8)
     assert 0 < four[-1] < 1 / 16
     assert learning_rate(options, 12, 13, 10) == 0
+    # An optimiser that was made after 6 steps rises anew, on the way down.
+    anew = [learning_rate(options, i, i + 1, 10, fresh=6) for i in (6, 7, 8)]
+    np.testing.assert_allclose(anew, [0.5 * 0.5, 1 - 5 / 8, 1 - 6 / 8])
 
 
 def test_a_schedule_needs_more_steps_than_its_warmup():

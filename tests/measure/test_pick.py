@@ -90,7 +90,8 @@ def test_the_last_is_picked_whatever_it_lost(start, checkpoint):
 
 def test_what_recovers_is_short_and_on_its_way_back(start, checkpoint):
     def found(*candidates):
-        return recovers(start, [judge(start.outcomes, c, OPTIONS) for c in candidates])
+        judged = [judge(start.outcomes, c, OPTIONS) for c in candidates]
+        return recovers(start, judged, OPTIONS.tolerance)
 
     dip, better = checkpoint(40, 30, 0.5), checkpoint(60, 31, 0.65)
     assert found(checkpoint(20, 50), dip, better)

@@ -8,6 +8,7 @@ from some_problems_count import counts
 from pruner_jax.problems.order import order
 from pruner_jax.problems.source import load_sets
 from pruner_jax.run.prune import prune
+from pruner_jax.run.step import _expected
 from pruner_jax.store.records import Metrics, read_rollouts
 
 SOME = f"--method.name={pathlib.Path(__file__).parent / 'some_problems_count.py'}"
@@ -70,3 +71,16 @@ def test_a_method_cannot_ask_for_it_where_it_makes_no_sense(settings, tmp_path):
     with pytest.raises(ValueError, match=r"extra_draws is 2 and collect\.every 'once'"):
         prune(settings(f"--out={tmp_path / 'run'}", *words))
     assert not (tmp_path / "run").exists()
+
+
+def test_draws_come_in_few_sizes():
+    """Every number of rows is a program more."""
+    sizes = {_expected(32, lacking, share / 64) for lacking in range(1, 33) for share in range(65)}
+    assert sizes == {2, 4, 8, 16, 32}
+    assert _expected(32, 5, 0.5) == 16  # 10 are expected to do, with a quarter more 12.5
+    assert _expected(32, 1, 0.0) == 32
+
+
+def test_a_method_with_a_table_beside_it_may_be_patient(settings, tmp_path):
+    words = ("--method.name=adaptthink", "--method.options={}", "--dry_run=true")
+    prune(settings(f"--out={tmp_path / 'run'}", "--rounds.patience=2", *words))

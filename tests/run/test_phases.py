@@ -243,7 +243,7 @@ def test_a_teachers_file_is_learnt_from_and_what_cannot_be_used_is_told(settings
     # The one that is too long is there, so that a teacher would not be asked again for it.
     table = read_rollouts(next((tmp_path / "run" / "tables").rglob("*.parquet")))
     assert problems[2].id in table["problem_id"] and max(table["length"]) > 24
-    with pytest.raises(ValueError, match="all responses of the teacher have more than 24 tokens"):
+    with pytest.raises(ValueError, match="has only rows of more than 24 tokens"):
         path.write_text(json.dumps(lines[3]) + "\n")
         prune(taught(settings, tmp_path / "none", path))
 

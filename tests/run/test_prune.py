@@ -319,6 +319,7 @@ def test_a_round_goes_on_while_its_newest_checkpoint_recovers(settings, tmp_path
     [
         (["--optimizer.schedule=cosine"], "with optimizer.schedule 'cosine' the learning rate is"),
         (["--method.name=sft_shortest", "--method.options={}"], "passes over collected rows in so"),
+        (["--pick.rule=last"], "but pick.rule is 'last'"),
         (["--rounds.patience=-1"], "rounds.patience is -1; allowed: 0 or more"),
     ],
 )

@@ -2,7 +2,6 @@
 
 import json
 import os
-import pathlib
 import time
 import types
 
@@ -21,8 +20,8 @@ def test_runs_side_by_side_are_those_of_one_after_the_other(comparison, tmp_path
     two = compare(comparison(tmp_path / "two", workers=2, **few))
     assert timeless(one["sets"]) == timeless(two["sets"])
     for name in ("thinkprune-seed0", "tlmre-weak-seed0"):
-        log = (tmp_path / "two" / "logs" / f"all-{name}.log").read_text()
-        assert "round 1" in log and (tmp_path / "two" / "logs" / f"all-{name}.yaml").exists()
+        log = (tmp_path / "two" / "logs" / "all" / f"{name}.log").read_text()
+        assert "round 1" in log and (tmp_path / "two" / "logs" / "all" / f"{name}.yaml").exists()
 
 
 def test_an_accelerator_is_not_shared(comparison, tmp_path, monkeypatch):  # noqa: F811
@@ -72,7 +71,8 @@ def test_as_many_as_there_are_workers_in_order(pretended, tmp_path):
     spans = []
     for name in "abcd":
         (cores, start), (_, end) = (
-            json.loads((tmp_path / f"all-{name}.{what}").read_text()) for what in ("began", "ended")
+            json.loads((tmp_path / "all" / f"{name}.{what}").read_text())
+            for what in ("began", "ended")
         )
         spans.append((start, end, cores))
     for start, _, cores in spans:
@@ -86,7 +86,7 @@ def test_failures_are_told_and_the_others_go_on(pretended, tmp_path):
     runs = pretended("bad", "killed", "good")
     ended = {run.name: error for run, error in side_by_side(runs, 1, tmp_path, print, lambda: None)}
     assert ended["all/bad"] == "method.name is 'x'; allowed: y"
-    assert "ended with code -9" in ended["all/killed"] and "all-killed.log" in ended["all/killed"]
+    assert "ended with code -9" in ended["all/killed"] and "all/killed.log" in ended["all/killed"]
     assert ended["all/good"] is None
 
 
@@ -94,14 +94,14 @@ def test_whoever_is_interrupted_stops_the_processes(pretended, tmp_path):
     until = time.monotonic() + 60
 
     def check():
-        if len(list(tmp_path.glob("*.began"))) == 2:
+        if len(list(tmp_path.glob("all/*.began"))) == 2:
             raise KeyboardInterrupt
         assert time.monotonic() < until
 
     with pytest.raises(KeyboardInterrupt):
         list(side_by_side(pretended("1-long", "2-long", "c"), 2, tmp_path, lambda _: None, check))
-    assert sorted(path.name for path in tmp_path.glob("*.stopped")) == [
-        "all-1-long.stopped",
-        "all-2-long.stopped",
+    assert sorted(path.name for path in tmp_path.glob("all/*.stopped")) == [
+        "1-long.stopped",
+        "2-long.stopped",
     ]
-    assert not list(pathlib.Path(tmp_path).glob("*c.began"))
+    assert not list(tmp_path.glob("all/c.began"))
