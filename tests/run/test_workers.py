@@ -2,6 +2,8 @@
 
 import json
 import os
+import subprocess
+import sys
 import time
 import types
 
@@ -105,3 +107,28 @@ def test_whoever_is_interrupted_stops_the_processes(pretended, tmp_path):
         "2-long.stopped",
     ]
     assert not list(tmp_path.glob("all/c.began"))
+
+
+def test_a_killed_comparison_takes_its_runs_along(tmp_path):
+    """The part of the program that plays a run which follows the process that started it."""
+    follow = workers._PLAY.partition("from pruner_jax")[0]
+    child = f"""{follow}
+import pathlib
+def stop(*_):
+    pathlib.Path({str(tmp_path / "stopped")!r}).touch()
+    os._exit(143)
+signal.signal(signal.SIGTERM, stop)
+pathlib.Path({str(tmp_path / "began")!r}).touch()
+time.sleep(60)
+"""
+    start = (
+        f"import subprocess, sys; subprocess.run([sys.executable, '-c', {child!r}, '', 'prune'])"
+    )
+    parent = subprocess.Popen([sys.executable, "-c", start])
+    until = time.monotonic() + 50
+    while not (tmp_path / "began").exists() and time.monotonic() < until:
+        time.sleep(0.1)
+    parent.kill()
+    while not (tmp_path / "stopped").exists() and time.monotonic() < until:
+        time.sleep(0.1)
+    assert (tmp_path / "stopped").exists()
