@@ -14,16 +14,17 @@ the loss is the mean over all tokens; no KL divergence, so no reference model is
 beta is a controller. The margin is the lower confidence bound of the change in accuracy against the
 start model, on the monitor set, plus the tolerance: at 0 or above what was lost is within what may
 be lost. While the newest evaluation has such a margin, beta grows by 2 % a step, else it shrinks by
-5 %. Before the first evaluation it stays at its start.
+30 %. Before the first evaluation it stays at its start.
 
 Not a published method: it puts together what stands up in published comparisons. Two channels and
 the share of correct responses are DDCA's (arXiv 2602.02099), the sigmoid is TLMRE's (2502.04463),
-the cut is DOT's (2601.03969), scale, clip and loss are DLER's (2510.15110), the two rates are
-Acoer's (2606.22716), where they follow the accuracy itself. Why so: fused and divided by the
-standard deviation of the group, the weight of the length term cancels where all are correct, and no
-controller could steer it; wrong responses have no length term, for one that makes them shorter
-teaches nothing else where all are wrong; problems that are solved throughout stay in the batch
-as long as their lengths differ, because they are where length can be saved.
+the cut is DOT's (2601.03969), scale, clip and loss are DLER's (2510.15110), the controller and its
+rate of growth are Acoer's (2606.22716), where it follows the accuracy of every batch. Here an
+evaluation is the news of many steps, so it brakes six times as hard. Why so: fused and divided by
+the standard deviation of the group, the weight of the length term cancels where all are correct,
+and no controller could steer it; wrong responses have no length term, for one that makes them
+shorter teaches nothing else where all are wrong; problems that are solved throughout stay in the
+batch as long as their lengths differ, because they are where length can be saved.
 
 The cut needs 11 samples or more to act with 3 deviations.
 """
@@ -67,7 +68,7 @@ class Options:
     up: float = 1.02
     """Factor on it after a step while the margin is 0 or more. 1: it never grows."""
 
-    down: float = 0.95
+    down: float = 0.7
     """Factor on it after a step while the margin is negative. 1: it never shrinks."""
 
     deviations: float = 3.0
