@@ -258,8 +258,7 @@ def _plain_table(rows: Sequence[Row]) -> str:
     for row in body:
         table.add_row(*map(Text, row))
     shown = io.StringIO()
-    width = max(
-        shutil.get_terminal_size().columns, 110
-    )  # a broken line is better than a cut number
+    # Never narrower: a broken line is better than a cut number.
+    width = max(shutil.get_terminal_size().columns, 110)
     Console(file=shown, width=width, color_system=None).print(table)
     return "\n".join(line.rstrip() for line in shown.getvalue().splitlines())

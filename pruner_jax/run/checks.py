@@ -101,32 +101,40 @@ def check_thoughts(method: Method, graded: Graded) -> None:
 
 
 def check_settings(settings: PruneConfig, method: Method) -> None:
-    """On-policy rows come from the whole distribution; monitor and test can be measured."""
+    """On-policy rows come from the whole distribution, rounds can go on where they are to, monitor
+    and test can be measured."""
     for phase in method.phases:
         _check_sampling(settings, phase)
-    patience, schedule = settings.rounds.patience, settings.optimizer.schedule
-    if patience and schedule != "constant":
-        raise ValueError(
-            f"rounds.patience is {patience}, but with optimizer.schedule {schedule!r} the learning "
-            "rate is 0 at the end of the run's steps; set patience to 0 or the schedule to constant"
-        )
-    learnt = [phase for phase in method.phases if phase.loss is not None]
-    if patience and any(phase.collect.every != "step" for phase in learnt):
-        raise ValueError(
-            f"rounds.patience is {patience}, but {method.name} passes over collected rows in so "
-            "many steps as there are; set it to 0"
-        )
-    if patience and settings.pick.rule == "last":
-        raise ValueError(
-            f"rounds.patience is {patience}, but pick.rule is 'last', which takes the last "
-            "checkpoint whatever it is like; set patience to 0"
-        )
+    _check_patience(settings, method)
     for name in ("monitor", "test"):
         cap(settings, name)
     if settings.monitor.samples < 2:
         raise ValueError(
             f"monitor.samples is {settings.monitor.samples}; the checkpoint rule needs 2 or more "
             "to tell a loss from noise"
+        )
+
+
+def _check_patience(settings: PruneConfig, method: Method) -> None:
+    """A round can go on only where more steps are like those before, and the pick looks for one."""
+    patience, schedule = settings.rounds.patience, settings.optimizer.schedule
+    if not patience:
+        return
+    if schedule != "constant":
+        raise ValueError(
+            f"rounds.patience is {patience}, but with optimizer.schedule {schedule!r} the learning "
+            "rate is 0 at the end of the run's steps; set patience to 0 or the schedule to constant"
+        )
+    learnt = [phase for phase in method.phases if phase.loss is not None]
+    if any(phase.collect.every != "step" for phase in learnt):
+        raise ValueError(
+            f"rounds.patience is {patience}, but {method.name} passes over collected rows in so "
+            "many steps as there are; set it to 0"
+        )
+    if settings.pick.rule == "last":
+        raise ValueError(
+            f"rounds.patience is {patience}, but pick.rule is 'last', which takes the last "
+            "checkpoint whatever it is like; set patience to 0"
         )
 
 

@@ -33,7 +33,7 @@ class RunState:
     step: int = 0  # steps done in this round
     length: int = 0  # steps of this round
     steps: int = 0  # steps done in the run
-    fresh: int = 0  # steps done when the optimiser was made
+    fresh: int = 0  # steps done when the last alarm or the end of a round made the optimiser anew
     cursors: dict[str, int] = dataclasses.field(default_factory=dict)  # problems drawn, by phase
     tables: dict[str, str] = dataclasses.field(default_factory=dict)  # reference tables, by phase
     store: Store = dataclasses.field(default_factory=lambda: Store())  # what is trained on later

@@ -11,6 +11,7 @@ position; not on its seat, its neighbours, or when it came in.
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import math
 import time
@@ -62,9 +63,8 @@ class SampleStats:
             for field in dataclasses.fields(self)
             if field.name != "programs"
         }
-        names = {*self.programs, *other.programs}
-        programs = {n: self.programs.get(n, 0) + other.programs.get(n, 0) for n in names}
-        return SampleStats(**both, programs=programs)
+        programs = collections.Counter(self.programs) + collections.Counter(other.programs)
+        return SampleStats(**both, programs=dict(programs))
 
     def metrics(self) -> dict[str, float]:
         """For the metrics of a step."""

@@ -172,6 +172,9 @@ def read_graded(
     stand together; a problem that is visited twice, or comes in two files, is two groups. Without
     ``tokens`` texts are empty and the arrays ``*_BT`` have no columns. ``longest``: rows of more
     tokens are left out, and no row has a parent.
+
+    Raises:
+      ValueError: ``longest`` leaves no row.
     """
     import pyarrow as pa
     import pyarrow.compute as pc
@@ -182,6 +185,8 @@ def read_graded(
     if longest is not None:
         tables = [part.filter(pc.less_equal(part["length"], longest)) for part in tables]
     table = pa.concat_tables(tables)
+    if longest is not None and not len(table):
+        raise ValueError(f"{paths[0].parent} has only rows of more than {longest} tokens")
     names = table["problem_id"].to_pylist()
     file_B = np.repeat(np.arange(len(tables)), [len(part) for part in tables])
     groups = list(zip(names, table["visit"].to_pylist(), file_B))

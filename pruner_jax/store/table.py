@@ -85,14 +85,12 @@ class Table:
 
         Raises:
           TableError: there is no row of any.
+          ValueError: all of them are longer than ``longest``.
         """
         wanted = list(zip([problem.id for problem in problems], visit_P.tolist()))
         parts = [path for path in self._parts() if set(wanted) & set(_visits(path))]
         if not parts:
             raise TableError(f"{self.folder} has no rows of the {len(problems)} problems")
-        lengths = [n for path in parts for n in read_rollouts(path, ["length"])["length"]]
-        if longest is not None and min(lengths) > longest:
-            raise TableError(f"{self.folder} has only rows of more than {longest} tokens")
         graded = read_graded(parts, _by_id(parts, problems), tokens=tokens, longest=longest)
         return _in_order(graded, wanted)
 

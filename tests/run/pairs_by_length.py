@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from some_problems_count import Worth
+from every_kind_of_phase import Worth
 
 from pruner_jax.objective.advantage import Pairs
 from pruner_jax.objective.loss_spec import LossSpec

@@ -3,6 +3,7 @@
 import dataclasses
 
 import numpy as np
+from every_kind_of_phase import Worth
 
 from pruner_jax.objective.advantage import Fused, Norm
 from pruner_jax.objective.loss_spec import LossSpec
@@ -25,14 +26,6 @@ class Even:
     def __call__(self, scene):
         keep_P = np.array([counts(problem) for problem in scene.groups.problems])
         return scene.replace(keep_PG=scene.keep_PG & keep_P[:, None])
-
-
-@dataclasses.dataclass(frozen=True)
-class Worth:
-    """Minus the length."""
-
-    def __call__(self, scene):
-        return -scene.groups.measure("length")
 
 
 def compose(options):
