@@ -12,7 +12,7 @@ to as a rule (an edit in a line that is never reached changes nothing: run the r
     off_by_one      a number is one more or one less                      WrongAnswer
 
 The paper (arXiv 2305.13888) names the first and the third; its code has no injector. Text only:
-running the programs and making rows of them is left to `shape.Inject`.
+running the programs and making rows of them is left to `repair.Inject`.
 """
 
 from __future__ import annotations
@@ -26,8 +26,6 @@ import math
 import string
 import tokenize
 from collections.abc import Callable, Iterator
-
-import numpy as np
 
 from pruner_jax.types import Problem, Verdict
 
@@ -66,16 +64,6 @@ def check_template(template: str) -> None:
             f"template is {template!r} and names {wrong}; allowed: {{question}}, {{attempt}}, "
             "{verdict} and {detail}, with other braces doubled"
         )
-
-
-def inject(source: str, kind: str, rng: np.random.Generator) -> str | None:
-    """The program with one error of that kind, drawn evenly; None where the kind does not apply.
-
-    Raises:
-      ValueError: there is no such kind.
-    """
-    found = variants(source, kind)
-    return found[int(rng.integers(len(found)))] if found else None
 
 
 def variants(source: str, kind: str) -> list[str]:
