@@ -8,6 +8,8 @@ from __future__ import annotations
 import dataclasses
 from typing import Any, Literal
 
+import numpy as np
+
 from pruner_jax.measure.bootstrap import Estimate
 from pruner_jax.measure.frontier import MEASURES
 
@@ -50,21 +52,26 @@ class Effect:
     against: str = "base"
     """Another point, or base: the model that all runs start with."""
 
+    within: float = 0.0
+    """How far the other way is still as claimed: with expect more and 0.01, at most 0.01 less is
+    lost (a test of non-inferiority)."""
+
     set: str | None = None
     """The set it is tested on. null: every set where both points play."""
 
     def __post_init__(self) -> None:
-        """A measure that exists."""
         if self.measure not in MEASURES:
             raise ValueError(f"measure is {self.measure!r}; allowed: {', '.join(MEASURES)}")
+        if not 0 <= self.within < np.inf:
+            raise ValueError(f"within is {self.within}; allowed: 0 or more")
 
     def holds(self, difference: Estimate) -> str:
-        """Whether the difference says so: "yes" or "no" where its interval lies on one side of 0,
-        else "undecided"."""
+        """Whether the difference says so: "yes" or "no" where its interval lies on one side of
+        what is allowed, else "undecided"."""
         low, high = difference.low, difference.high
         if self.expect == "less":
             low, high = -high, -low
-        return "yes" if low > 0 else "no" if high < 0 else "undecided"
+        return "yes" if low > -self.within else "no" if high < -self.within else "undecided"
 
 
 @dataclasses.dataclass(frozen=True)

@@ -59,9 +59,12 @@ _MEANS = {
     "easy_tokens": ("tokens", "easy"),
     "hard_accuracy": ("accuracy", "hard"),
     "hard_tokens": ("tokens", "hard"),
+    "at_once": ("at_once", "all"),
+    "easy_at_once": ("at_once", "easy"),
+    "hard_at_once": ("at_once", "hard"),
 }
 MEASURES = (*_MEANS, "adaptivity")
-"""What a model is measured by."""
+"""What a model is measured by; at_once is the share of responses without a thought."""
 
 
 def measure(means: Means, name: str, model: str = "final") -> np.ndarray:

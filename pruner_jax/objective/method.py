@@ -222,6 +222,13 @@ def needs(phase: Phase) -> dict[str, list[str]]:
     return found
 
 
+def follows_monitor(phase: Phase) -> bool:
+    """Whether a phase learns from the evaluations on the monitor set: it takes statistics of them,
+    or a controller follows a number of theirs."""
+    followed = [getattr(slot, "metric", "") for _, slot in slots.walk(phase)]
+    return "monitor" in needs(phase) or any(name.startswith("monitor/") for name in followed)
+
+
 def check(method: Method, offers: Collection[str]) -> None:
     """Refuse a method that needs what the run does not offer.
 

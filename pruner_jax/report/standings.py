@@ -28,8 +28,8 @@ accuracy, one of them strictly; bold where that is so in the data.
 AES: 1 x relative saving of tokens + 3 x relative gain of accuracy, or - 5 x its relative loss
 (arXiv 2501.12570). Hard / easy: mean tokens on the hardest problems over those on the easiest.
 Correlation: of difficulty and mean tokens over the problems. Per step: over the mean difficulty,
-which is the number of steps that an answer needs. Training: generated tokens and time of a run
-without its evaluations, means over seeds."""
+which is the number of steps that an answer needs. Training: generated tokens and time of a run,
+means over seeds; evaluations on the monitor set are in them where the method follows these."""
 
 
 def markdown(result: Mapping[str, Any]) -> str:
@@ -191,12 +191,17 @@ def _volumes(found: Mapping[str, Any]) -> list[Row]:
     ]
 
 
+_SHARES = ("accuracy", "at_once")
+
+
 def _claims(result: Mapping[str, Any], between: Between) -> list[Row]:
     rows: list[Row] = [("claim", "set", "of", "against", "measure", "difference", "holds")]
     for e in result["effects"]:
-        share = e["measure"].endswith("accuracy")
-        difference = between(e["difference"], points if share else _signed)
-        measure = e["measure"].replace("_", " ") + (", points" if share else "")
+        signed = points if e["measure"].endswith(_SHARES) else _signed
+        measure = e["measure"].replace("_", " ") + (", points" if signed is points else "")
+        difference = between(e["difference"], signed)
+        if e["within"]:
+            difference += f", {signed(e['within'])} allowed"
         rows.append((e["claim"], e["set"], e["of"], e["against"], measure, difference, e["holds"]))
     return rows
 

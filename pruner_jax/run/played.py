@@ -14,17 +14,19 @@ from typing import Any
 
 import numpy as np
 
+from pruner_jax import methods
 from pruner_jax.measure import paired
+from pruner_jax.measure.guards import EMPTY_THOUGHT
 from pruner_jax.measure.outcomes import Outcomes
 from pruner_jax.measure.stats import per_problem
+from pruner_jax.objective.method import follows_monitor
 from pruner_jax.problems import source
 from pruner_jax.run.measuring import read_outcomes
 from pruner_jax.run.planned import Run
 from pruner_jax.store.folder import RunFolder
 from pruner_jax.store.records import Metrics, read_rollouts
 
-QUANTITIES = ("accuracy", "tokens", "thinking_tokens", "difficulty")
-_NOT_TRAINING = ("time/evaluate", "time/save")
+QUANTITIES = ("accuracy", "tokens", "thinking_tokens", "at_once", "difficulty")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,12 +66,13 @@ def read(run: Run) -> Played:
         samples=int(models[0].samples_P.max()),
         quantities=tuple(values[0]),
         values_MPQ=np.stack([np.stack(list(value.values()), axis=1) for value in values]),
-        training=_training(folder, records),
+        training=_training(folder, records, run),
     )
 
 
 def _measured(outcomes: Outcomes) -> dict[str, np.ndarray]:
-    cells = (outcomes.correct_PG, outcomes.length_PG, outcomes.thinking_PG)
+    empty_PG = outcomes.thinking_PG <= EMPTY_THOUGHT
+    cells = (outcomes.correct_PG, outcomes.length_PG, outcomes.thinking_PG, empty_PG)
     found = (*(per_problem(x_PG, outcomes) for x_PG in cells), outcomes.difficulty_P)
     return dict(zip(QUANTITIES, found))
 
@@ -86,15 +89,20 @@ def _counted(
     return {name: np.bincount(at_B, [row[name] for row in rows]) / samples_P for name in rows[0]}
 
 
-def _training(folder: RunFolder, records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """What training took, without the evaluations on monitor and test; and how it went."""
+def _training(folder: RunFolder, records: Sequence[dict[str, Any]], run: Run) -> dict[str, Any]:
+    """What training took, and how it went. Evaluations on monitor are part of it where the method
+    follows them; else they, the test and saving are left out."""
     summary = json.loads(folder.summary.read_text())
-    training = [record for record in records if record["kind"] != "evaluate"]
+    phases = methods.build(methods.MethodOptions.of(run.settings.method)).phases
+    kinds, left_out = {"evaluate"}, {"time/save", "time/evaluate"}
+    if any(map(follows_monitor, phases)):
+        kinds, left_out = set(), {"time/save"}
+    training = [record for record in records if record["kind"] not in kinds]
     times = [
         value
         for record in training
         for name, value in record.items()
-        if name.startswith("time/") and name not in _NOT_TRAINING
+        if name.startswith("time/") and name not in left_out
     ]
     return {
         "generated_tokens": sum(map(generated_tokens, training)),
@@ -106,10 +114,10 @@ def _training(folder: RunFolder, records: Sequence[Mapping[str, Any]]) -> dict[s
 
 
 def generated_tokens(record: Mapping[str, Any]) -> float:
-    """Tokens that were sampled for a record, by all phases of the method; in older runs rows times
-    their mean length."""
+    """Tokens that were sampled for a record, by all phases of the method; for an evaluation, and in
+    older runs, rows times their mean length."""
     found = [n for name, n in record.items() if name.endswith("prune/generated_tokens")]
     if found:
         return sum(found)
     rows = sum(n for name, n in record.items() if name.startswith("prune/verdict/"))
-    return rows * record.get("completions/mean_length", 0.0)
+    return rows * record.get("completions/mean_length", record.get("mean_tokens", 0.0))

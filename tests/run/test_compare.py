@@ -1,5 +1,6 @@
 """Comparisons on a random model: what they leave, that they go on, and what they refuse."""
 
+import dataclasses
 import json
 import pathlib
 import shutil
@@ -110,16 +111,30 @@ def test_the_numbers_are_those_of_the_runs(whole, comparison):
 
 def test_what_a_source_counts_as_redundant_is_counted(whole, comparison, monkeypatch):
     run = plan(comparison(whole))[0]
-    assert read(run).quantities[4:] == ("checks", "second_passes")
+    assert read(run).quantities[5:] == ("checks", "second_passes")
     monkeypatch.delattr("pruner_jax.problems.last_digit.redundancy")
-    assert read(run).quantities[4:] == ()
+    assert read(run).quantities[5:] == ()
 
 
 def test_generated_tokens_are_those_of_all_phases_or_rows_times_their_mean():
     assert generated_tokens({"a/prune/generated_tokens": 5, "b/prune/generated_tokens": 7}) == 12
     older = {"prune/verdict/correct": 3, "prune/verdict/wrong": 1, "completions/mean_length": 2.5}
     assert generated_tokens(older) == 10
+    assert generated_tokens({"prune/verdict/wrong": 4, "mean_tokens": 2.5}) == 10  # an evaluation
     assert generated_tokens({"kind": "pick"}) == 0
+
+
+@pytest.mark.parametrize(
+    ("method", "follows"), [("harmonic", True), ("laser_d", True), ("tlmre", False)]
+)
+def test_evaluations_cost_the_methods_that_follow_them(whole, comparison, method, follows):
+    run = plan(comparison(whole))[0]
+    other = dataclasses.replace(run.settings, method={"name": method})
+    lines = (run.folder / "metrics.jsonl").read_text().splitlines()
+    records = [r for r in map(json.loads, lines) if follows or r["kind"] != "evaluate"]
+    counted = read(dataclasses.replace(run, settings=other)).training["generated_tokens"]
+    assert counted == pytest.approx(sum(map(generated_tokens, records)))
+    assert any(r["kind"] == "evaluate" and generated_tokens(r) > 0 for r in records) == follows
 
 
 class Died(BaseException):
