@@ -61,7 +61,8 @@ def read(cls: type, file: str | None = None, overrides: Sequence[str] = ()) -> G
 
 def _spell_out(cls: type, words: Sequence[str]) -> list[str]:
     """Command-line words with what people leave out: ``--dry-run`` is ``--dry_run=true``, and
-    ``--problems last_digit`` names what fills the room: ``--problems.name=last_digit``."""
+    ``--problems last_digit`` or ``--expander MODEL`` names what fills the room:
+    ``--problems.name=last_digit``, ``--expander.model=MODEL``."""
     kinds = typing.get_type_hints(cls)
     found: list[str] = []
     left = list(words)
@@ -82,9 +83,9 @@ def _spell_out(cls: type, words: Sequence[str]) -> list[str]:
         if kind is bool and not equals:
             equals, value = "=", "true"
         parts = dataclasses.fields(kind) if dataclasses.is_dataclass(kind) else ()
-        named = not dot and "name" in {part.name for part in parts}
-        if named and re.fullmatch(r"[\w./-]+", value):  # a mapping in YAML has braces
-            dot, tail = ".", "name"
+        fills = [part.name for part in parts if part.name in ("name", "model")]
+        if fills and not dot and re.fullmatch(r"[\w./-]+", value):  # a mapping in YAML has braces
+            dot, tail = ".", fills[0]
         found.append(f"--{name}{dot}{tail}{equals}{value}")
     return found
 

@@ -189,6 +189,11 @@ def test_a_bare_word_names_the_problems(file, words):
     assert got.problems.name == "math500"
 
 
+def test_a_bare_word_names_the_expander():
+    got = load(EvaluateConfig, None, ["--model=m", "--expander", "small", "--expander.limit=9"])
+    assert (got.expander.model, got.expander.limit) == ("small", 9)
+
+
 @pytest.mark.parametrize("word", ["--method.options={a:", "--method.options='x"])
 def test_broken_yaml_in_an_override_names_the_override(file, word):
     with pytest.raises(ConfigError, match=r"method\.options=.*not YAML"):

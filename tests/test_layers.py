@@ -10,7 +10,7 @@ import pytest
 ROOT = pathlib.Path(__file__).parents[1] / "pruner_jax"
 
 TIERS = [
-    {"types", "masked", "settings"},
+    {"types", "masked", "settings", "plugin"},
     {"text", "expansion", "mesh"},
     {"policy", "objective", "problems", "verify", "store"},
     {"methods", "sample", "learn", "measure", "report"},
@@ -25,6 +25,7 @@ FREE_OF_JAX = (
     "settings",
     "types",
     "masked",
+    "plugin",
     "objective",
     "methods",
     "verify",

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 
 from pruner_jax.objective.inject import TEMPLATE, check_template
+
+_SCORER = re.compile(r".+\.py:\w+")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,8 +31,22 @@ class ProgramsOptions:
     chains: int = 4
     """Lines that each beginning of the beam search goes on with: the likeliest, others sampled."""
 
+    scorer: str | None = None
+    """What tells the beam search how far a step can be trusted, in place of whether the program so
+    far runs: path/to/file.py:function, a function of the problem and the response up to the end of
+    a line that gives a number in (0, 1]."""
+
     def __post_init__(self) -> None:
         check_template(self.template)
+        if self.scorer is not None and not _SCORER.fullmatch(self.scorer):
+            raise ValueError(
+                f"programs.scorer is {self.scorer!r}; allowed: path/to/file.py:function, or null"
+            )
+        if self.scorer is not None and not self.beams:
+            raise ValueError(
+                f"programs.scorer is {self.scorer!r}, but nothing is scored without a beam search; "
+                "set programs.beams, or scorer to null"
+            )
         for name, least in (("refine", 0), ("beams", 0), ("chains", 1)):
             if getattr(self, name) < least:
                 raise ValueError(

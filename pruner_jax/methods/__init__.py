@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
-import importlib.util
 import pathlib
 import typing
 from collections.abc import Mapping
 from types import ModuleType
 from typing import Any
 
+from pruner_jax import plugin
 from pruner_jax.methods.options import MethodOptions
 from pruner_jax.objective.method import Method, Phase
 from pruner_jax.objective.overlay import overlay
@@ -92,7 +92,4 @@ def _module(name: str) -> ModuleType:
         raise ValueError(
             f"method.name is {name!r}; allowed: {', '.join(available())}, or the path of a .py file"
         )
-    spec = importlib.util.spec_from_file_location(f"pruner_jax_method_{path.stem}", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return plugin.load(path, "method")

@@ -12,9 +12,10 @@ Paper: arXiv 2504.00424. 8 samples at temperature 0.9. It leaves the weight of t
 
 What the code does differently: its lengths are words, here they are tokens of the model in
 training, so that 10 too many cost the whole reward all the same; its target is 0.3 times the gold
-solution instead of the chain of the start model, which not every source of problems has. With
-`normalised` the excess is counted in units of the target, weight * max(0, chain / target - 1)^2,
-which means the same for long and short chains; then a weight of about 1 is in place.
+solution instead of the chain of the start model: so it is with `solution`, which names the column
+of the problem source that has it, and then no table is made. With `normalised` the excess is
+counted in units of the target, weight * max(0, chain / target - 1)^2, which means the same for long
+and short chains; then a weight of about 1 is in place.
 
 `leak: mask` masks literal gold answers in the chain before the expander sees it, so that a chain
 cannot just tell the answer (in the code the judge even reads the chain). `expander: false` is the
@@ -35,7 +36,7 @@ from pruner_jax.objective.kernels import Excess
 from pruner_jax.objective.length import EVERY_ROW, Length
 from pruner_jax.objective.loss_spec import LossSpec
 from pruner_jax.objective.method import Collect, Method, Phase
-from pruner_jax.objective.statistics import Stat
+from pruner_jax.objective.statistics import Stat, Written
 from pruner_jax.objective.task import Expanded, Outcome
 
 
@@ -51,6 +52,10 @@ class Options:
 
     share: float = 0.3
     """The target, as a share of the start model's chain."""
+
+    solution: str | None = None
+    """Column of the problem source that has the gold solution, whose length sets the target as in
+    the released code ("answer" in gsm8k). null: the start model's chain does."""
 
     weight: float = 0.01
     """Weight of the penalty."""
@@ -84,7 +89,7 @@ def compose(options: Options) -> Method:
         ),
         loss=None,
     )
-    target = Stat(
+    chain = Stat(
         reduce="mean",
         measure="thinking",
         over="all",
@@ -92,6 +97,7 @@ def compose(options: Options) -> Method:
         times=options.share,
         empty=None,
     )
+    target = Written(options.solution, times=options.share) if options.solution else chain
     excess = Length(
         kernel=Excess(power=2),
         weight=options.weight,
@@ -120,4 +126,5 @@ def compose(options: Options) -> Method:
         "pick": {"rule": "last"},
         "guards": {"accuracy": None},
     }
-    return Method(name="hawkeye", phases=(table, prune), wants=wants)
+    phases = (prune,) if options.solution else (table, prune)
+    return Method(name="hawkeye", phases=phases, wants=wants)

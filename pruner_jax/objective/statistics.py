@@ -1,7 +1,8 @@
 """Statistics: the targets, scales and weights of the other slots, as [P, 1] or [P, G] arrays.
 
 A provider is a number, a `Stat` over a named subset of a named source, the `Limit` of the round,
-the `Budget` told to each row, or a measure of each row itself (`Own`). NaN means that there was
+the `Budget` told to each row, a measure of each row itself (`Own`), or the length of a text of its
+problem (`Written`). NaN means that there was
 nothing to measure; it only ever leaves this file where the slot said ``empty: null`` (the term is
 then off for that group).
 """
@@ -53,6 +54,28 @@ class Own:
 
     def __call__(self, scene: Scene) -> np.ndarray:
         return self.times * scene.groups.measure(self.measure) + self.plus
+
+
+@dataclasses.dataclass(frozen=True)
+class Written:
+    """``times * tokens + plus`` of a text that stands in a column of the problem: a worked solution
+    of its source."""
+
+    column: str
+    times: float = 1.0
+    plus: float = 0.0
+
+    def __call__(self, scene: Scene) -> np.ndarray:
+        problems = scene.graded.rollouts.prompts.problems
+        for problem in problems:
+            if not isinstance(problem.columns.get(self.column), str):
+                raise ValueError(
+                    f"written.column is {self.column!r}, but problem {problem.id!r} has no text "
+                    f"there; its columns: {', '.join(map(str, problem.columns)) or 'none'}"
+                )
+        texts = [problem.columns[self.column] for problem in problems]
+        tokens_P = np.array([len(scene.context.encode(text)) for text in texts], np.float64)
+        return self.times * tokens_P[:, None] + self.plus
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -181,7 +204,7 @@ class Stat:
         return memory.Key(self.source, self.measure, self.over, self.decay)
 
 
-Provider = float | Stat | Limit | Budget | Own
+Provider = float | Stat | Limit | Budget | Own | Written
 
 
 def evaluate(provider: Provider, scene: Scene) -> np.ndarray:

@@ -17,14 +17,13 @@ import dataclasses
 import functools
 import hashlib
 import importlib
-import importlib.util
 import json
-import re
 import sys
 import types
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from pruner_jax import plugin
 from pruner_jax.problems.options import ProblemsOptions
 from pruner_jax.problems.settings import resolve
 from pruner_jax.types import Problem, Purpose
@@ -47,7 +46,10 @@ def names() -> list[str]:
 def find(name: str) -> types.ModuleType:
     """The module of a source, by its name or as ``path/to/file.py``."""
     if name.endswith(".py"):
-        module = _import_file(Path(name).expanduser())
+        path = Path(name).expanduser()
+        if not path.is_file():
+            raise ValueError(f"problems.name: there is no file {path}")
+        module = plugin.load(path, "problems")
     elif name in names():
         module = importlib.import_module(f"{__package__}.{name}")
     else:
@@ -59,17 +61,6 @@ def find(name: str) -> types.ModuleType:
         raise ValueError(
             f"problems.name: {name} must define a dataclass Options and load(options, split)"
         )
-    return module
-
-
-def _import_file(path: Path) -> types.ModuleType:
-    if not path.is_file():
-        raise ValueError(f"problems.name: there is no file {path}")
-    name = "problems_file_" + re.sub(r"\W", "_", path.stem)
-    spec = importlib.util.spec_from_file_location(name, path)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module  # dataclasses look their type hints up there
-    spec.loader.exec_module(module)
     return module
 
 

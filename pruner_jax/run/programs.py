@@ -12,12 +12,13 @@ from __future__ import annotations
 
 import collections
 import dataclasses
+import pathlib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from pruner_jax import text
+from pruner_jax import plugin, text
 from pruner_jax.measure import stats
 from pruner_jax.measure.options import EvaluateOptions
 from pruner_jax.measure.outcomes import outcomes
@@ -83,13 +84,20 @@ def answer(
       ValueError: the problems' answers are no programs.
     """
     check_are_programs(engine.verifier, problems)
+    score = load_scorer(programs.scorer)
     limit = test.limit
     if programs.beams:
         engine = measured(engine, test)
         prompts = engine.prompts(problems[: test.problems], purpose=purpose, limit=limit)
         progress.log(f"{title}: beam search, {programs.beams} beams of {programs.chains} lines")
         first, took = by_steps(
-            engine, params, prompts, beams=programs.beams, chains=programs.chains, limit=limit
+            engine,
+            params,
+            prompts,
+            beams=programs.beams,
+            chains=programs.chains,
+            limit=limit,
+            score=score,
         )
         tokens = took.tokens
     else:
@@ -144,6 +152,24 @@ def lines(found: Mapping[str, Any]) -> list[str]:
         value, low, high = (found["change"][name] for name in ("value", "low", "high"))
         told.append(f"change of accuracy  {value:+.4f} ({low:+.4f} to {high:+.4f})")
     return [*told, f"tokens generated    {found['tokens']:.2f} a problem, all answers together"]
+
+
+def load_scorer(spec: str | None) -> Scorer | None:
+    """The function path/to/file.py:function; None is that of `step_beam` itself.
+
+    Raises:
+      ValueError: there is no such file, or no such function in it.
+    """
+    if spec is None:
+        return None
+    place, _, name = spec.rpartition(":")
+    path = pathlib.Path(place)
+    if not path.is_file():
+        raise ValueError(f"programs.scorer is {spec!r}, but there is no file {place}")
+    function = getattr(plugin.load(path, "scorer"), name, None)
+    if not callable(function):
+        raise ValueError(f"programs.scorer is {spec!r}, but {place} has no function {name}")
+    return function
 
 
 def by_steps(

@@ -51,6 +51,21 @@ def test_the_penalty_in_units_of_the_target():
     np.testing.assert_allclose(found, [-0.8705492, -0.2216929, 1.0922421], atol=2e-6)
 
 
+def test_the_gold_solution_can_set_the_target_as_in_the_code():
+    """A solution of 20 words makes a target of 6; chains exceed it by 34, 4 and 12."""
+    (phase,) = methods.load("hawkeye", {"solution": "answer"}).phases
+    problem = dataclasses.replace(
+        ROWS.rollouts.prompts.problems[0], columns={"answer": "step " * 20}
+    )
+    prompts = dataclasses.replace(ROWS.rollouts.prompts, problems=(problem,))
+    rows = dataclasses.replace(ROWS, rollouts=dataclasses.replace(ROWS.rollouts, prompts=prompts))
+    context = Context(limit=100, expand=lambda *_: EXPANDED, encode=str.split)
+    expected = (1 - 11.56 + 0 - 0.16 + 1 - 1.44) / 3
+    assert weigh(phase, rows, {}, context)[2]["reward"] == pytest.approx(expected)
+    with pytest.raises(ValueError, match=r"column is 'answer', but problem .* has no text there"):
+        weigh(phase, ROWS, {}, context)
+
+
 def test_without_the_expander_only_the_penalty_is_left():
     # -4.84, 0, 0: mean -1.6133333, unbiased std 2.7943753
     found, reward, asked = weighed(expander=False)

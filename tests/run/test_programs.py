@@ -1,5 +1,6 @@
 """Programs that fail are asked for again without a look at the gold answer, and values vote."""
 
+import builtins
 import dataclasses
 
 import numpy as np
@@ -310,6 +311,19 @@ def test_evaluate_searches_step_by_step(model):
     assert programs["rounds"] == [] and programs["tokens"] > 12  # of all beams
 
 
+def test_evaluate_searches_with_a_step_scorer_of_ones_own(model, tmp_path, monkeypatch):
+    file = tmp_path / "steps.py"
+    file.write_text(
+        "import builtins\ndef f(problem, text):\n    builtins.asked.append(text)\n    return 0.5\n"
+    )
+    monkeypatch.setattr(builtins, "asked", [], raising=False)
+    words = ("--programs.beams=2", "--programs.chains=2", "--test.samples=1", "--test.limit=12")
+    evaluate_verb(evaluation(model, *words, f"--programs.scorer={file}:f"))
+    assert builtins.asked
+    with pytest.raises(ValueError, match=r"steps\.py has no function g"):
+        evaluate_verb(evaluation(model, *words, f"--programs.scorer={file}:g"))
+
+
 @pytest.mark.parametrize(
     ("words", "says"),
     [
@@ -318,6 +332,12 @@ def test_evaluate_searches_step_by_step(model):
         (("--programs.vote=true", "--test.samples=1"), "a vote needs 2 or more"),
         (("--programs.beams=2",), "set test.samples to 1"),
         (("--programs.beams=2", "--programs.vote=true"), "nothing to vote on"),
+        (("--programs.beams=2", "--programs.scorer=f"), "allowed: path/to/file.py:function"),
+        (("--programs.scorer=f.py:f",), "nothing is scored without a beam search"),
+        (
+            ("--programs.beams=2", "--test.samples=1", "--programs.scorer=nowhere.py:f"),
+            "there is no file nowhere.py",
+        ),
         (
             ("--programs.beams=2", "--test.samples=1", "--test.temperature=0"),
             "programs.chains is 4 and test.temperature 0",

@@ -16,14 +16,13 @@ from __future__ import annotations
 import dataclasses
 import functools
 import importlib
-import importlib.util
 import inspect
 import pathlib
-import sys
 from collections.abc import Callable, Mapping
 from types import ModuleType
 from typing import Any
 
+from pruner_jax import plugin
 from pruner_jax.verify.adapters import ADAPTERS, Check
 
 
@@ -59,7 +58,7 @@ def plan(spec: str) -> Plan:
 def load(spec: str, settings: Mapping[str, Any]) -> Check:
     """Import a checker (in a worker: this runs the user's file) and make it a function of a Job."""
     adapter, path, name = _parse(spec)
-    module = _built_in(name) if path is None else _from_file(path)
+    module = _built_in(name) if path is None else plugin.load(path, "checker")
     function = getattr(module, "check" if path is None else name, None)
     if not callable(function):
         raise ValueError(f"{path} has no function {name!r}")
@@ -97,14 +96,3 @@ def _parse(spec: str) -> tuple[str, pathlib.Path | None, str]:
 
 def _built_in(name: str) -> ModuleType:
     return importlib.import_module(f"{__name__}.{name}")
-
-
-def _from_file(path: pathlib.Path) -> ModuleType:
-    """Run a user's file as a module, with its own folder open to its imports."""
-    if str(path.parent) not in sys.path:
-        sys.path.append(str(path.parent))
-    spec = importlib.util.spec_from_file_location(f"checker_{path.stem}", path)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
