@@ -7,14 +7,16 @@ r"""Two studies of Hawkeye: how much of a chain an expander needs, what training
 ``redundancy`` takes any large model and the words of ``evaluate`` (with an expander; ``--like``
 brings that of a run), removes whole steps from its chains (repeats first, then re-checks, then by
 chance) and shows what the expander makes of the rest. ``runs`` plays a configuration with several
-seeds and once without the expander, measures each model with it, and shows a table; what is there
-is not played again. Both print Markdown.
+seeds, with the expander and without, measures each model with it, and shows a table of all seeds
+together (intervals over problems and seeds) and of each (over problems); what is there is not
+played again. Both print Markdown.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import dataclasses
 import json
 import pathlib
 import sys
@@ -24,6 +26,7 @@ import numpy as np
 
 from pruner_jax.config import EvaluateConfig, PruneConfig, load
 from pruner_jax.expansion import AGAIN, STEP, thinned
+from pruner_jax.measure.frontier import estimate, resampled, subsets
 from pruner_jax.mesh import LEARN_RULES, make_mesh
 from pruner_jax.policy import handle
 from pruner_jax.problems.source import load_problems
@@ -39,6 +42,7 @@ from pruner_jax.types import Purpose
 from pruner_jax.verify.pool import Verifier
 
 SHARES = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
+QUANTITIES = ("accuracy", "chain_tokens", "leak", "masked", "bare", "alone")
 
 
 def main() -> None:
@@ -111,58 +115,134 @@ def redundancy(settings: EvaluateConfig, args: argparse.Namespace) -> str:
 
 
 def runs(args: argparse.Namespace, words: Sequence[str]) -> str:
-    """A table of the start model, a run for each seed, and the control."""
-    out = pathlib.Path(args.out)
-    played = {f"seed {seed}": [f"--seed={seed}"] for seed in args.seeds}
-    control = [f"--seed={args.seeds[0]}", "--method.options.expander=false"]
-    found = {}
-    for name, changes in {**played, "without the expander": control}.items():
-        folder = out / name.replace(" ", "_")
-        settings = load(PruneConfig, args.config, [*words, *changes, f"--out={folder}"])
-        prune(settings)
-        found[name] = measured(settings, serve=not found)
-    first = next(iter(found.values()))
+    """A table of the start model and of the runs with and without the expander, by seed and all."""
+    with_it, without = (
+        [play(args, words, seed, control) for seed in args.seeds] for control in (False, True)
+    )
+    first = evaluation(with_it[0])
     lines = [
         "| | joint accuracy | change from the start model alone | chain tokens | of the start's "
         "| large model alone | chains with the answer | gain over no chain, answers masked |",
         "|---|---|---|---|---|---|---|---|",
         row("start model", first["against"]["joint"]),
-        *(row(name, each["model"]["joint"], each["joint"]) for name, each in found.items()),
+        together("all seeds", with_it),
+        *(alone(f"seed {seed}", folder) for seed, folder in zip(args.seeds, with_it)),
+        together("without the expander", without),
+        *(alone(f"seed {seed}", folder) for seed, folder in zip(args.seeds, without)),
         "",
         f"Expander alone: {percent(first['model']['joint']['expander_alone_accuracy'])}. Start "
         f"model alone: {number(first['against']['joint']['large_alone_tokens'])} tokens.",
         "",
-        "| concurrency | start model alone | pipeline before | pipeline after | speed-up |",
-        "|---|---|---|---|---|",
-    ]
-    for before, after in zip(
-        first["against"]["joint"]["serving"], first["model"]["joint"]["serving"]
-    ):
-        speedup = before["large_alone"] / after["joint"]
-        lines.append(
-            f"| {after['concurrency']} | {before['large_alone']:.3g} s | {before['joint']:.3g} s "
-            f"| {after['joint']:.3g} s | x{speedup:.2f} |"
-        )
-    costs = [first[name]["joint"]["cost"] for name in ("against", "model")]
-    lines += [
+        *serving([evaluation(folder) for folder in with_it]),
         "",
-        f"Cost of 1,000 requests: start model alone {costs[0]['large_alone']:.4g}, pipeline before "
-        f"{costs[0]['joint']:.4g}, after {costs[1]['joint']:.4g} (a token of the expander costs "
-        f"{costs[1]['price'] / costs[1]['large_price']:.2g} of one of the large model, one that is "
-        f"read {costs[1]['read_share']:g} of one that is written).",
+        *prices([evaluation(folder) for folder in with_it]),
     ]
     return "\n".join(lines)
 
 
-def measured(settings: PruneConfig, serve: bool) -> dict:
-    """The run's model against the one it began with, both with the expander; timed if ``serve``."""
-    folder = pathlib.Path(settings.out)
-    path = folder / "joint" / "evaluation.json"
-    if not path.is_file():
-        words = [f"--model={folder / 'export'}", f"--against={settings.model}", f"--like={folder}"]
-        words += [f"--out={path.parent}", *([] if serve else ["--serving.concurrency=[]"])]
-        evaluate_verb(load(EvaluateConfig, None, words))
-    return json.loads(path.read_text())
+def play(args: argparse.Namespace, words: Sequence[str], seed: int, control: bool) -> pathlib.Path:
+    """One run, its model measured against the one it began with, both with the expander; where that
+    was written. The control is not timed."""
+    folder = pathlib.Path(args.out) / f"{'without' if control else 'with'}-{seed}"
+    changes = [f"--seed={seed}", f"--out={folder}"]
+    changes += ["--method.options.expander=false"] if control else []
+    settings = load(PruneConfig, args.config, [*words, *changes])
+    prune(settings)
+    out = folder / "joint"
+    if not (out / "evaluation.json").is_file():
+        like = [f"--model={folder / 'export'}", f"--against={settings.model}", f"--like={folder}"]
+        like += [f"--out={out}", *(["--serving.concurrency=[]"] if control else [])]
+        evaluate_verb(load(EvaluateConfig, None, like))
+    return out
+
+
+def evaluation(folder: pathlib.Path) -> dict:
+    """What ``evaluate`` found."""
+    return json.loads((folder / "evaluation.json").read_text())
+
+
+def alone(name: str, folder: pathlib.Path) -> str:
+    """One run by itself."""
+    found = evaluation(folder)
+    return row(name, found["model"]["joint"], found["joint"])
+
+
+SIDES = ("against", "model")  # the model before and after
+
+
+def columns(folder: pathlib.Path, side: str) -> np.ndarray:
+    """The means of every problem, float64 [P, Q]."""
+    by_problem = json.loads((folder / f"{side}-joint.json").read_text())
+    return np.transpose([by_problem[name] for name in QUANTITIES])
+
+
+def together(name: str, folders: Sequence[pathlib.Path]) -> str:
+    """The runs of all seeds, with intervals over problems and seeds (see ``measure.frontier``)."""
+    values_SMPQ = np.stack([[columns(folder, side) for side in SIDES] for folder in folders])
+    everywhere = subsets(np.full(values_SMPQ.shape[2], np.nan))
+    means = resampled({name: values_SMPQ}, QUANTITIES, everywhere)[name]
+
+    def say(draws: np.ndarray) -> dict[str, float]:
+        return dataclasses.asdict(estimate(draws))
+
+    found = {
+        "accuracy": means("accuracy"),
+        "chain_tokens": means("chain_tokens"),
+        "large_alone_accuracy": means("alone"),
+        "leak_rate": means("leak"),
+        "masked_gain": means("masked") - means("bare"),
+    }
+    against = {
+        "change_from_alone": means("accuracy") - means("alone", model="base"),
+        "chain_ratio": means("chain_tokens") / means("chain_tokens", model="base"),
+    }
+    return row(
+        f"**{name}**",
+        {key: say(draws) for key, draws in found.items()},
+        {key: say(draws) for key, draws in against.items()},
+    )
+
+
+def serving(found: Sequence[dict]) -> list[str]:
+    """Seconds per request, the median of the runs; the speed-up also from least to most."""
+    lines = [
+        "| concurrency | start model alone | pipeline before | pipeline after | speed-up | "
+        "tuned model alone |",
+        "|---|---|---|---|---|---|",
+    ]
+    for i, one in enumerate(found[0]["model"]["joint"]["serving"]):
+        before = [each["against"]["joint"]["serving"][i] for each in found]
+        after = [each["model"]["joint"]["serving"][i] for each in found]
+        speedups = [b["large_alone"] / a["joint"] for b, a in zip(before, after)]
+        cells = [
+            f"{np.median([each[way] for each in side]):.3g} s"
+            for side, way in (
+                (before, "large_alone"),
+                (before, "joint"),
+                (after, "joint"),
+                (after, "large_alone"),
+            )
+        ]
+        cells.insert(3, f"x{np.median(speedups):.2f} ({min(speedups):.2f} to {max(speedups):.2f})")
+        lines.append(f"| {one['concurrency']} | {' | '.join(cells)} |")
+    return lines
+
+
+def prices(found: Sequence[dict]) -> list[str]:
+    """What 1,000 requests cost, means of the runs."""
+    costs = {side: [each[side]["joint"]["cost"] for each in found] for side in SIDES}
+
+    def cost(side: str, way: str) -> str:
+        return f"{np.mean([each[way] for each in costs[side]]):.4g}"
+
+    one = costs["model"][0]
+    return [
+        f"Cost of 1,000 requests: start model alone {cost('against', 'large_alone')}, pipeline "
+        f"before {cost('against', 'joint')}, after {cost('model', 'joint')}, tuned model alone "
+        f"{cost('model', 'large_alone')} (a token of the expander costs "
+        f"{one['price'] / one['large_price']:.2g} of one of the large model, one that is read "
+        f"{one['read_share']:g} of one that is written)."
+    ]
 
 
 def row(name: str, found: dict, against: dict | None = None) -> str:

@@ -201,7 +201,8 @@ def _claims(result: Mapping[str, Any], between: Between) -> list[Row]:
         measure = e["measure"].replace("_", " ") + (", points" if signed is points else "")
         difference = between(e["difference"], signed)
         if e["within"]:
-            difference += f", {signed(e['within'])} allowed"
+            bound = e["within"] * (-1 if e["expect"] == "more" else 1)
+            difference += f", {signed(bound)} allowed"
         rows.append((e["claim"], e["set"], e["of"], e["against"], measure, difference, e["holds"]))
     return rows
 

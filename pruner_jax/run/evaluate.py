@@ -78,6 +78,9 @@ def evaluate_verb(settings: EvaluateConfig) -> dict[str, Any]:
                 together[name], result[name]["joint"] = _measure_joint(
                     settings, large, graded, expander, problems, progress
                 )
+                if settings.out is not None:
+                    path = pathlib.Path(settings.out) / f"{name}-joint.json"
+                    write_atomically(path, json.dumps(joint.by_problem(together[name])) + "\n")
             del large
         if settings.against is not None:
             both = _compare(settings, alone["against"], alone["model"])

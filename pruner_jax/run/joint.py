@@ -121,6 +121,12 @@ def per_problem(rollouts: Rollouts, x_B: Any) -> np.ndarray:
     return np.bincount(rollouts.group_B, np.asarray(x_B, np.float64)) / counted_P
 
 
+def by_problem(joint: Joint) -> dict[str, list[float]]:
+    """The means of each problem, by what they are of: lists of P numbers."""
+    arrays = {name.removesuffix("_P"): x for name, x in vars(joint).items() if name.endswith("_P")}
+    return {name: x_P.tolist() for name, x_P in arrays.items()}
+
+
 def describe(joint: Joint, options: EvaluateOptions, seed: int) -> dict[str, Any]:
     """The numbers of a pipeline by name, each with its interval over problems. ``change`` is
     against the large model alone, ``masked_gain`` against the expander alone."""

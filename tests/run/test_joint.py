@@ -106,6 +106,9 @@ def test_evaluate_measures_the_pipeline(model, tmp_path, capsys):
     )
     assert found == json.loads((tmp_path / "evaluation.json").read_text())
     both = found["model"]["joint"]
+    by_problem = json.loads((tmp_path / "model-joint.json").read_text())
+    assert np.mean(by_problem["accuracy"]) == pytest.approx(both["accuracy"]["value"])
+    assert {len(column) for column in by_problem.values()} == {6} and len(by_problem) == 8
     assert both["chain_tokens"]["value"] == found["model"]["mean_thinking_tokens"]
     assert both["large_alone_tokens"]["value"] == found["model"]["mean_tokens"]
     assert both["large_alone_accuracy"]["value"] == found["model"]["accuracy"]
