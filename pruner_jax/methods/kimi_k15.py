@@ -4,11 +4,12 @@ In words: with the shortest and the longest response of the group, right or wron
 1/2 - (length - shortest) / (longest - shortest); a correct response is worth 1 plus weight times
 its score, a wrong one weight times its score where that is below 0. Nothing is added where all are
 equally long. Advantage = reward - mean of the group, not divided by a standard deviation, on the
-summed log-probability of the response. The length term is off for the first steps and constant
-from then on.
+summed log-probability of the response. The length term can be off for the first `warmup` steps, as
+in the paper; it is constant from then on.
 
 Paper: arXiv 2501.12599, section 2.3.3. It has no code and gives neither the weight nor when it sets
-in; 0.4 is what a re-implementation took (hkust-nlp/Laser).
+in, so here it does from the start unless `warmup` says otherwise; 0.4 is what a re-implementation
+took (hkust-nlp/Laser).
 
 What is different here: their updates are made on rollouts of the iteration with half the squared
 log-ratio of the response as a penalty, whose gradient is 0 at the first update after a collection.
