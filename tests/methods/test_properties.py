@@ -82,7 +82,7 @@ def looks_across_groups(phase):
         (isinstance(slot, Norm) and {"batch", "varying"} & {slot.baseline, slot.scale})
         or (isinstance(slot, Whiten) and slot.over == "batch")
         or (isinstance(slot, Gate) and slot.top < 1)
-        or (isinstance(slot, Stat) and slot.source in ("batch", "running", "monitor"))
+        or (isinstance(slot, Stat) and slot.source == "batch")
         for _, slot in slots.walk(phase)
     )
 
