@@ -17,8 +17,8 @@ What is different here: all responses of a problem are sampled at temperature 0.
 the original the first one is greedy. The hint is shown without worked examples.
 
 Left out: rows of finished responses in which no answer was found are dropped by the original; here
-their thoughts compete. Few-shot prompts (`examples`) need worked solutions in the problem source;
-published are 5, for base models that know no format, and none is the default.
+their thoughts compete. Few-shot prompts (`examples`) show those of `text.examples`; published are
+5, for base models that know no format, and none is the default.
 """
 
 from __future__ import annotations

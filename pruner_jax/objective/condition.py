@@ -169,6 +169,15 @@ class Condition:
         budget_P = self.budgets_of(problems, seed, step)
         return tuple(text.replace("{budget}", str(n)) for text, n in zip(told, budget_P))
 
+    def longest_sentences(self) -> tuple[str, ...]:
+        """Every sentence that a prompt may get at some step, with the highest budget."""
+        if self.budget is None:
+            return ("",)
+        told = {self.budget.sentence: None}  # each once, in order
+        if self.divide == "problems":
+            told |= {mode.sentence: None for mode in self.modes if mode.sentence is not None}
+        return tuple(text.replace("{budget}", str(self.budget.high)) for text in told)
+
 
 def _check_sentence(path: str, sentence: str) -> None:
     if sentence and "{budget}" not in sentence:

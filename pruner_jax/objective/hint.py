@@ -12,7 +12,7 @@ import numpy as np
 
 from pruner_jax.objective.context import Scene
 from pruner_jax.objective.rows import append
-from pruner_jax.types import Graded, take_rows
+from pruner_jax.types import Graded, Problem, take_rows
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,6 +26,11 @@ class Hint:
     template: str = "{question} (The answer is {answer}.)"
     needs = ("resample",)
 
+    def question(self, problem: Problem) -> str:
+        """What is asked in place of the problem's question."""
+        hinted = self.template.replace("{answer}", problem.answer)
+        return hinted.replace("{question}", problem.question)
+
     def __call__(self, graded: Graded, scene: Scene) -> Graded:
         old, context = graded.rollouts, scene.context
         plain_B = np.array([p is None for p in old.train_tokens or (None,) * len(old)], bool)
@@ -35,9 +40,7 @@ class Hint:
         prompts = []
         for group in old.group_B[wrong]:
             problem = old.prompts.problems[group]
-            hinted = self.template.replace("{answer}", problem.answer)
-            text = hinted.replace("{question}", problem.question)
-            prompts.append(context.prompt(problem, text))
+            prompts.append(context.prompt(problem, self.question(problem)))
         again = context.resample(take_rows(graded, wrong), tuple(prompts))
         # Each takes the place of the row that it replaces; `append` has put it at the end of its
         # group.

@@ -13,7 +13,7 @@ from typing import Any
 
 from pruner_jax.config import PruneConfig, plain
 from pruner_jax.objective import slots
-from pruner_jax.objective.condition import Condition
+from pruner_jax.objective.hint import Hint
 from pruner_jax.objective.method import Method, Phase, check
 from pruner_jax.objective.task import Expanded, Utility
 from pruner_jax.run.engine import Engine
@@ -174,7 +174,6 @@ def check_context(
     settings: PruneConfig, method: Method, engine: Engine, problems: dict[str, list[Problem]]
 ) -> None:
     """Every prompt with its longest response fits into the model: now, not on the second day."""
-    conditions = {phase.condition: None for phase in method.phases}  # each once, in order
     longest = {
         "train": collection_limit(settings),
         "monitor": cap(settings, "monitor"),
@@ -183,28 +182,39 @@ def check_context(
     context = engine.config.context
     for name, part in problems.items():
         limit = longest[name]
-        ids = [problem.id for problem in part]
-        tokens = []
-        for condition in conditions if name == "train" else (Condition(),):
-            prompts = engine.prompts(
-                part,
-                purpose=Purpose(name),
-                limit=limit,
-                notes=condition.sentences_of(ids, settings.seed, 0),
-                examples=condition.examples,
+        for asked, shown in _asked(method, part) if name == "train" else [(part, {})]:
+            prompts = engine.prompts(asked, purpose=Purpose(name), limit=limit, **shown)
+            for problem, prompt in zip(part, prompts.tokens):
+                if len(prompt) + limit > context:
+                    cure = "lower the limit (rounds.limits, monitor.limit, test.limit)"
+                    if len(prompt) >= context:
+                        cure = "shorten its question"
+                    raise ValueError(
+                        f"{name} set, problem {problem.id!r}: a prompt of {len(prompt)} tokens and "
+                        f"a response of up to {limit} do not fit into the model's context of "
+                        f"{context} (max_position_embeddings in {settings.model}/config.json); "
+                        f"{cure}, or take the problem out of its source"
+                    )
+
+
+def _asked(
+    method: Method, problems: list[Problem]
+) -> Iterator[tuple[list[Problem], dict[str, Any]]]:
+    """Every way in which a method may put the problems at some step: with budgets and worked
+    examples, or with the answer as a hint."""
+    for condition in dict.fromkeys(phase.condition for phase in method.phases):  # each once
+        for sentence in condition.longest_sentences():
+            yield problems, {"notes": [sentence] * len(problems), "examples": condition.examples}
+    for step in (step for phase in method.phases for step in phase.shape):
+        if isinstance(step, Hint):
+            questions = map(step.question, problems)
+            yield (
+                [
+                    dataclasses.replace(problem, question=question, messages=None)
+                    for problem, question in zip(problems, questions)
+                ],
+                {},
             )
-            tokens += zip(part, prompts.tokens)
-        for problem, prompt in tokens:
-            if len(prompt) + limit > context:
-                cure = "lower the limit (rounds.limits, monitor.limit, test.limit)"
-                if len(prompt) >= context:
-                    cure = "shorten its question"
-                raise ValueError(
-                    f"{name} set, problem {problem.id!r}: a prompt of {len(prompt)} tokens and a "
-                    f"response of up to {limit} do not fit into the model's context of {context} "
-                    f"(max_position_embeddings in {settings.model}/config.json); {cure}, or take "
-                    "the problem out of its source"
-                )
 
 
 def collection_limit(settings: PruneConfig) -> int:

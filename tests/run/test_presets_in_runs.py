@@ -1,0 +1,306 @@
+"""Published methods in real runs: what they tell the model, write in its place, and learn from.
+
+What was really sampled and learnt is read from the calls of the sampler and the learner, the rest
+from what a run leaves.
+"""
+
+import dataclasses
+import json
+import math
+import pathlib
+
+import jax
+import numpy as np
+import pytest
+
+from pruner_jax import text
+from pruner_jax.problems import last_digit
+from pruner_jax.run import engine, step
+from pruner_jax.run.prune import prune
+from pruner_jax.store.records import read_rollouts
+from pruner_jax.types import Origin, Purpose
+
+REASONER = f"--model={pathlib.Path(__file__).parents[2] / 'configs' / 'tiny_reasoner'}"
+CLOSE = last_digit.VOCABULARY.index("</think>")
+UNKNOWN = last_digit.VOCABULARY.index(last_digit.UNKNOWN)
+EASY = "--problems.options.max_terms=3"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def quick_to_compile():
+    """These runs take milliseconds; what counts is how long their programs compile."""
+    name = "jax_disable_most_optimizations"
+    before = jax.config.values[name]
+    jax.config.update(name, True)
+    yield
+    jax.config.update(name, before)
+
+
+@dataclasses.dataclass
+class Watched:
+    """What went through a run: (prompts, options, rollouts) of the sampler, rows of the learner."""
+
+    sampled: list = dataclasses.field(default_factory=list)
+    learnt: list = dataclasses.field(default_factory=list)
+
+    def of(self, purpose):
+        return [call for call in self.sampled if call[0].purpose == purpose]
+
+
+@pytest.fixture
+def watched(monkeypatch):
+    seen, sample, learn = Watched(), engine.sample, step.learn
+
+    def sampling(params, config, prompts, *, options, **others):
+        rollouts, stats = sample(params, config, prompts, options=options, **others)
+        seen.sampled.append((prompts, options, rollouts))
+        return rollouts, stats
+
+    def learning(state, rows, *args, **kwargs):
+        seen.learnt.append(rows)
+        return learn(state, rows, *args, **kwargs)
+
+    monkeypatch.setattr(engine, "sample", sampling)
+    monkeypatch.setattr(step, "learn", learning)
+    return seen
+
+
+@pytest.fixture
+def play(settings, tmp_path):
+    """``play(method, options, *words)``: a run of one step."""
+
+    def run(method, options, *words):
+        words = (
+            f"--out={tmp_path / 'run'}",
+            f"--method.name={method}",
+            f"--method.options={json.dumps(options)}",
+            "--rounds.limits=[24]",
+            "--rounds.steps=1",
+            "--rounds.evaluate_every=1",
+            "--rounds.log_rollouts_every=1",
+            *("--sample.rows=8", "--sample.slot_multiple=128"),  # few shapes, so few programs
+            *("--learn.row_tokens=128", "--learn.micro_tokens=128", "--learn.unrolled_layers=0"),
+            REASONER,
+            *words,
+        )
+        prune(settings(*words))
+        return tmp_path / "run"
+
+    return run
+
+
+def rows(path):
+    """The rows of one file, a mapping each."""
+    columns = read_rollouts(path)
+    return [dict(zip(columns, values)) for values in zip(*columns.values())]
+
+
+def step_of(out):
+    """The rows of the training step."""
+    return rows(out / "rollouts" / "round-01-step-00001.parquet")
+
+
+# -- written in the policy's place, and told -------------------------------------------------------
+
+
+def test_elastic_ends_the_thought_at_its_budget_and_does_not_train_the_tag(play, watched):
+    thinking, answer = 6, 4
+    out = play("elastic", {"samples": 4, "thinking": thinking, "answer": answer})
+    (learnt,) = watched.learnt
+    logged, forced, cut = step_of(out), 0, 0
+    assert len(logged) == len(learnt) == 16
+    for row, train_T in zip(logged, learnt.train_BT):
+        n, early = row["length"], row["tokens"][:thinking]
+        wanted = [Origin.SAMPLED] * n
+        if CLOSE not in early and n > thinking:  # still open
+            wanted[thinking] = Origin.FORCED
+            assert row["tokens"][thinking] == CLOSE and row["thinking"] == thinking + 1
+            forced += 1
+        assert row["origin"] == wanted
+        assert train_T[:n].tolist() == [origin == Origin.SAMPLED for origin in wanted]
+        assert n <= row["thinking"] + answer <= thinking + 1 + answer < row["limit"]
+        cut += not row["finished"]
+    assert forced > 8 and cut > 0
+
+
+def group_advantages(rewards):
+    """GRPO's, with the unbiased standard deviation."""
+    return (rewards - rewards.mean()) / (rewards.std(ddof=1) + 1e-6)
+
+
+@pytest.mark.parametrize("method", ["l1_exact", "l1_max"])
+def test_l1_tells_every_prompt_its_budget_and_pays_by_it(play, watched, method):
+    alpha, delta = 0.02, 0.5
+    options = {"samples": 4, "low": 20, "high": 40, "alpha": alpha}
+    words = (EASY, "--rounds.limits=[48]", "--rounds.prompts=8")
+    out = play(method, options, *words)
+    ((prompts, _, _),), (learnt,), seen = watched.of(Purpose.TRAIN), watched.learnt, set()
+    logged = step_of(out)
+    for p in range(8):
+        group = logged[4 * p : 4 * p + 4]
+        (budget,), (mode,) = ({row[name] for row in group} for name in ("budget", "mode"))
+        most = "maximum " if method == "l1_max" and mode == 0 else ""
+        told = f"{group[0]['question']} Think for {most}{budget} tokens.<|im_end|>"
+        assert 20 <= budget <= 40 and told in prompts.text[p]
+        for row, ids in zip(group, learnt.prompt[4 * p :]):
+            assert row["prompt"] == prompts.text[p]
+            assert row["prompt_tokens"] == prompts.tokens[p].tolist() == ids.tolist()
+        correct = np.array([row["verdict"] == "correct" for row in group])
+        spare = budget - np.array([row["length"] for row in group])
+        worth = correct - alpha * abs(spare)
+        if most:
+            worth = correct * np.clip(alpha * spare + delta, 0, 1)
+        weights = [row["weight"] for row in group]
+        np.testing.assert_allclose(weights, group_advantages(worth), atol=1e-4)
+        seen.add((mode, budget, any(weights), any(correct)))
+    modes, budgets, trains, solved = map(set, zip(*seen))
+    assert modes == ({0, 1} if method == "l1_max" else {0}) and len(budgets) > 4
+    assert True in trains and True in solved
+
+
+def test_adaptthink_closes_the_thought_of_half_of_the_rows_with_a_share_of_a_half(play, watched):
+    options = {"samples": 4, "reference_samples": 3, "no_think": "{think_close}\n"}
+    out = play("adaptthink", options, EASY, "--rounds.limits=[48]")
+    table = {}
+    for path in (out / "tables" / "table").glob("*.parquet"):
+        for row in rows(path):
+            table.setdefault(row["problem_id"], []).append(row["verdict"] == "correct")
+    assert {len(group) for group in table.values()} == {3}
+    assert 0 < np.mean([*table.values()]) < 1
+    (learnt,), logged = watched.learnt, step_of(out)
+    assert [row["mode"] for row in logged] == [0, 0, 1, 1] * 4
+    for row, old_logp_T, train_T in zip(logged, learnt.old_logp_BT, learnt.train_BT):
+        if row["mode"] == 1:  # the first token bears the 1/2, the second is certain
+            assert row["text"].startswith("</think>\n") and row["thinking"] == 1
+            np.testing.assert_allclose(row["logp"][:2], [math.log(0.5), 0.0], atol=1e-6)
+        else:
+            assert row["thinking"] > 1 and row["logp"][0] != pytest.approx(math.log(0.5))
+        assert max(row["logp"][2:]) <= 0 and min(row["logp"][2:]) < 0
+        assert set(row["origin"]) == {Origin.SAMPLED} and train_T[: row["length"]].all()
+        np.testing.assert_array_equal(old_logp_T[: row["length"]], row["logp"])
+        worth = (row["verdict"] == "correct") - np.mean(table[row["problem_id"]])
+        assert row["weight"] == pytest.approx(worth + 0.05 * row["mode"], abs=1e-5)
+
+
+# -- sampled under another prompt than trained -----------------------------------------------------
+
+HINT = "{answer}\n{question}"  # in words of the tiny model, which still reads the question in it
+IMITATE = ("--problems.options.max_terms=2", "--rounds.limits=[27]")
+
+
+def trained(watched):
+    """Prompt and response of every row that the learner got."""
+    (learnt,) = watched.learnt
+    return [(p.tolist(), r.tolist()) for p, r in zip(learnt.prompt, learnt.response)]
+
+
+def thought(said):
+    return said.partition("</think>")[0]
+
+
+@pytest.mark.parametrize("method", ["star", "rational_metareasoning"])
+def test_wrong_rows_are_asked_for_again_with_a_hint_that_is_not_trained(play, watched, method):
+    out = play(method, {"samples": 2, "problems": 12, "temperature": 1, "hint": HINT}, *IMITATE)
+    (plain, options, _), (hinted, again_options, again) = watched.of(Purpose.TRAIN)
+    assert again_options == options and (options.temperature, options.top_p) == (1, 0.9)
+    (table,) = (out / "tables" / "imitate-00000").glob("*.parquet")
+    table, logged = rows(table), step_of(out)
+    wrong = [row for row in table if row["verdict"] != "correct"]
+    assert 0 < len(wrong) < len(table) == 24
+    # One question with its answer for each wrong row.
+    for row, said, ids in zip(wrong, hinted.text, hinted.tokens, strict=True):
+        assert f"user\n{row['gold']}\n{row['question']}<|im_end|>" in said
+        assert UNKNOWN not in ids and ids.tolist() != row["prompt_tokens"]
+    # What came of it stands in the place of the wrong rows, and the others stay.
+    place = {(row["problem_id"], row["sample"]): row["text"] for row in table}
+    place |= {(row["problem_id"], row["sample"]): said for row, said in zip(wrong, again.text)}
+    assert sum(said != row["text"] for row, said in zip(wrong, again.text)) > len(wrong) // 2
+    empty = [row for row in logged if (row["problem_id"], row["sample"]) not in place]
+    assert len(empty) == (12 if method == "rational_metareasoning" else 0)
+    for row in (row for row in logged if row not in empty):
+        said = place[row["problem_id"], row["sample"]]
+        if method == "star":
+            assert row["text"] == said
+        assert thought(row["text"]) == thought(said)
+    # Trained is the plain question, whoever found the answer; some found it by the hint.
+    kept = [row for row in logged if row["weight"] is not None]
+    assert trained(watched) == [(row["prompt_tokens"], row["tokens"]) for row in kept]
+    questions = [ids.tolist() for ids in plain.tokens]
+    assert all(row["prompt_tokens"] in questions for row in kept)
+    replaced = {(row["problem_id"], row["sample"]) for row in wrong}
+    assert any((row["problem_id"], row["sample"]) in replaced for row in kept)
+
+
+def test_a_worked_example_is_shown_while_sampling_only(play, watched):
+    problem = last_digit.load(last_digit.Options(train=1, max_terms=2), "test")[0]
+    solved = last_digit.trace(problem, np.random.default_rng(0), last_digit.Options(direct=0.0))
+    example = {"question": problem.question, "response": "<think>" + solved}
+    options = {"samples": 3, "problems": 12, "examples": 1, "hint": HINT}
+    words = (f"--text.examples={json.dumps([example])}", *IMITATE)
+    out = play("rational_metareasoning", options, *words)
+    (shown, _, _), (hinted, _, _) = watched.of(Purpose.TRAIN)
+    turns = f"{problem.question}<|im_end|>\n<|im_start|>assistant\n<think>{solved}<|im_end|>"
+    assert all(said.count(turns) == 1 and said.endswith("<think>") for said in shown.text)
+    tokenizer = text.load_tokenizer(REASONER.partition("=")[2])
+    bare = {
+        p.id: f"<|im_start|>user\n{p.question}<|im_end|>\n<|im_start|>assistant\n<think>"
+        for p in shown.problems
+    }
+    for said, ids, p in zip(shown.text, shown.tokens, shown.problems):
+        assert said.endswith(bare[p.id]) and text.encode(tokenizer, said).tolist() == ids.tolist()
+    questions = [text.encode(tokenizer, said).tolist() for said in bare.values()]
+    assert trained(watched) and all(prompt in questions for prompt, _ in trained(watched))
+    others = [call[0] for purpose in ("monitor", "test") for call in watched.of(purpose)]
+    assert not any(solved in said for prompts in (hinted, *others) for said in prompts.text)
+    assert {row["prompt"] for row in step_of(out)} == set(bare.values())
+
+
+@pytest.mark.parametrize(
+    ("method", "options", "fits"),
+    [
+        ("star", {"hint": HINT}, 512 - 24),  # a question has 22 tokens; with the hint, 24
+        ("l1_exact", {"low": 5, "high": 40}, 512 - 27),  # at the first step all budgets are below 9
+    ],
+)
+def test_the_longest_prompt_of_any_step_is_known_not_to_fit_before_anything_starts(
+    play, method, options, fits
+):
+    few = "--problems.options={train: 2, monitor: 8, test: 8, max_terms: 2}"
+    words = ("--dry_run=true", "--seed=8", few, "--monitor.limit=24", "--test.limit=24")
+    play(method, options, *words, f"--rounds.limits=[{fits}]")
+    with pytest.raises(ValueError, match="do not fit into the model's context of 512"):
+        play(method, options, *words, f"--rounds.limits=[{fits + 1}]")
+
+
+# -- a teacher's programs --------------------------------------------------------------------------
+
+
+def test_programs_that_do_not_parse_are_counted_and_written_down(play, watched, tmp_path, capfd):
+    given = last_digit.Options(train=6, max_terms=3, target="program")
+    rng, lines, broken = np.random.default_rng(0), [], {}
+    for n, problem in enumerate(last_digit.load(given, "train")):
+        right, name, digit, colon = (
+            "</think>\n" + last_digit.program(problem, rng, wrong)
+            for wrong in (False, "name", "digit", "syntax")
+        )
+        indent = right.replace("\n    return", "\n        return")
+        unread = ([colon], [colon, indent], [colon], [], [], [])[n]
+        broken |= dict.fromkeys(unread, problem.id)
+        said = [right, *unread, name, digit]
+        lines += [json.dumps({"id": problem.id, "response": text}) + "\n" for text in said]
+    path = tmp_path / "teacher.jsonl"
+    path.write_text("".join(lines))
+    options = "{train: 6, monitor: 8, test: 8, max_terms: 3, target: program}"
+    words = (f"--teacher.file={path}", f"--problems.options={options}", "--rounds.limits=[112]")
+    out = play("pad", {"epochs": 1}, *words)
+    rejects = [json.loads(line) for line in (out / "rejects.jsonl").read_text().splitlines()]
+    assert {entry["response"]: entry["id"] for entry in rejects} == broken
+    reasons = [entry["why"] for entry in rejects]
+    assert len(reasons) == 4 and all(why.startswith("Syntax: ") for why in reasons)
+    assert [why for why in reasons if "indentation" in why] == [reasons[2]]
+    told = capfd.readouterr().err
+    assert f"4 responses of the teacher cannot be used: {out / 'rejects.jsonl'}" in told
+    (line,) = (line for line in told.splitlines() if line.startswith("teacher: "))
+    counted = {"22 responses", "6 correct", "6 Name", "6 WrongAnswer", "4 Syntax"}
+    assert all(part in line for part in counted)
+    assert len(trained(watched)) == 6
