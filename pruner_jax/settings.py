@@ -84,7 +84,7 @@ def _spell_out(cls: type, words: Sequence[str]) -> list[str]:
             equals, value = "=", "true"
         parts = dataclasses.fields(kind) if dataclasses.is_dataclass(kind) else ()
         fills = [part.name for part in parts if part.name in ("name", "model")]
-        if fills and not dot and re.fullmatch(r"[\w./-]+", value):  # a mapping in YAML has braces
+        if fills and not dot and value and not value.lstrip().startswith("{"):  # a mapping in YAML
             dot, tail = ".", fills[0]
         found.append(f"--{name}{dot}{tail}{equals}{value}")
     return found

@@ -87,7 +87,7 @@ def _addressed(method: Method, slot: str, spec: Any) -> tuple[Phase, dict[str, A
 def _module(name: str) -> ModuleType:
     if name in available():
         return importlib.import_module(f"pruner_jax.methods.{name}")
-    path = pathlib.Path(name)
+    path = pathlib.Path(name).expanduser()
     if path.suffix != ".py" or not path.is_file():
         raise ValueError(
             f"method.name is {name!r}; allowed: {', '.join(available())}, or the path of a .py file"

@@ -13,7 +13,8 @@ Paper: arXiv 2504.00424. 8 samples at temperature 0.9. It leaves the weight of t
 What the code does differently: its lengths are words, here they are tokens of the model in
 training, so that 10 too many cost the whole reward all the same; its target is 0.3 times the gold
 solution instead of the chain of the start model: so it is with `solution`, which names the column
-of the problem source that has it, and then no table is made. With `normalised` the excess is
+of the problem source that has it (as it stands there, annotations and all), and then no table is
+made. With `normalised` the excess is
 counted in units of the target, weight * max(0, chain / target - 1)^2, which means the same for long
 and short chains; then a weight of about 1 is in place.
 
@@ -54,8 +55,8 @@ class Options:
     """The target, as a share of the start model's chain."""
 
     solution: str | None = None
-    """Column of the problem source that has the gold solution, whose length sets the target as in
-    the released code ("answer" in gsm8k). null: the start model's chain does."""
+    """Column of the problem source that has the gold solution, whose tokens set the target, as its
+    words do in the released code ("answer" in gsm8k). null: the start model's chain does."""
 
     weight: float = 0.01
     """Weight of the penalty."""

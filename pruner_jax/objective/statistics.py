@@ -10,7 +10,7 @@ then off for that group).
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -19,6 +19,7 @@ from pruner_jax import masked
 from pruner_jax.objective import memory, slots
 from pruner_jax.objective.context import NotOffered, Scene
 from pruner_jax.objective.groups import Groups, Subset
+from pruner_jax.types import Problem
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,16 +67,24 @@ class Written:
     plus: float = 0.0
 
     def __call__(self, scene: Scene) -> np.ndarray:
-        problems = scene.graded.rollouts.prompts.problems
+        texts = self.texts(scene.graded.rollouts.prompts.problems)
+        tokens_P = np.array([len(scene.context.encode(text)) for text in texts], np.float64)
+        return self.times * tokens_P[:, None] + self.plus
+
+    def texts(self, problems: Sequence[Problem]) -> list[str]:
+        """What stands there.
+
+        Raises:
+          ValueError: nothing, or no text, in a problem.
+        """
         for problem in problems:
             if not isinstance(problem.columns.get(self.column), str):
                 raise ValueError(
-                    f"written.column is {self.column!r}, but problem {problem.id!r} has no text "
-                    f"there; its columns: {', '.join(map(str, problem.columns)) or 'none'}"
+                    f"the method wants a text in column {self.column!r} of every problem, but "
+                    f"{problem.id!r} has none; its columns: "
+                    f"{', '.join(map(str, problem.columns)) or 'none'}"
                 )
-        texts = [problem.columns[self.column] for problem in problems]
-        tokens_P = np.array([len(scene.context.encode(text)) for text in texts], np.float64)
-        return self.times * tokens_P[:, None] + self.plus
+        return [problem.columns[self.column] for problem in problems]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -29,7 +29,8 @@ AES: 1 x relative saving of tokens + 3 x relative gain of accuracy, or - 5 x its
 (arXiv 2501.12570). Hard / easy: mean tokens on the hardest problems over those on the easiest.
 Correlation: of difficulty and mean tokens over the problems. Per step: over the mean difficulty,
 which is the number of steps that an answer needs. Training: generated tokens and time of a run,
-means over seeds; evaluations on the monitor set are in them where the method follows these."""
+means over seeds; evaluations on the monitor set are in them where method, limits or pick follow
+these."""
 
 
 def markdown(result: Mapping[str, Any]) -> str:

@@ -15,6 +15,7 @@ from pruner_jax.config import PruneConfig, plain
 from pruner_jax.objective import slots
 from pruner_jax.objective.hint import Hint
 from pruner_jax.objective.method import Method, Phase, check
+from pruner_jax.objective.statistics import Written
 from pruner_jax.objective.task import Expanded, Utility
 from pruner_jax.run.engine import Engine
 from pruner_jax.types import Graded, Problem, Purpose
@@ -201,7 +202,8 @@ def _asked(
     method: Method, problems: list[Problem]
 ) -> Iterator[tuple[list[Problem], dict[str, Any]]]:
     """Every way in which a method may put the problems at some step: with budgets and worked
-    examples, or with the answer as a hint."""
+    examples, or with the answer as a hint. (Questions that hold an attempt, for repairs, are not
+    known beforehand.)"""
     for condition in dict.fromkeys(phase.condition for phase in method.phases):  # each once
         for sentence in condition.longest_sentences():
             yield problems, {"notes": [sentence] * len(problems), "examples": condition.examples}
@@ -215,6 +217,13 @@ def _asked(
                 ],
                 {},
             )
+
+
+def check_columns(method: Method, problems: list[Problem]) -> None:
+    """The training problems have the texts that the method wants."""
+    for _, slot in (found for phase in method.phases for found in slots.walk(phase)):
+        if isinstance(slot, Written):
+            slot.texts(problems)
 
 
 def collection_limit(settings: PruneConfig) -> int:

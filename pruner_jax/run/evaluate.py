@@ -26,8 +26,9 @@ from pruner_jax.run.compilation import keep_compiled_programs
 from pruner_jax.run.engine import Engine
 from pruner_jax.run.joint import Joint
 from pruner_jax.run.measuring import measure, measured
-from pruner_jax.run.programs import answer, check_are_programs, lines
+from pruner_jax.run.programs import answer, check_are_programs, lines, load_scorer
 from pruner_jax.run.second import Second, load_expander
+from pruner_jax.sample.steps import Scorer
 from pruner_jax.store.folder import write_atomically
 from pruner_jax.store.records import write_rollouts
 from pruner_jax.types import Graded, Problem, Purpose
@@ -44,6 +45,7 @@ def evaluate_verb(settings: EvaluateConfig) -> dict[str, Any]:
             "settings from a run with --like RUN"
         )
     settings.programs.check_samples(settings.test.samples, settings.test.temperature)
+    score = load_scorer(settings.programs.scorer)
     if settings.out is not None:
         pathlib.Path(settings.out).mkdir(parents=True, exist_ok=True)
     keep_compiled_programs()
@@ -62,7 +64,7 @@ def evaluate_verb(settings: EvaluateConfig) -> dict[str, Any]:
             if folder is None:
                 continue
             large = _load(settings, folder, verifier)
-            graded, programs = _answer(settings, name, folder, large, problems, progress)
+            graded, programs = _answer(settings, name, folder, large, problems, score, progress)
             alone[name] = outcomes(graded)
             result[name] = {
                 "folder": str(folder),
@@ -125,6 +127,7 @@ def _answer(
     folder: str,
     large: Second,
     problems: list[Problem],
+    score: Scorer | None,
     progress: Progress,
 ) -> tuple[Graded, dict[str, Any]]:
     """One model on the problems, and how its programs came about where that was asked for."""
@@ -132,7 +135,13 @@ def _answer(
     programs: dict[str, Any] = {}
     if settings.programs.asked:
         graded, programs = answer(
-            large.engine, large.params, problems, settings.test, settings.programs, **shared
+            large.engine,
+            large.params,
+            problems,
+            settings.test,
+            settings.programs,
+            score=score,
+            **shared,
         )
         for line in lines(programs):
             progress.log(line)

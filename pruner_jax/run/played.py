@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from pruner_jax import methods
+from pruner_jax.config import PruneConfig
 from pruner_jax.measure import paired
 from pruner_jax.measure.guards import EMPTY_THOUGHT
 from pruner_jax.measure.outcomes import Outcomes
@@ -90,12 +91,11 @@ def _counted(
 
 
 def _training(folder: RunFolder, records: Sequence[dict[str, Any]], run: Run) -> dict[str, Any]:
-    """What training took, and how it went. Evaluations on monitor are part of it where the method
+    """What training took, and how it went. Evaluations on monitor are part of it where something
     follows them; else they, the test and saving are left out."""
     summary = json.loads(folder.summary.read_text())
-    phases = methods.build(methods.MethodOptions.of(run.settings.method)).phases
     kinds, left_out = {"evaluate"}, {"time/save", "time/evaluate"}
-    if any(map(follows_monitor, phases)):
+    if _follows_monitor(run.settings):
         kinds, left_out = set(), {"time/save"}
     training = [record for record in records if record["kind"] not in kinds]
     times = [
@@ -111,6 +111,16 @@ def _training(folder: RunFolder, records: Sequence[dict[str, Any]], run: Run) ->
         "alarms": [record["guard"] for record in records if record["kind"] == "alarm"],
         "ended": summary["ended"],
     }
+
+
+def _follows_monitor(settings: PruneConfig) -> bool:
+    """Whether the evaluations on the monitor set have a part in what comes out: by the method, the
+    limits, the length of the rounds, or the pick."""
+    rounds = settings.rounds
+    if rounds.limits == "auto" or rounds.patience or settings.pick.rule != "last":
+        return True
+    method = methods.build(methods.MethodOptions.of(settings.method))
+    return any(map(follows_monitor, method.phases))
 
 
 def generated_tokens(record: Mapping[str, Any]) -> float:

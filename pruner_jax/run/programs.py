@@ -69,13 +69,15 @@ def answer(
     test: EvaluateOptions,
     programs: ProgramsOptions,
     *,
+    score: Scorer | None,
     purpose: Purpose,
     progress: Bar,
     title: str,
 ) -> tuple[Graded, dict[str, Any]]:
     """The last answers to a set of problems under the options, and what led there.
 
-    ``engine`` and ``params`` as of `measuring.measure`, which samples where nothing else is asked.
+    ``engine`` and ``params`` as of `measuring.measure`, which samples where nothing else is asked;
+    ``score`` of `load_scorer`.
     The second result has the ``taxonomy`` of the first answers, their ``accuracy``, all ``tokens``
     generated for a problem, the ``rounds`` of refinement, and where there is more than first
     answers the ``change`` of accuracy since, paired over problems.
@@ -84,7 +86,6 @@ def answer(
       ValueError: the problems' answers are no programs.
     """
     check_are_programs(engine.verifier, problems)
-    score = load_scorer(programs.scorer)
     limit = test.limit
     if programs.beams:
         engine = measured(engine, test)
@@ -163,7 +164,7 @@ def load_scorer(spec: str | None) -> Scorer | None:
     if spec is None:
         return None
     place, _, name = spec.rpartition(":")
-    path = pathlib.Path(place)
+    path = pathlib.Path(place).expanduser()
     if not path.is_file():
         raise ValueError(f"programs.scorer is {spec!r}, but there is no file {place}")
     function = getattr(plugin.load(path, "scorer"), name, None)

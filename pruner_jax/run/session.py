@@ -32,6 +32,7 @@ from pruner_jax.problems.source import load_sets
 from pruner_jax.report.progress import Progress
 from pruner_jax.run.checks import (
     cap,
+    check_columns,
     check_context,
     check_method,
     check_settings,
@@ -289,6 +290,7 @@ def open_session(settings: PruneConfig) -> Iterator[Session]:
             mesh=mesh,
             problems=settings.problems,
         )
+        check_columns(method, problems["train"])
         check_context(settings, method, engine, problems)
         warmup(settings.optimizer, optimizer_steps(settings, method))  # checks
         optimizer = make_optimizer(settings.optimizer, policy.config)

@@ -62,7 +62,9 @@ def test_the_gold_solution_can_set_the_target_as_in_the_code():
     context = Context(limit=100, expand=lambda *_: EXPANDED, encode=str.split)
     expected = (1 - 11.56 + 0 - 0.16 + 1 - 1.44) / 3
     assert weigh(phase, rows, {}, context)[2]["reward"] == pytest.approx(expected)
-    with pytest.raises(ValueError, match=r"column is 'answer', but problem .* has no text there"):
+    with pytest.raises(
+        ValueError, match=r"text in column 'answer' of every problem, but .* has none"
+    ):
         weigh(phase, ROWS, {}, context)
 
 

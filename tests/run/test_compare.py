@@ -104,9 +104,12 @@ def test_the_numbers_are_those_of_the_runs(whole, comparison):
         change = np.mean([summary["accuracy_change"]["value"] for summary in summaries])
         assert point["accuracy_change"]["value"] == pytest.approx(change)
         lines = [line for run in runs for line in (run / "metrics.jsonl").read_text().splitlines()]
-        steps = [r for r in map(json.loads, lines) if r["kind"] == "step"]
-        generated = sum(16 * r["completions/mean_length"] for r in steps) / 2
-        assert point["generated_tokens"] == pytest.approx(generated)
+        records = [json.loads(line) for line in lines]
+        generated = sum(16 * r["completions/mean_length"] for r in records if r["kind"] == "step")
+        measured = [r for r in records if r["kind"] == "evaluate"]  # the pick follows them
+        rows = [sum(n for k, n in r.items() if k.startswith("prune/verdict/")) for r in measured]
+        generated += sum(n * r["mean_tokens"] for n, r in zip(rows, measured))
+        assert point["generated_tokens"] == pytest.approx(generated / 2)
 
 
 def test_what_a_source_counts_as_redundant_is_counted(whole, comparison, monkeypatch):
@@ -129,7 +132,8 @@ def test_generated_tokens_are_those_of_all_phases_or_rows_times_their_mean():
 )
 def test_evaluations_cost_the_methods_that_follow_them(whole, comparison, method, follows):
     run = plan(comparison(whole))[0]
-    other = dataclasses.replace(run.settings, method={"name": method})
+    last = dataclasses.replace(run.settings.pick, rule="last")
+    other = dataclasses.replace(run.settings, method={"name": method}, pick=last)
     lines = (run.folder / "metrics.jsonl").read_text().splitlines()
     records = [r for r in map(json.loads, lines) if follows or r["kind"] != "evaluate"]
     counted = read(dataclasses.replace(run, settings=other)).training["generated_tokens"]
