@@ -31,4 +31,5 @@ def test_a_file_is_run_anew_and_what_is_installed_comes_first(folders):
     file = folders / "one" / "other.py"
     for value in (1, 2):
         file.write_text(f"import json\nVALUE = {value}{' ' * value}\n")
-        assert plugin.load(file, "scorer").VALUE == value
+        module = plugin.load(file, "scorer")
+        assert module.VALUE == value
