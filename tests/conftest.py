@@ -1,1 +1,14 @@
 """Its presence puts this folder on the path, so that tests of any room can import `handmade`."""
+
+import jax
+import pytest
+
+
+@pytest.fixture(scope="module")
+def quick_to_compile():
+    """For programs that run for milliseconds: what counts is how long they compile."""
+    name = "jax_disable_most_optimizations"
+    before = jax.config.values[name]
+    jax.config.update(name, True)
+    yield
+    jax.config.update(name, before)

@@ -30,6 +30,6 @@ def test_a_file_is_run_anew_and_what_is_installed_comes_first(folders):
     (folders / "one" / "json.py").write_text("raise RuntimeError")
     file = folders / "one" / "other.py"
     for value in (1, 2):
-        file.write_text(f"import json\nVALUE = {value}{' ' * value}\n")
+        file.write_text(f"import json\nvalue = {value}{' ' * value}\n")
         module = plugin.load(file, "scorer")
-        assert module.VALUE == value
+        assert module.value == value

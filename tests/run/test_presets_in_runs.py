@@ -9,7 +9,6 @@ import json
 import math
 import pathlib
 
-import jax
 import numpy as np
 import pytest
 
@@ -26,14 +25,7 @@ UNKNOWN = last_digit.VOCABULARY.index(last_digit.UNKNOWN)
 EASY = "--problems.options.max_terms=3"
 
 
-@pytest.fixture(scope="module", autouse=True)
-def quick_to_compile():
-    """These runs take milliseconds; what counts is how long their programs compile."""
-    name = "jax_disable_most_optimizations"
-    before = jax.config.values[name]
-    jax.config.update(name, True)
-    yield
-    jax.config.update(name, before)
+pytestmark = pytest.mark.usefixtures("quick_to_compile")
 
 
 @dataclasses.dataclass
