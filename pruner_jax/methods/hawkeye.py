@@ -14,9 +14,8 @@ What the code does differently: its lengths are words, here they are tokens of t
 training, so that 10 too many cost the whole reward all the same; its target is 0.3 times the gold
 solution instead of the chain of the start model: so it is with `solution`, which names the column
 of the problem source that has it (as it stands there, annotations and all), and then no table is
-made. With `normalised` the excess is
-counted in units of the target, weight * max(0, chain / target - 1)^2, which means the same for long
-and short chains; then a weight of about 1 is in place.
+made. With `normalised` the excess is counted in units of the target, weight * max(0, chain / target
+- 1)^2, which means the same for long and short chains; then a weight of about 1 is in place.
 
 `leak: mask` masks literal gold answers in the chain before the expander sees it, so that a chain
 cannot just tell the answer (in the code the judge even reads the chain). `expander: false` is the
@@ -52,7 +51,7 @@ class Options:
     """Responses of the start model per problem, whose chains set the target."""
 
     share: float = 0.3
-    """The target, as a share of the start model's chain."""
+    """The target, as a share of the start model's chain, or of the gold solution."""
 
     solution: str | None = None
     """Column of the problem source that has the gold solution, whose tokens set the target, as its

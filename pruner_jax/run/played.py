@@ -94,10 +94,9 @@ def _training(folder: RunFolder, records: Sequence[dict[str, Any]], run: Run) ->
     """What training took, and how it went. Evaluations on monitor are part of it where something
     follows them; else they, the test and saving are left out."""
     summary = json.loads(folder.summary.read_text())
-    kinds, left_out = {"evaluate"}, {"time/save", "time/evaluate"}
-    if _follows_monitor(run.settings):
-        kinds, left_out = set(), {"time/save"}
-    training = [record for record in records if record["kind"] not in kinds]
+    followed = _follows_monitor(run.settings)
+    training = [record for record in records if followed or record["kind"] != "evaluate"]
+    left_out = {"time/save"} if followed else {"time/save", "time/evaluate"}
     times = [
         value
         for record in training
