@@ -6,27 +6,37 @@ correct responses of a group only: minus sigmoid(z), with z the length in standa
 their mean, times the share of the group that is correct; minus the mean of the group, over the
 standard deviation in the batch. Both deviations leave out groups in which the channel does not
 vary, so that many solved problems do not blow up what is left of the task. Advantage = task + beta
-* length, so beta says how strong the one is beside the other. Before that, where all responses are
-correct, those longer than mean + 3 std are cut off there and wrong. Problems on which neither
-channel varies are left out and others sampled in their place. The ratio is clipped to 0.8 .. 1.28,
-the loss is the mean over all tokens; no KL divergence, so no reference model is kept.
+* length, so beta says how strong the one is beside the other.
+
+Before that, where all responses are correct, those that exceed mean + 3 std by a tenth of the mean
+are cut off there and wrong. Problems on which neither channel varies are left out and others
+sampled in their place. The ratio is clipped to 0.8 .. 1.28, the loss is the mean over all tokens.
+There is no KL divergence, so no reference model is kept.
 
 beta is a controller. The margin is the lower confidence bound of the change in accuracy against the
 start model, on the monitor set, plus the tolerance: at 0 or above what was lost is within what may
-be lost. While the newest evaluation has such a margin, beta grows by 2 % a step, else it shrinks by
-30 %. Before the first evaluation it stays at its start.
+be lost. Every evaluation moves beta once: it grows by a fifth at such a margin, and falls to a
+quarter below. Before the first one it stays at its start.
 
-Not a published method: it puts together what stands up in published comparisons. Two channels and
-the share of correct responses are DDCA's (arXiv 2602.02099), the sigmoid is TLMRE's (2502.04463),
-the cut is DOT's (2601.03969), scale, clip and loss are DLER's (2510.15110), the controller and its
-rate of growth are Acoer's (2606.22716), where it follows the accuracy of every batch. Here an
-evaluation is the news of many steps, so it brakes six times as hard. Why so: fused and divided by
-the standard deviation of the group, the weight of the length term cancels where all are correct,
-and no controller could steer it; wrong responses have no length term, for one that makes them
-shorter teaches nothing else where all are wrong; problems that are solved throughout stay in the
-batch as long as their lengths differ, because they are where length can be saved.
+Not a published method: it puts together what stands up in published comparisons.
 
-The cut needs 11 samples or more to act with 3 deviations.
+- Two channels and the share of correct responses are DDCA's (arXiv 2602.02099). Fused and divided
+  by the standard deviation of the group, the weight of the length term cancels where all are
+  correct, and no controller could steer it.
+- The sigmoid is TLMRE's (2502.04463). Wrong responses have no length term: one that makes them
+  shorter teaches nothing else where all are wrong.
+- The cut is DOT's (2601.03969), whose least excess is 32 tokens, which short responses never have.
+- Scale, clip and loss are DLER's (2510.15110). Problems that are solved throughout stay in the
+  batch as long as their lengths differ, because they are where length can be saved.
+- The controller is Acoer's (2606.22716), which moves by +2 % and -5 % with the accuracy of every
+  batch. An evaluation is the news of many steps.
+
+Its limits. The cut needs 11 samples or more to act with 3 deviations; with 16 it acts on a response
+1.5 times as long as the mean where the others are alike. A length in standard deviations presses as
+hard where lengths differ little as where they differ much; what ends the pressure is the margin.
+The margin is a lower bound: of a model that has lost nothing it lies near the tolerance minus the
+smallest change that the monitor set can show (the run says how much that is). With a tolerance
+hardly above, half of all evaluations brake and little is pruned; more monitor problems help.
 """
 
 from __future__ import annotations
@@ -65,17 +75,17 @@ class Options:
     beta_high: float = 1.0
     """The most that it can become."""
 
-    up: float = 1.02
-    """Factor on it after a step while the margin is 0 or more. 1: it never grows."""
+    up: float = 1.2
+    """Factor on it after an evaluation whose margin is 0 or more. 1: it never grows."""
 
-    down: float = 0.7
-    """Factor on it after a step while the margin is negative. 1: it never shrinks."""
+    down: float = 0.25
+    """Factor on it after one whose margin is negative. 1: it never shrinks."""
 
     deviations: float = 3.0
     """Standard deviations from the mean length to the cut of solved groups."""
 
-    slack: int = 32
-    """Least excess, in tokens, of a response that is cut."""
+    slack: float = 0.1
+    """Least excess of a response that is cut, as a share of the mean length."""
 
     clip_low: float = 0.2
     """The ratio is clipped from below at 1 - clip_low."""
@@ -91,6 +101,7 @@ def compose(options: Options) -> Method:
     """Outliers cut, two channels in units of the batch, and a margin that weighs them."""
     mean = Stat(reduce="mean", over="all", empty=np.inf)
     spread = Stat(reduce="std", over="all", times=options.deviations, empty=np.inf)
+    slack = Stat(reduce="mean", over="all", times=options.slack, empty=np.inf)
     shorter = Length(
         kernel=Sigmoid(),
         target=Stat(reduce="mean", over="correct", empty=None),
@@ -109,7 +120,7 @@ def compose(options: Options) -> Method:
     phase = Phase(
         name="prune",
         collect=Collect(samples=options.samples, extra_draws=options.extra_draws),
-        shape=(Cut(at=(mean, spread), slack=options.slack, solve_rate=(1.0, 1.0)),),
+        shape=(Cut(at=(mean, spread), slack=slack, solve_rate=(1.0, 1.0)),),
         length=(shorter,),
         select=(DropFlat(channel="reward"),),
         advantage=Decoupled(

@@ -32,18 +32,19 @@ class Cut:
     at: tuple[Provider, ...] = (Limit(),)
     """The cut is at the sum of these."""
 
-    slack: int = 1
-    """Only rows that exceed the cut by at least so many tokens."""
+    slack: Provider = 1
+    """Only rows that exceed the cut by at least so many tokens, and one."""
 
     solve_rate: tuple[float, float] = (0.0, 1.0)
     """Only in groups whose share of correct rows lies in this interval, ends included."""
 
     def __call__(self, graded: Graded, scene: Scene) -> Graded:
         limit_PG = np.floor(sum(evaluate(provider, scene) for provider in self.at))
+        least_PG = np.maximum(evaluate(self.slack, scene), 1)
         length_PG = scene.groups.measure("length")
         rate_P = scene.groups.solve_rate_P
         here_P = (rate_P >= self.solve_rate[0]) & (rate_P <= self.solve_rate[1])
-        over_PG = here_P[:, None] & (length_PG - limit_PG >= max(self.slack, 1))
+        over_PG = here_P[:, None] & (length_PG - limit_PG >= least_PG)
         limit_B = scene.groups.flat(np.where(over_PG, np.maximum(limit_PG, 0), length_PG))
         return cut(graded, limit_B.astype(np.int32), scene.context.decode)
 

@@ -195,11 +195,12 @@ class Session:
         return record
 
     def latest_evaluation(self) -> dict[str, float]:
-        """Numbers of the newest evaluation on monitor, under ``monitor/``. ``margin``, which the
-        start model has not: lower confidence bound of the change in accuracy plus the tolerance."""
+        """Numbers of the newest evaluation on monitor, under ``monitor/``, and its ``step``.
+        ``margin``, which the start model has not: lower confidence bound of the change in accuracy
+        plus the tolerance."""
         for record in reversed(self.history):
             if record["kind"] == "evaluate":
-                names = ("accuracy", "mean_tokens", "truncated", "margin")
+                names = ("step", "accuracy", "mean_tokens", "truncated", "margin")
                 return {f"monitor/{name}": record[name] for name in names if name in record}
         return {}
 

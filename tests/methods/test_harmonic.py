@@ -39,6 +39,9 @@ LENGTH = np.array([0.6220792, -0.6220792, 0, 0, 0, 0, 1.2700461, 0, -1.2700461])
 def step(groups=(MIXED, RARE, SOLVED), state=None, phase=PHASE, **metrics):
     """Weights, and the state after the step; metrics are of the newest evaluation on monitor."""
     metrics = {f"monitor/{name}": value for name, value in metrics.items()}
+    if metrics:  # every call brings a new evaluation
+        heard = (state or {}).get("heard", {"": -10})
+        metrics.setdefault("monitor/step", int(max(heard.values())) + 10)
     context = Context(limit=1000, metrics=metrics, decode=lambda tokens: f"{len(tokens)} tokens")
     weighted, state, _ = weigh(phase, graded(*groups), state or {}, context)
     return weighted, state
@@ -81,12 +84,14 @@ def test_before_the_first_evaluation_beta_stays_at_its_start():
 
 def test_beta_falls_where_the_margin_is_negative_and_grows_where_it_is_not():
     _, lost = step(margin=-0.004)
-    assert beta_of(lost) == pytest.approx(0.14, rel=1e-5)
+    assert beta_of(lost) == pytest.approx(0.05, rel=1e-5)
+    _, same = step(state=lost, margin=-0.004, step=0)  # the evaluation that it has followed
+    assert beta_of(same) == pytest.approx(0.05, rel=1e-5)
     _, still_lost = step(state=lost, margin=-0.004)
-    assert beta_of(still_lost) == pytest.approx(0.098, rel=1e-5)
-    _, regained = step(state=still_lost, margin=0.0)
-    assert beta_of(regained) == pytest.approx(0.098 * 1.02, rel=1e-5)
-    assert beta_of(step(margin=0.01)[1]) == pytest.approx(0.204, rel=1e-5)
+    assert beta_of(still_lost) == pytest.approx(0.02, rel=1e-5)  # its lower bound
+    _, regained = step(state=lost, margin=0.0)
+    assert beta_of(regained) == pytest.approx(0.06, rel=1e-5)
+    assert beta_of(step(margin=0.01)[1]) == pytest.approx(0.24, rel=1e-5)
     # Other numbers of the evaluation do not move it.
     assert beta_of(step(accuracy=0.1)[1]) == pytest.approx(0.2, rel=1e-5)
 
@@ -107,7 +112,7 @@ def test_it_comes_back_from_its_lower_bound():
     for _ in range(60):
         _, state = step(state=state, margin=-1.0)
     assert beta_of(state) == pytest.approx(0.02, rel=1e-4)
-    assert beta_of(step(state=state, margin=0.0)[1]) == pytest.approx(0.0204, rel=1e-4)
+    assert beta_of(step(state=state, margin=0.0)[1]) == pytest.approx(0.024, rel=1e-4)
 
 
 def test_in_a_solved_group_the_pressure_is_what_beta_says():

@@ -62,9 +62,19 @@ def test_dual_ascent_keeps_a_price_of_length():
 
 
 def test_feedback_follows_accuracy():
-    feedback = s.Feedback("monitor/accuracy", target=0.8, start=0.1, high=0.101)
-    assert weight_at(feedback, after(feedback, {"monitor/accuracy": 0.8})) == 0.101
-    assert weight_at(feedback, after(feedback, {"monitor/accuracy": 0.7})) == pytest.approx(0.095)
+    feedback = s.Feedback("accuracy", target=0.8, start=0.1, high=0.101)
+    assert weight_at(feedback, after(feedback, {"accuracy": 0.8})) == 0.101
+    state = after(feedback, {"accuracy": 0.7})
+    assert weight_at(feedback, state) == pytest.approx(0.095)
+    assert weight_at(feedback, after(feedback, {"accuracy": 0.7}, state)) == pytest.approx(0.09025)
+
+
+def test_an_evaluation_moves_a_controller_once():
+    feedback = s.Feedback("monitor/accuracy", target=0.8, start=0.1, down=0.5)
+    state = {}
+    for step, expected in [(0, 0.05), (0, 0.05), (10, 0.025), (10, 0.025), (20, 0.0125)]:
+        state = after(feedback, {"monitor/accuracy": 0.7, "monitor/step": step}, state)
+        assert weight_at(feedback, state) == pytest.approx(expected)
 
 
 def test_without_its_metric_a_controller_waits():
