@@ -168,6 +168,7 @@ def alone(name: str, folder: pathlib.Path) -> str:
 
 
 SIDES = ("against", "model")  # the model before and after
+SHARES = ("accuracy", "large_alone_accuracy", "leak_rate")
 
 
 def columns(folder: pathlib.Path, side: str) -> np.ndarray:
@@ -182,8 +183,9 @@ def together(name: str, folders: Sequence[pathlib.Path]) -> str:
     everywhere = subsets(np.full(values_SMPQ.shape[2], np.nan))
     means = resampled({name: values_SMPQ}, QUANTITIES, everywhere)[name]
 
-    def say(draws: np.ndarray) -> dict[str, float]:
-        return dataclasses.asdict(estimate(draws))
+    def say(key: str, draws: np.ndarray) -> dict[str, float]:
+        within = (0.0, 1.0) if key in SHARES else (-np.inf, np.inf)
+        return dataclasses.asdict(estimate(draws, within=within))
 
     found = {
         "accuracy": means("accuracy"),
@@ -198,8 +200,8 @@ def together(name: str, folders: Sequence[pathlib.Path]) -> str:
     }
     return row(
         f"**{name}**",
-        {key: say(draws) for key, draws in found.items()},
-        {key: say(draws) for key, draws in against.items()},
+        {key: say(key, draws) for key, draws in found.items()},
+        {key: say(key, draws) for key, draws in against.items()},
     )
 
 

@@ -305,7 +305,7 @@ def report(out: pathlib.Path, found: dict[str, list[dict[str, Any]]]) -> None:
     accuracy, claims = {}, {}
     print("\n| student | measurement | set | accuracy | of each seed |\n|---|---|---|---|---|")
     for name, entries in found.items():
-        made = estimate(draws[name])
+        made = estimate(draws[name], within=(0.0, 1.0))
         each[name] = [float(np.mean(entry["correct_P"])) for entry in entries]
         accuracy[name] = {**dataclasses.asdict(made), "entries": entries}
         said = " ".join(f"{x:.3f}" for x in each[name])

@@ -107,7 +107,7 @@ class CompareConfig:
     """Confidence of every interval."""
 
     resamples: int = 10_000
-    """Resamples of the bootstrap over problems and seeds."""
+    """Draws over problems and seeds."""
 
     dry_run: bool = False
     """Check all runs, list them, and stop. --dry-run alone says true."""

@@ -4,21 +4,23 @@ Letters of this file: S seeds, M = 2 models (base, final), P problems, Q quantit
 the problems, N points (a method at one strength), R resamples. Takes the means over samples of
 every problem; leaves out where they come from and what is made of them.
 
-Intervals are of a bootstrap over problems *and* seeds, percentiles of R draws:
+Intervals are over problems *and* seeds, percentiles of R draws:
 
 * problems are drawn with replacement, the same ones for all points and both models, so everything
   is paired by problem and how hard the drawn problems are cancels in differences;
-* seeds are drawn with replacement, for each point by itself: two methods have nothing in common
-  but the number. A run's base model was sampled with the run's seed and goes with it. Of S seeds
-  S - 1 are drawn, which makes the variance of the mean s^2 / S, the unbiased one; S draws would
-  give (S - 1) / S of it, a third too little with three seeds (Rao and Wu, JASA 83, 1988). With one
-  seed the interval says nothing about others.
+* seeds get random weights, for each point by itself: two methods have nothing in common but the
+  number. A run's base model was sampled with the run's seed and goes with it. Seeds are few, two or
+  three as a rule, and drawing them with replacement would give percentiles that are the best and
+  the worst of them, whatever the confidence. So their weights (`_seed_weights`) are such that the
+  mean over seeds is spread as Student's t with S - 1 degrees of freedom: the classical interval,
+  which with three seeds reaches 4.3 standard errors to either side. With one seed the interval says
+  nothing about others.
 
 The sampling noise of single responses is drawn with either of them and so counted more than once,
-which makes intervals rather too wide (Owen, Annals of Applied Statistics 1, 2007); the percentiles
-of few seeds make them too narrow. Neither is corrected. Simulated, 95 % intervals of an accuracy on
-200 problems cover it in 93 to 98 % of the cases with three seeds, and with two in 86 % where seeds
-differ by more than problems do.
+which makes intervals rather too wide (Owen, Annals of Applied Statistics 1, 2007), and so does the
+difference of two t's. Neither is corrected. Simulated (`benchmarks/coverage.py`), 95 % intervals
+with three seeds cover a mean over 200 problems in 94 to 99 % of the cases and the difference of two
+in 98 to 100 %, from seeds that differ far less than problems to seeds that differ far more.
 """
 
 from __future__ import annotations
@@ -67,6 +69,11 @@ MEASURES = (*_MEANS, "adaptivity")
 """What a model is measured by; at_once is the share of responses without a thought."""
 
 
+def bounds(name: str) -> tuple[float, float]:
+    """Where one of ``MEASURES`` can lie: shares between 0 and 1, the others above 0."""
+    return (0.0, 1.0) if name.endswith(("accuracy", "at_once")) else (0.0, np.inf)
+
+
 def measure(means: Means, name: str, model: str = "final") -> np.ndarray:
     """One of ``MEASURES``, float64 [1 + R]. Adaptivity: mean tokens on hard problems over those on
     easy ones (ALP, arXiv 2506.05256)."""
@@ -113,47 +120,65 @@ def resampled(
       seed: of the draws; a point's do not depend on which other points there are.
     """
     problems = len(subsets_PU)
+    once_1P = np.ones((1, problems))
     draws = {
-        name: [_means(x, np.ones((1, problems)), None, subsets_PU)] for name, x in values.items()
+        name: [_means(x, once_1P, np.full((1, len(x)), 1 / len(x)), subsets_PU)]
+        for name, x in values.items()
     }
     rng = np.random.default_rng(seed)
     own = {name: np.random.default_rng([seed, zlib.crc32(name.encode())]) for name in values}
     for start in range(0, resamples, _CHUNK):
         size = min(_CHUNK, resamples - start)
-        times_RP = _times(rng, size, problems, problems)
+        times_RP = _times(rng, size, problems)
         for name, x in values.items():
-            times_RS = _times(own[name], size, len(x), max(len(x) - 1, 1))
-            draws[name].append(_means(x, times_RP, times_RS, subsets_PU))
+            weights_RS = _seed_weights(own[name], size, len(x))
+            draws[name].append(_means(x, times_RP, weights_RS, subsets_PU))
     return {name: Means(tuple(quantities), np.concatenate(parts)) for name, parts in draws.items()}
 
 
-def _times(rng: np.random.Generator, rows: int, things: int, count: int) -> np.ndarray:
-    """How often each thing is drawn when ``count`` are, with replacement, int [rows, things]."""
-    drawn = rng.integers(0, things, (rows, count)) + things * np.arange(rows)[:, None]
+def _times(rng: np.random.Generator, rows: int, things: int) -> np.ndarray:
+    """How often each thing is drawn when as many are, with replacement, int [rows, things]."""
+    drawn = rng.integers(0, things, (rows, things)) + things * np.arange(rows)[:, None]
     return np.bincount(drawn.ravel(), minlength=rows * things).reshape(rows, things)
+
+
+def _seed_weights(rng: np.random.Generator, rows: int, seeds: int) -> np.ndarray:
+    """Weights of the seeds, float64 [rows, S], of sum 1; some may be negative.
+
+    1 / S + (z - mean z) / sqrt(S (S - 1)) / sqrt(chi2 / (S - 1)), with S standard normal z and chi2
+    of S - 1 degrees of freedom. Over seeds with values x, mean m and standard deviation s, sum (z -
+    mean z) x is normal with variance (S - 1) s^2; so the weighted mean is m + s / sqrt(S) * t.
+    """
+    if seeds == 1:
+        return np.ones((rows, 1))
+    z_RS = rng.standard_normal((rows, seeds))
+    z_RS -= z_RS.mean(axis=1, keepdims=True)
+    chi2_R1 = rng.chisquare(seeds - 1, (rows, 1))
+    return 1 / seeds + z_RS / np.sqrt(seeds * chi2_R1)
 
 
 def _means(
     values_SMPQ: np.ndarray,
     times_RP: np.ndarray,
-    times_RS: np.ndarray | None,
+    weights_RS: np.ndarray,
     subsets_PU: np.ndarray,
 ) -> np.ndarray:
-    """Means over problems and seeds that count so often, float64 [R, M, U, Q]."""
+    """Means over problems that count so often and seeds of such weights, float64 [R, M, U, Q]."""
     seeds, models, problems, columns = values_SMPQ.shape
-    if times_RS is None:
-        times_RS = np.ones((len(times_RP), seeds))
     inside_PUSMQ = subsets_PU[:, :, None, None, None] * values_SMPQ.transpose(2, 0, 1, 3)[:, None]
     sums = times_RP @ inside_PUSMQ.reshape(problems, -1)
     sums_RUSMQ = sums.reshape(len(times_RP), subsets_PU.shape[1], seeds, models, columns)
     counts_RU = times_RP @ subsets_PU.astype(float)
-    means_RUMQ = np.einsum("rs,rusmq->rumq", times_RS, sums_RUSMQ) / times_RS.sum(axis=1)[0]
+    means_RUMQ = np.einsum("rs,rusmq->rumq", weights_RS, sums_RUSMQ)
     return masked.ratio(means_RUMQ, counts_RU[:, :, None, None], np.nan).transpose(0, 2, 1, 3)
 
 
-def estimate(draws: np.ndarray, confidence: float = 0.95) -> Estimate:
-    """The value in the first place with the central interval of the others."""
-    low, high = interval(draws[1:], confidence)
+def estimate(
+    draws: np.ndarray, confidence: float = 0.95, within: tuple[float, float] = (-np.inf, np.inf)
+) -> Estimate:
+    """The value in the first place with the central interval of the others, cut to where the
+    quantity can lie: seeds of negative weight lead beyond."""
+    low, high = np.clip(interval(draws[1:], confidence), *within)
     return Estimate(float(draws[0]), float(low), float(high))
 
 
@@ -179,10 +204,11 @@ def hypervolume(tokens_RN: np.ndarray, accuracy_RN: np.ndarray, limit: int) -> n
     """
     if limit < 2:
         raise ValueError(f"the hypervolume needs a token limit of 2 or more, found {limit}")
-    x_RN = np.clip(1.0 - np.log(tokens_RN) / np.log(limit), 0.0, 1.0)
+    x_RN = 1.0 - np.log(np.maximum(tokens_RN, 1.0)) / np.log(limit)
+    x_RN = np.maximum(x_RN, 0.0)
     order = np.argsort(x_RN, axis=1)
     x_RN = np.take_along_axis(x_RN, order, axis=1)
-    a_RN = np.take_along_axis(accuracy_RN, order, axis=1)
+    a_RN = np.take_along_axis(np.clip(accuracy_RN, 0.0, 1.0), order, axis=1)
     reached_RN = np.maximum.accumulate(a_RN[:, ::-1], axis=1)[:, ::-1]
     return (np.diff(x_RN, axis=1, prepend=0.0) * reached_RN).sum(axis=1)
 

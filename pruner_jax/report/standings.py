@@ -17,10 +17,11 @@ Form = Callable[[float | None], str]
 Between = Callable[[Mapping[str, float | None], Form], str]
 
 _NOTE = """\
-Intervals: {confidence:g} %, percentiles of {resamples} draws of a bootstrap over problems and
-seeds. Problems are drawn together for all rows, so differences are paired by problem; of S seeds
-S - 1 are drawn for each row, which gives the mean over seeds its unbiased variance. One seed says
-nothing about others.
+Intervals: {confidence:g} %, percentiles of {resamples} draws over problems and seeds. Problems are
+drawn together for all rows, so differences are paired by problem; each row has its own seeds, whose
+mean is spread as Student's t with one degree of freedom less than there are seeds. One seed says
+nothing about others. Every claim is judged by itself: of twenty differences that are none, one
+shows at 95 %.
 
 Frontier: the share of the draws in which no other row has at most the tokens and at least the
 accuracy, one of them strictly; bold where that is so in the data.

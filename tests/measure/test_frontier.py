@@ -52,13 +52,24 @@ def test_the_first_row_is_the_data():
     assert measure(means, "adaptivity")[0] == pytest.approx(37.5 / 12)
 
 
-def test_seeds_give_the_mean_its_unbiased_variance():
-    """Three seeds with means 1, 2, 6 and nothing that varies over problems: s^2 / 3 = 7 / 3."""
-    point = values([[1] * 5, [2] * 5, [6] * 5])
-    means = resampled({"a": point}, QUANTITIES, subsets(np.arange(5.0)), resamples=20_000)["a"]
-    assert measure(means, "tokens")[1:].var() == pytest.approx(7 / 3, rel=0.03)
+@pytest.mark.parametrize(
+    ("seeds", "t"), [([1, 5], 12.706), ([11, 12, 16], 4.303), ([1, 2, 6, 7, 9], 2.776)]
+)
+def test_over_seeds_the_interval_is_students(seeds, t):
+    """Nothing varies over problems: mean +- t(.975, S - 1) s / sqrt(S), t from a table."""
+    point = values([[x] * 5 for x in seeds])
+    means = resampled({"a": point}, QUANTITIES, subsets(np.arange(5.0)), resamples=40_000)["a"]
     found = estimate(measure(means, "tokens"))
-    assert (found.value, found.low, found.high) == (3, 1, 6)  # twice the first, twice the last
+    half = t * np.std(seeds, ddof=1) / np.sqrt(len(seeds))
+    assert found.value == np.mean(seeds)
+    assert found.high - found.value == pytest.approx(half, rel=0.06)
+    assert found.value - found.low == pytest.approx(half, rel=0.06)
+
+
+def test_an_interval_ends_where_the_quantity_does():
+    draws = np.array([0.9, 0.2, 0.5, 1.4, -0.3])
+    assert estimate(draws, 0.9).high > 1
+    assert (estimate(draws, 0.9, (0, 1)).low, estimate(draws, 0.9, (0, 1)).high) == (0, 1)
 
 
 def test_problems_are_drawn_as_the_plain_bootstrap_draws_them():
