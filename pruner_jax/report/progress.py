@@ -79,6 +79,11 @@ class Progress:
             self._say(f"{title}: {number(total - done)} to do")
 
     @property
+    def live(self) -> bool:
+        """Whether bars are drawn."""
+        return self._live
+
+    @property
     def running(self) -> bool:
         """Whether a phase has begun and not ended."""
         return bool(self._title)

@@ -35,7 +35,7 @@ from pruner_jax.run.prune import prune
 from pruner_jax.run.session import finished_folder, open_session
 from pruner_jax.run.standings import standings
 from pruner_jax.run.workers import side_by_side
-from pruner_jax.store.folder import write_atomically
+from pruner_jax.store.folder import steps_made, write_atomically
 
 _FEW = 500  # resamples for the table so far
 
@@ -56,11 +56,14 @@ def compare(settings: CompareConfig) -> dict[str, Any]:
     runs = plan(settings)
     if settings.workers > 1 and jax.default_backend() != "cpu":
         raise ConfigError(
-            f"workers is {settings.workers}, but the runs would share one "
-            f"{jax.default_backend()}; allowed: 1"
+            f"workers is {settings.workers}, but a run takes every {jax.default_backend()} device "
+            "that it sees, so only one fits; allowed: 1 (above 1 on a CPU)"
         )
-    progress = Progress(live=False)  # the runs have bars of their own
-    with Interrupts() as interrupts:
+    # Runs in this process have bars of their own; of the others one bar says how far all are.
+    with (
+        Progress(live=None if settings.workers > 1 else False) as progress,
+        Interrupts() as interrupts,
+    ):
         finished = [run for run in runs if _is_finished(run)]
         progress.log(f"{len(runs)} runs, {len(finished)} of them finished")
         _check_new(runs, progress)
@@ -145,7 +148,8 @@ def _play(
     results = _one_by_one(waiting, began, interrupts.check)
     if settings.workers > 1:
         logs = pathlib.Path(settings.out) / "logs"
-        results = side_by_side(waiting, settings.workers, logs, began, interrupts.check)
+        look = _Look(waiting, progress, interrupts.check)
+        results = side_by_side(waiting, settings.workers, logs, began, look)
     with contextlib.closing(results):
         for run, error in results:
             if error is None:
@@ -177,6 +181,36 @@ def _one_by_one(
         except Exception as failure:
             error = str(failure) if isinstance(failure, ValueError) else repr(failure)
         yield run, error
+
+
+class _Look:
+    """Called while other processes play: passes signals on, and moves a bar over all their steps
+    (of a terminal; a log has the tables)."""
+
+    def __init__(self, runs: Sequence[Run], progress: Progress, check: Callable[[], None]) -> None:
+        self._runs, self._progress, self._check = runs, progress, check
+        self._next = 0.0
+        if progress.live:
+            progress.start(sum(map(_steps, runs)), "steps of all runs", done=self._done())
+
+    def __call__(self) -> None:
+        self._check()
+        if self._progress.live and time.monotonic() >= self._next:
+            self._next = time.monotonic() + 2.0
+            self._progress.update(self._done())
+
+    def _done(self) -> int:
+        """Steps that have been made; a finished run counts whole, whenever it ended."""
+        return sum(
+            _steps(run) if (run.folder / "summary.json").exists() else steps_made(run.folder)
+            for run in self._runs
+        )
+
+
+def _steps(run: Run) -> int:
+    """Steps that a run is planned for; as if of one round where the limits are auto."""
+    rounds = run.settings.rounds
+    return rounds.steps * (1 if rounds.limits == "auto" else len(rounds.limits))
 
 
 def _write(

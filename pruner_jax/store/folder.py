@@ -198,7 +198,7 @@ def _accepted(folder: RunFolder, config: Mapping[str, Any], machine: Collection[
         return folder
     old, new = _read_config(folder), yaml.safe_load(_text(config))
     changed = _changed(old, new)
-    if not _has_steps(folder):
+    if not steps_made(folder.root):
         machine = (*machine, *UNTIL_THE_FIRST_STEP)
     refused = [key for key in changed if not _within(key, machine)]
     # The same sections: no config.yaml of another program is ever replaced.
@@ -224,11 +224,10 @@ def _text(config: Mapping[str, Any]) -> str:
     return yaml.safe_dump(dict(config), sort_keys=False)
 
 
-def _has_steps(folder: RunFolder) -> bool:
-    """Whether the run has made a step, or may have."""
-    if not folder.metrics.exists():
-        return False
-    return '"kind": "step"' in folder.metrics.read_text()
+def steps_made(root: pathlib.Path) -> int:
+    """How many steps the run in a folder has made, by its metrics; 0 where there is none."""
+    metrics = RunFolder(root).metrics
+    return metrics.read_text().count('"kind": "step"') if metrics.exists() else 0
 
 
 def _foreign(root: pathlib.Path) -> bool:
