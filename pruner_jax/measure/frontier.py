@@ -27,7 +27,7 @@ from __future__ import annotations
 
 import dataclasses
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 
@@ -38,6 +38,7 @@ MODELS = ("base", "final")
 SUBSETS = ("all", "easy", "hard")
 _MOST_LEVELS = 10  # with more distinct difficulties the ends are fifths
 _CHUNK = 256  # resamples at once
+_LEAST = 1e-9  # of a mean, so that it can be divided by
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,11 +68,6 @@ _MEANS = {
 }
 MEASURES = (*_MEANS, "adaptivity")
 """What a model is measured by; at_once is the share of responses without a thought."""
-
-
-def bounds(name: str) -> tuple[float, float]:
-    """Where one of ``MEASURES`` can lie: shares between 0 and 1, the others above 0."""
-    return (0.0, 1.0) if name.endswith(("accuracy", "at_once")) else (0.0, np.inf)
 
 
 def measure(means: Means, name: str, model: str = "final") -> np.ndarray:
@@ -107,15 +103,18 @@ def resampled(
     quantities: Sequence[str],
     subsets_PU: np.ndarray,
     *,
+    shares: Collection[str] = ("accuracy", "at_once"),
     resamples: int = 10_000,
     seed: int = 0,
 ) -> dict[str, Means]:
-    """Means of every point and of its draws, by the bootstrap above.
+    """Means of every point and of its draws, as above. Seeds of negative weight may lead beyond
+    what a quantity can be; a draw ends there.
 
     Args:
       values: by the point's name float [S, M, P, Q], the mean over samples of each problem.
       quantities: what the Q columns are called.
       subsets_PU: of ``subsets``.
+      shares: the quantities that are 1 at most; none is below 0.
       resamples: R.
       seed: of the draws; a point's do not depend on which other points there are.
     """
@@ -133,7 +132,14 @@ def resampled(
         for name, x in values.items():
             weights_RS = _seed_weights(own[name], size, len(x))
             draws[name].append(_means(x, times_RP, weights_RS, subsets_PU))
-    return {name: Means(tuple(quantities), np.concatenate(parts)) for name, parts in draws.items()}
+    most_Q = [1.0 if name in shares else np.inf for name in quantities]
+    return {
+        name: Means(
+            tuple(quantities),
+            np.concatenate([first, np.clip(np.concatenate(others), _LEAST, most_Q)]),
+        )
+        for name, (first, *others) in draws.items()
+    }
 
 
 def _times(rng: np.random.Generator, rows: int, things: int) -> np.ndarray:
@@ -173,12 +179,9 @@ def _means(
     return masked.ratio(means_RUMQ, counts_RU[:, :, None, None], np.nan).transpose(0, 2, 1, 3)
 
 
-def estimate(
-    draws: np.ndarray, confidence: float = 0.95, within: tuple[float, float] = (-np.inf, np.inf)
-) -> Estimate:
-    """The value in the first place with the central interval of the others, cut to where the
-    quantity can lie: seeds of negative weight lead beyond."""
-    low, high = np.clip(interval(draws[1:], confidence), *within)
+def estimate(draws: np.ndarray, confidence: float = 0.95) -> Estimate:
+    """The value in the first place with the central interval of the others."""
+    low, high = interval(draws[1:], confidence)
     return Estimate(float(draws[0]), float(low), float(high))
 
 
@@ -204,11 +207,10 @@ def hypervolume(tokens_RN: np.ndarray, accuracy_RN: np.ndarray, limit: int) -> n
     """
     if limit < 2:
         raise ValueError(f"the hypervolume needs a token limit of 2 or more, found {limit}")
-    x_RN = 1.0 - np.log(np.maximum(tokens_RN, 1.0)) / np.log(limit)
-    x_RN = np.maximum(x_RN, 0.0)
+    x_RN = np.clip(1.0 - np.log(tokens_RN) / np.log(limit), 0.0, 1.0)
     order = np.argsort(x_RN, axis=1)
     x_RN = np.take_along_axis(x_RN, order, axis=1)
-    a_RN = np.take_along_axis(np.clip(accuracy_RN, 0.0, 1.0), order, axis=1)
+    a_RN = np.take_along_axis(accuracy_RN, order, axis=1)
     reached_RN = np.maximum.accumulate(a_RN[:, ::-1], axis=1)[:, ::-1]
     return (np.diff(x_RN, axis=1, prepend=0.0) * reached_RN).sum(axis=1)
 

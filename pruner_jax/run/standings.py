@@ -19,7 +19,6 @@ from pruner_jax.measure import paired
 from pruner_jax.measure.frontier import (
     MEASURES,
     Means,
-    bounds,
     correlation,
     estimate,
     hypervolume,
@@ -120,13 +119,12 @@ def _described(means: Means, quantities: Sequence[str], confidence: float) -> di
     accuracy, tokens = means("accuracy"), means("tokens")
     accuracy_0, tokens_0 = means("accuracy", model=BASE), means("tokens", model=BASE)
     draws = {
+        **{name: measure(means, name) for name in MEASURES},
         "accuracy_change": accuracy - accuracy_0,
         "token_ratio": masked.ratio(tokens, tokens_0, np.nan),
         "aes": paired.aes(accuracy_0, tokens_0, accuracy, tokens),
     }
-    found = {
-        name: _estimate(measure(means, name), confidence, bounds(name)) for name in MEASURES
-    } | {name: _estimate(draw, confidence) for name, draw in draws.items()}
+    found = {name: _estimate(draw, confidence) for name, draw in draws.items()}
     found["redundancy"] = {
         name: {
             "per_response": _estimate(means(name), confidence),
@@ -140,8 +138,8 @@ def _described(means: Means, quantities: Sequence[str], confidence: float) -> di
     return found
 
 
-def _estimate(draws: np.ndarray, confidence: float, *within: tuple[float, float]) -> dict:
-    return dataclasses.asdict(estimate(draws, confidence, *within))
+def _estimate(draws: np.ndarray, confidence: float) -> dict[str, float]:
+    return dataclasses.asdict(estimate(draws, confidence))
 
 
 def _trained(runs: list[Played]) -> dict[str, Any]:
