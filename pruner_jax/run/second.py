@@ -252,7 +252,8 @@ def read_responses(options: TeacherOptions, problems: Sequence[Problem]) -> Resp
     """The responses of a file to these problems, which it names by id or question.
 
     Raises:
-      ValueError: a line is not a JSON object with a response and the problem it answers.
+      ValueError: a line is not a JSON object with a response and the problem it answers, or none
+        answers any of these.
     """
     known = {problem.question: problem.id for problem in problems}
     known |= {problem.id: problem.id for problem in problems}
@@ -277,6 +278,12 @@ def read_responses(options: TeacherOptions, problems: Sequence[Problem]) -> Resp
         else:
             why = "no problem of the train set" if isinstance(response, str) else "not a text"
             rejects.append({"line": number, "why": why, **entry})
+    if not found:
+        first = f" (line {rejects[0]['line']}: {rejects[0]['why']})" if rejects else ""
+        raise ValueError(
+            f"teacher.file {options.file!r} answers none of the {len(problems)} problems of the "
+            f"train set{first}; its lines name them by id or question"
+        )
     return Responses(found, rejects)
 
 

@@ -30,6 +30,7 @@ from pruner_jax.policy import handle, hf, weights
 from pruner_jax.policy.handle import Policy
 from pruner_jax.problems.source import load_sets
 from pruner_jax.report.progress import Progress
+from pruner_jax.run.ahead import check_collections
 from pruner_jax.run.checks import (
     cap,
     check_columns,
@@ -293,6 +294,7 @@ def open_session(settings: PruneConfig) -> Iterator[Session]:
         )
         check_columns(method, problems["train"])
         check_context(settings, method, engine, problems)
+        check_collections(settings, method, engine, policy.folder, problems["train"])
         warmup(settings.optimizer, optimizer_steps(settings, method))  # checks
         optimizer = make_optimizer(settings.optimizer, policy.config)
         shared = {
