@@ -18,8 +18,10 @@ import numpy as np
 
 from pruner_jax import text
 from pruner_jax.expansion import ask, mask
-from pruner_jax.mesh import LEARN_RULES
-from pruner_jax.policy import handle
+from pruner_jax.mesh import DECODE_RULES
+from pruner_jax.policy import handle, hf
+from pruner_jax.policy.weights import weight_shardings
+from pruner_jax.problems.options import ProblemsOptions
 from pruner_jax.run.engine import Engine, Progress
 from pruner_jax.sample.options import SampleOptions
 from pruner_jax.sample.records import Given
@@ -48,9 +50,11 @@ def load_second(
     verifier: Verifier | None,
     seed: int,
     mesh: jax.sharding.Mesh,
+    problems: ProblemsOptions | None = None,
 ) -> Second:
-    """A model from its folder, in the sampler's form only."""
-    policy = handle.load(folder, mesh=mesh, rules=LEARN_RULES)
+    """A model from its folder, in the sampler's form only: nothing else of it is ever on a device.
+    ``problems`` as in ``Engine.of``."""
+    policy = handle.describe(folder)
     engine = Engine.of(
         policy,
         text_options=text_options,
@@ -58,8 +62,11 @@ def load_second(
         verifier=verifier,
         seed=seed,
         mesh=mesh,
+        problems=problems,
     )
-    return Second(engine, engine.decode_params(policy.params))
+    places = weight_shardings(policy.config, mesh, DECODE_RULES, stacked=False)
+    params = hf.read_weights(policy.folder, policy.config, engine.dtype, places, stacked=False)
+    return Second(engine, params)
 
 
 # -- the expander ----------------------------------------------------------------------------------

@@ -4,10 +4,14 @@ import dataclasses
 import json
 import shutil
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from pruner_jax.mesh import make_mesh
+from pruner_jax.policy import handle
+from pruner_jax.policy.weights import unstack
 from pruner_jax.problems import last_digit
 from pruner_jax.run import second
 from pruner_jax.sample.options import SampleOptions
@@ -20,6 +24,19 @@ def expander(folder, **options):
     given = ExpanderOptions(model=str(folder), limit=8, **options)
     shared = {"sampling": SampleOptions(rows=8), "verifier": None, "seed": 0}
     return given, second.load_expander(given, **shared, mesh=make_mesh())
+
+
+def test_no_more_of_it_comes_to_a_device_than_the_sampler_wants(model, monkeypatch):
+    policy = handle.load(model)
+    size = sum(x.size for x in jax.tree.leaves(policy.params))
+    put, real = [], jax.device_put
+    monkeypatch.setattr(jax, "device_put", lambda x, place: put.append(x.nbytes) or real(x, place))
+    sampling = SampleOptions(rows=8, dtype="bfloat16")
+    shared = {"sampling": sampling, "verifier": None, "seed": 0, "mesh": make_mesh()}
+    found = second.load_second(str(model), text_options=TextOptions(), **shared)
+    assert sum(put) == 2 * size  # what a dry run says
+    wanted = unstack(policy.params, jnp.bfloat16)
+    jax.tree.map(np.testing.assert_array_equal, found.params, wanted)
 
 
 @pytest.fixture
