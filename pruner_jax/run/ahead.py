@@ -82,12 +82,14 @@ def table_key(
     if collect.policy == "teacher":
         named["teacher_text"] = plain(settings.teacher.text)
         named["teacher"] = settings.teacher.model or settings.teacher.file
+    if collect.policy != "teacher" or settings.teacher.model is not None:
+        named["dtype"] = engine.dtype
     if collect.every == "once" and collect.policy != "teacher":
         named["model"] = _model_digest(folder)
     chosen = {name: getattr(options, name) for name in ("temperature", "top_p", "top_k", "min_p")}
-    lenient = {
+    rules = {  # all that may change a verdict: those of the table are kept, not made again
         name: getattr(settings.verify, name)
-        for name in ("answer", "after_thought", "unfinished_is_wrong")
+        for name in ("answer", "after_thought", "unfinished_is_wrong", "checker", "correct_from")
     }
     return {
         **named,
@@ -98,7 +100,9 @@ def table_key(
         **chosen,
         "limit": limit,
         "samples": collect.samples,
-        **lenient,
+        "end_tokens": list(engine.end_ids),
+        **rules,
+        "checker_settings": plain(settings.verify)["settings"],
         "problems": settings.problems.name,
         "noise": repr(engine.environment),
     }

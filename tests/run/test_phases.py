@@ -177,6 +177,13 @@ def test_a_reference_table_serves_other_runs(settings, tmp_path, monkeypatch):
             (["--text.instruction=Think."], "text: the table has"),
             (["--method.options.temperature=0.9"], "temperature: the table has 0.5, this run 0.9"),
             (["--method.options.samples=4"], "samples: the table has 3, this run 4"),
+            (["--verify.checker=math"], "checker: the table has '', this run 'math'"),
+            (
+                ["--verify.settings={math: {longest: 9}}"],
+                "checker_settings: the table has {}, this run {'math'",
+            ),
+            (["--verify.correct_from=0.5"], "correct_from: the table has 1.0, this run 0.5"),
+            (["--sample.dtype=bfloat16"], "dtype: the table has 'float32', this run 'bfloat16'"),
             (["--rounds.limits=[20]"], "limit: the table has 24, this run 20"),
         )
     ):
@@ -194,6 +201,17 @@ def test_a_reference_table_serves_other_runs(settings, tmp_path, monkeypatch):
     assert not (tmp_path / "d").exists()
     with pytest.raises(ValueError, match=r"thinkprune has no phase with collect.reference"):
         prune(settings(f"--out={tmp_path / 'e'}", table))
+
+
+def test_a_table_that_does_not_say_what_it_was_made_with_is_refused(settings, tmp_path):
+    table = tmp_path / "table"
+    prune(o1(settings, tmp_path / "a", f"--reference_table={table}"))
+    key = json.loads((table / "key.json").read_text())
+    for name in ("checker", "checker_settings", "correct_from", "dtype", "end_tokens"):
+        del key[name]
+    (table / "key.json").write_text(json.dumps(key))
+    with pytest.raises(ValueError, match=r"dtype: the table has None.*end_tokens: .*\[\d+"):
+        prune(o1(settings, tmp_path / "b", f"--reference_table={table}"))
 
 
 def test_another_model_does_not_fit_the_table(settings, tmp_path, model):
