@@ -256,7 +256,8 @@ class Responses:
 
 
 def read_responses(options: TeacherOptions, problems: Sequence[Problem]) -> Responses:
-    """The responses of a file to these problems, which it names by id or question.
+    """The responses of a file to these problems, which it names by id or question; where a line has
+    both, by the one that is known, its id first.
 
     Raises:
       ValueError: a line is not a JSON object with a response and the problem it answers, or none
@@ -273,14 +274,17 @@ def read_responses(options: TeacherOptions, problems: Sequence[Problem]) -> Resp
             continue
         try:
             entry = json.loads(line)
-            name = str(entry["id"] if "id" in entry else entry["question"])
             response = entry["response"]
+            names = [str(entry[key]) for key in ("id", "question") if key in entry]
+            if not names:
+                raise KeyError("id")
         except (ValueError, KeyError, TypeError) as error:
             raise ValueError(
                 f'{path}, line {number}: allowed is a JSON object {{"question" or "id": ..., '
                 f'"response": ...}}, found {line[:80].decode(errors="replace")!r}'
             ) from error
-        if name in known and isinstance(response, str):
+        name = next((name for name in names if name in known), None)
+        if name is not None and isinstance(response, str):
             found.setdefault(known[name], []).append(response)
         else:
             why = "no problem of the train set" if isinstance(response, str) else "not a text"
