@@ -222,6 +222,17 @@ def needs(phase: Phase) -> dict[str, list[str]]:
     return found
 
 
+def idle(phase: Phase, limit: int) -> list[str]:
+    """What of a phase is inert while no response has more than ``limit`` tokens: the slot's path
+    and why. A slot that may be such has ``idle(limit, samples)``, which gives a text or None."""
+    found = [
+        (path, slot.idle(limit, phase.collect.samples))
+        for path, slot in slots.walk(phase)
+        if hasattr(slot, "idle")
+    ]
+    return [f"{path}: {why}" for path, why in found if why]
+
+
 def follows_monitor(phase: Phase) -> bool:
     """Whether a phase learns from the evaluations on the monitor set: it takes statistics of them,
     or a controller follows a number of theirs."""

@@ -14,7 +14,7 @@ from typing import Any
 from pruner_jax.config import PruneConfig, plain
 from pruner_jax.objective import slots
 from pruner_jax.objective.hint import Hint
-from pruner_jax.objective.method import Method, Phase, check
+from pruner_jax.objective.method import Method, Phase, check, idle
 from pruner_jax.objective.statistics import Written
 from pruner_jax.objective.task import Expanded, Utility
 from pruner_jax.run.engine import Engine
@@ -169,6 +169,18 @@ def unlike_published(method: Method, settings: PruneConfig) -> Iterator[str]:
                     f"{room}.{name} is {found!r}; {method.name} as asked for was published with "
                     f"{value!r}"
                 )
+
+
+def idle_parts(method: Method, settings: PruneConfig) -> Iterator[str]:
+    """A line for every part of a method that is inert under some or all limits of the run."""
+    limits = settings.rounds.limits
+    found: dict[str, list[int]] = {}
+    for limit in [collection_limit(settings)] if limits == "auto" else dict.fromkeys(limits):
+        for phase in method.phases:
+            for line in idle(phase, limit):
+                found.setdefault(f"{phase.name}.{line}", []).append(limit)
+    for line, under in found.items():
+        yield f"{method.name}: {line} (rounds.limits {', '.join(map(str, under))})"
 
 
 def check_context(

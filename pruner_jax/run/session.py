@@ -38,6 +38,7 @@ from pruner_jax.run.checks import (
     check_method,
     check_settings,
     collection_limit,
+    idle_parts,
     inputs,
     unlike_published,
 )
@@ -324,7 +325,7 @@ def open_session(settings: PruneConfig) -> Iterator[Session]:
             session.expander = load_expander(settings.expander, **shared)
             longest = collection_limit(settings)
             check_room(session.expander, settings.expander, problems["train"], longest)
-        for line in unlike_published(method, settings):
+        for line in (*unlike_published(method, settings), *idle_parts(method, settings)):
             progress.log(line)
         del policy, engine  # the session alone holds the parameters, until they are taken
         if not settings.dry_run:
