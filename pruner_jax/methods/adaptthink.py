@@ -82,4 +82,5 @@ def compose(options: Options) -> Method:
             aggregation="sequence",
         ),
     )
-    return Method(name="adaptthink", phases=(table, prune), wants={"sample": {"temperature": 0.6}})
+    wants = {"sample": {"temperature": 0.6}, "optimizer": {"learning_rate": 2e-6}}
+    return Method(name="adaptthink", phases=(table, prune), wants=wants)

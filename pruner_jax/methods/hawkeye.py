@@ -122,6 +122,7 @@ def compose(options: Options) -> Method:
     )
     wants = {
         "sample": {"temperature": 0.9},
+        "optimizer": {"learning_rate": 1e-5},
         # Nothing here rewards the large model's own answers, which these two look at.
         "pick": {"rule": "last"},
         "guards": {"accuracy": None},

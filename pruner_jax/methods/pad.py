@@ -79,4 +79,4 @@ def compose(options: Options) -> Method:
         select=(Only("correct"),) if options.filter else (),
         loss=LossSpec(kind="ce", epochs=options.epochs, update_rows=options.update_rows),
     )
-    return Method(name="pad", phases=(phase,))
+    return Method(name="pad", phases=(phase,), wants={"optimizer": {"learning_rate": 6e-5}})

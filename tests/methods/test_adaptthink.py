@@ -55,7 +55,10 @@ def test_the_loss_as_released():
     assert (loss.clip_low, loss.clip_high, loss.kl, loss.entropy) == (0.2, 0.2, 0.0, 0.0)
     assert set(differing_slots(PHASE, GRPO)) == {"condition", "length", "advantage", "loss"}
     assert differing_slots(loss, GRPO.loss) == ["ratio"]
-    assert METHOD.wants == {"sample": {"temperature": 0.6}}
+    assert METHOD.wants == {
+        "sample": {"temperature": 0.6},
+        "optimizer": {"learning_rate": 2e-6},
+    }
 
 
 def test_the_table_is_of_the_start_model():

@@ -103,6 +103,7 @@ def test_slots_that_differ_from_grpo():
     )
     assert PHASE.collect.samples == 8 and METHOD.wants == {
         "sample": {"temperature": 0.9},
+        "optimizer": {"learning_rate": 1e-5},
         "pick": {"rule": "last"},
         "guards": {"accuracy": None},
     }
