@@ -197,6 +197,9 @@ class Method:
     """Settings of other rooms (room -> field -> value) under which the method is the published one.
     The run shows where its configuration differs."""
 
+    requires: Mapping[str, Mapping[str, Any]] = dataclasses.field(default_factory=dict)
+    """The same without which it is not even what was asked for. The run refuses others."""
+
     def __post_init__(self) -> None:
         names = [phase.name for phase in self.phases]
         if not names or len(set(names)) < len(names):

@@ -1,10 +1,12 @@
 """What a run tells of its method at the start."""
 
+import contextlib
+
 import pytest
 
 from pruner_jax import methods
 from pruner_jax.methods import MethodOptions
-from pruner_jax.run.checks import idle_parts
+from pruner_jax.run.checks import check_method, idle_parts
 from pruner_jax.run.prune import prune
 
 
@@ -48,6 +50,22 @@ def test_parts_that_are_inert_under_the_limits(settings, words, says):
     method = methods.build(MethodOptions.of(given.method))
     told = list(idle_parts(method, given))
     assert len(told) == (says is not None) and all(says in line for line in told)
+
+
+def test_settings_without_which_a_method_does_nothing_are_demanded(settings):
+    lenient = ("--method.options.lenient=true", "--verify.after_thought=false")
+    loose = ("--verify.answer=anywhere", "--verify.unfinished_is_wrong=false")
+    for words, missing in ((lenient, True), ((*lenient, *loose), False)):
+        given = settings(*words)
+        method = methods.build(MethodOptions.of(given.method))
+        with contextlib.ExitStack() as stack:
+            if missing:
+                says = (
+                    r"verify.answer='anywhere' \(it is 'last_boxed'\), "
+                    r"verify.unfinished_is_wrong=False \(it is True\); set these"
+                )
+                stack.enter_context(pytest.raises(ValueError, match=says))
+            check_method(given, method)
 
 
 def test_they_are_told_at_the_start(settings, tmp_path, capfd):
