@@ -27,17 +27,15 @@ import numpy as np
 from pruner_jax.config import EvaluateConfig, PruneConfig, load
 from pruner_jax.expansion import AGAIN, STEP, thinned
 from pruner_jax.measure.frontier import estimate, resampled, subsets
-from pruner_jax.mesh import LEARN_RULES, make_mesh
-from pruner_jax.policy import handle
+from pruner_jax.mesh import make_mesh
 from pruner_jax.problems.source import load_problems
 from pruner_jax.report.progress import Progress
 from pruner_jax.run import joint
 from pruner_jax.run.compilation import keep_compiled_programs
-from pruner_jax.run.engine import Engine
 from pruner_jax.run.evaluate import evaluate_verb
 from pruner_jax.run.measuring import measure
 from pruner_jax.run.prune import prune
-from pruner_jax.run.second import expand, load_expander, thoughts_of
+from pruner_jax.run.second import expand, load_expander, load_second, thoughts_of
 from pruner_jax.types import Purpose
 from pruner_jax.verify.pool import Verifier
 
@@ -80,11 +78,16 @@ def redundancy(settings: EvaluateConfig, args: argparse.Namespace) -> str:
         verifier = stack.enter_context(Verifier(settings.verify))
         shared = {"sampling": settings.sample, "verifier": verifier, "seed": settings.seed}
         expander = load_expander(settings.expander, **shared, mesh=mesh)
-        policy = handle.load(settings.model, mesh=mesh, rules=LEARN_RULES)
-        engine = Engine.of(policy, text_options=settings.text, **shared, problems=settings.problems)
+        large = load_second(
+            settings.model,
+            text_options=settings.text,
+            **shared,
+            mesh=mesh,
+            problems=settings.problems,
+        )
         graded = measure(
-            engine,
-            engine.decode_params(policy.params),
+            large.engine,
+            large.params,
             problems,
             settings.test,
             limit=settings.test.limit,
@@ -92,7 +95,7 @@ def redundancy(settings: EvaluateConfig, args: argparse.Namespace) -> str:
             progress=progress,
             title=settings.model,
         )
-        rollouts, thoughts = graded.rollouts, thoughts_of(engine, graded.rollouts)
+        rollouts, thoughts = graded.rollouts, thoughts_of(large.engine, graded.rollouts)
         lines = [
             "| removed | accuracy of the expander | answers masked |",
             "|---|---|---|",

@@ -235,8 +235,8 @@ class PruneConfig:
     rounds: RoundsOptions = _default(RoundsOptions)
     reference_table: str | None = None
     """Folder of the method's reference table: used if it is there (made with the same model,
-    template, sampling and number of samples), else made there for other runs. null: OUT/tables. In
-    a comparison {set} and {seed} stand for their names."""
+    template, sampling, number of samples and rules of verification), else made there for other
+    runs. null: OUT/tables. In a comparison {set} and {seed} stand for their names."""
     expander: ExpanderOptions = _default(ExpanderOptions)
     teacher: TeacherOptions = _default(TeacherOptions)
     sample: SampleOptions = _default(SampleOptions)

@@ -25,13 +25,39 @@ def ask(prompt: str, question: str, thought: str) -> str:
 
 
 def mask(thought: str, answer: str, instead: str) -> str:
-    """The thought without literal mentions of the answer; a number inside another one stays."""
-    if not answer.strip():
+    """The thought without literal mentions of the answer. A number is also found as 1,000 or 1000.0
+    for 1000; what is part of a longer number or word stays."""
+    answer = answer.strip()
+    if not answer:
         return thought
-    literal = re.escape(answer.strip())
-    before = r"(?<![\d.])" if answer.strip()[0].isdigit() else ""
-    after = r"(?![\d]|\.\d)" if answer.strip()[-1].isdigit() else ""
-    return re.sub(before + literal + after, lambda _: instead, thought)
+    pattern = _number(answer) or _words(answer)
+    return re.sub(pattern, lambda _: instead, thought)
+
+
+def _number(answer: str) -> str | None:
+    """A pattern of the ways to write the number that the answer is, or None where it is none."""
+    found = re.fullmatch(r"([-+]?)(\d+|\d{1,3}(?:,\d{3})+)(?:\.(\d+))?", answer)
+    if found is None:
+        return None
+    sign, whole, part = found[1], found[2].replace(",", ""), (found[3] or "").rstrip("0")
+    first = len(whole) % 3 or 3
+    groups = [whole[:first], *(whole[n : n + 3] for n in range(first, len(whole), 3))]
+    before = re.escape(sign) if sign else r"(?<![\d.])"
+    if not sign and len(whole) == 3:  # it may be the end of 1,234
+        before += r"(?<!\d,)"
+    zeros = rf"\.{part}0*" if part else r"(?:\.0+)?"
+    return before + ",?".join(groups) + zeros + r"(?!\d|\.\d|,\d{3}(?!\d))"
+
+
+def _words(answer: str) -> str:
+    """A pattern of the answer where no letter or digit goes on with it."""
+    before = r"(?<![^\W_])" if answer[0].isalnum() else ""
+    if answer[0].isdigit():
+        before += r"(?<!\.)"
+    after = r"(?![^\W_])" if answer[-1].isalnum() else ""
+    if answer[-1].isdigit():
+        after += r"(?!\.\d)"
+    return before + re.escape(answer) + after
 
 
 def leaks(thought: str, answer: str) -> bool:

@@ -17,6 +17,9 @@ def test_neither_is_searched_for_places():
     )
 
 
+THOUSAND = "… is …, … is not 11,000 or 1,000,000"
+
+
 @pytest.mark.parametrize(
     ("thought", "answer", "masked"),
     [
@@ -26,6 +29,17 @@ def test_neither_is_searched_for_places():
         ("so x = -3, as -3 < 0", "-3", "so x = …, as … < 0"),
         (r"\frac{1}{2} it is", r"\frac{1}{2}", "… it is"),
         ("nothing to be seen", "12", "nothing to be seen"),
+        ("And A train, (A), so A.", "A", "And … train, (…), so …."),
+        ("noon or no, _no_ is no", "no", "noon or …, _…_ is …"),
+        ("x1=3/4, not 13/4, 3/40 or 3/4.5", "3/4", "x1=…, not 13/4, 3/40 or 3/4.5"),
+        ("1,000 is 1000, 1000.0 is not 11,000 or 1,000,000", "1000", THOUSAND),
+        ("1,000 is 1000, 1000.0 is not 11,000 or 1,000,000", "1,000.00", THOUSAND),
+        ("so 1234567, 1,234,567, no 234,567", "1234567", "so …, …, no 234,567"),
+        ("1,2,3, then 2.0, 2.05 and 12", "2", "1,…,3, then …, 2.05 and 12"),
+        ("234 but not 1,234 or 234,000", "234", "… but not 1,234 or 234,000"),
+        ("2.5 and 2.50 but not 2.55 or 2", "2.50", "… and … but not 2.55 or 2"),
+        ("-1,000.0 or 1000", "-1000", "… or 1000"),
+        ("5km, x5", "5", "…km, x…"),
         ("whatever", " ", "whatever"),
     ],
 )

@@ -34,7 +34,7 @@ from pruner_jax.objective.method import Collect, Method, Phase
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """The published values."""
+    """The published values, but for ``think``."""
 
     samples: int = 16
     """Responses per problem, half of each kind."""
@@ -46,7 +46,7 @@ class Options:
     """What it is worth not to think. Published: 0 to 0.1."""
 
     think: str | None = None
-    """What thinking rows begin with. null: the policy begins by itself. Original: Alright."""
+    """What thinking rows begin with. null: the policy begins by itself. Published: Alright."""
 
     no_think: str = "{think_close}"
     """What the other rows begin with."""
@@ -64,8 +64,10 @@ def compose(options: Options) -> Method:
         ),
         loss=None,
     )
+    # Where nothing is written for the policy, its own log-probabilities count.
+    drawn = math.log(0.5) if options.think is not None else None
     modes = (
-        Mode("think", share=0.5, force=Begin(text=options.think, logp=math.log(0.5))),
+        Mode("think", share=0.5, force=Begin(text=options.think, logp=drawn)),
         Mode("no_think", share=0.5, force=Begin(text=options.no_think, logp=math.log(0.5))),
     )
     bonus = Length(kernel=One(), weight=options.delta, gate=Gate(wrong=ANY, modes=(1,)))
@@ -82,4 +84,5 @@ def compose(options: Options) -> Method:
             aggregation="sequence",
         ),
     )
-    return Method(name="adaptthink", phases=(table, prune), wants={"sample": {"temperature": 0.6}})
+    wants = {"sample": {"temperature": 0.6}, "optimizer": {"learning_rate": 2e-6}}
+    return Method(name="adaptthink", phases=(table, prune), wants=wants)

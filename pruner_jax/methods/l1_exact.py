@@ -62,4 +62,4 @@ def compose(options: Options) -> Method:
         advantage=Fused(norm=Norm(baseline="group", scale="group")),
         loss=LossSpec(clip_low=options.clip, clip_high=options.clip, kl=options.kl),
     )
-    return Method(name="l1_exact", phases=(phase,))
+    return Method(name="l1_exact", phases=(phase,), wants={"sample": {"temperature": 0.6}})

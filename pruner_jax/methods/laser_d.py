@@ -102,4 +102,5 @@ def compose(options: Options) -> Method:
             minibatches=options.updates,
         ),
     )
-    return Method(name="laser_d", phases=(phase,), wants={"rounds": {"evaluate_every": 20}})
+    wants = {"sample": {"temperature": 0.6}, "rounds": {"evaluate_every": 20}}
+    return Method(name="laser_d", phases=(phase,), wants=wants)

@@ -119,4 +119,5 @@ def compose(options: Options) -> Method:
             update_rows=options.update_rows,
         ),
     )
-    return Method(name="o1_pruner", phases=(phase,))
+    wants = {"optimizer": {"learning_rate": 2e-7}}
+    return Method(name="o1_pruner", phases=(phase,), wants=wants)

@@ -37,7 +37,7 @@ from pruner_jax.objective.selection import Only
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """The published values."""
+    """The published values, but for ``examples`` and ``epochs``."""
 
     samples: int = 8
     """Programs of the teacher per problem."""
@@ -55,7 +55,8 @@ class Options:
     """Their question; may use {question}, {attempt}, {verdict} and {detail}."""
 
     epochs: int = 10
-    """Passes over what is kept."""
+    """Passes over what is kept. Published: up to 50, of which early stopping on a validation loss
+    let few be used up. Nothing stops them here, so there are fewer."""
 
     update_rows: int = 8
     """Rows per optimiser update."""
@@ -79,4 +80,4 @@ def compose(options: Options) -> Method:
         select=(Only("correct"),) if options.filter else (),
         loss=LossSpec(kind="ce", epochs=options.epochs, update_rows=options.update_rows),
     )
-    return Method(name="pad", phases=(phase,))
+    return Method(name="pad", phases=(phase,), wants={"optimizer": {"learning_rate": 6e-5}})

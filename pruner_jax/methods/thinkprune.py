@@ -9,8 +9,8 @@ them belong to the rounds of the run.
 
 What the original code does differently, each a switch that is off: it subtracts the KL term
 (`subtract_kl`); it looks for an answer anywhere in the text, the unfinished thought included
-(`lenient`: the method then wants the verifier's looser rules, and a row that reached the limit
-keeps the verdict of what it had written by then).
+(`lenient`: a row that reached the limit keeps the verdict of what it had written by then. That is
+so only under the verifier's looser rules, without which the run is refused).
 
 Left out: the original averages the loss over the tokens of each micro-batch of 4 rows and then over
 micro-batches, so that its gradient depends on how rows fall together. Here the mean is over all
@@ -47,7 +47,8 @@ class Options:
     """Subtract the KL term instead of adding it."""
 
     lenient: bool = False
-    """Grade whatever was written, finished or not, by an answer anywhere in it."""
+    """Grade whatever was written, finished or not, by an answer anywhere in it: together with
+    verify.answer anywhere, after_thought false and unfinished_is_wrong false."""
 
 
 def compose(options: Options) -> Method:
@@ -67,8 +68,11 @@ def compose(options: Options) -> Method:
     )
     strict = not options.lenient
     verify = {
-        "answer": "last_boxed" if strict else "anywhere",
-        "after_thought": strict,
-        "unfinished_is_wrong": strict,
+        "verify": {
+            "answer": "last_boxed" if strict else "anywhere",
+            "after_thought": strict,
+            "unfinished_is_wrong": strict,
+        }
     }
-    return Method(name="thinkprune", phases=(phase,), wants={"verify": verify})
+    said = {"wants": verify} if strict else {"requires": verify}
+    return Method(name="thinkprune", phases=(phase,), **said)

@@ -49,6 +49,12 @@ class EndThought:
         if "{think_close}" not in self.text:
             raise ValueError(f"end_thought.text lacks {{think_close}}: {self.text!r}")
 
+    def idle(self, limit: int, samples: int) -> str | None:
+        """Why no thought is ever ended."""
+        if self.after is None or self.after < limit:
+            return None
+        return f"thoughts are ended after {self.after} tokens, which none can reach"
+
 
 Force = Begin | EndThought
 
@@ -86,6 +92,12 @@ class UniformBudget:
                 f"uniform_budget has low {self.low} and high {self.high}; allowed: 0 < low <= high"
             )
         _check_sentence("uniform_budget.sentence", self.sentence)
+
+    def idle(self, limit: int, samples: int) -> str | None:
+        """Why no response can be too long for its budget."""
+        if self.low < limit:
+            return None
+        return f"budgets are {self.low} to {self.high} tokens, and no response can exceed its own"
 
 
 @dataclasses.dataclass(frozen=True)

@@ -18,11 +18,12 @@ import numpy as np
 
 from pruner_jax.objective import slots
 from pruner_jax.objective.context import Scene
-from pruner_jax.objective.kernels import Kernel
+from pruner_jax.objective.kernels import Kernel, One
 from pruner_jax.objective.schedules import Number
 from pruner_jax.objective.statistics import Provider, evaluate
 
 ANY = (-np.inf, np.inf)
+TOKENS = ("length", "thinking", "answer")  # measures that are counts of tokens
 
 
 @dataclasses.dataclass(frozen=True)
@@ -122,6 +123,16 @@ class Length:
         else:
             new_PG = factor * phi_PG
         return np.where(acts_PG & known_PG, new_PG, reward_PG)
+
+    def idle(self, limit: int, samples: int) -> str | None:
+        """Why every response gets the same of it, if its target is a number that is too high."""
+        numbers = isinstance(self.target, int | float) and isinstance(self.scale, int | float)
+        if isinstance(self.kernel, One) or self.measure not in TOKENS or not numbers:
+            return None
+        u = (np.arange(limit + 1) - self.target) / max(self.scale, self.epsilon)
+        if np.ptp(self.kernel(u)) > 0:
+            return None
+        return f"the target is {self.target:g} tokens, so all responses get the same for length"
 
 
 def length_channel(terms: tuple[Length, ...], scene: Scene) -> np.ndarray:

@@ -197,6 +197,9 @@ class Method:
     """Settings of other rooms (room -> field -> value) under which the method is the published one.
     The run shows where its configuration differs."""
 
+    requires: Mapping[str, Mapping[str, Any]] = dataclasses.field(default_factory=dict)
+    """The same without which it is not even what was asked for. The run refuses others."""
+
     def __post_init__(self) -> None:
         names = [phase.name for phase in self.phases]
         if not names or len(set(names)) < len(names):
@@ -220,6 +223,17 @@ def needs(phase: Phase) -> dict[str, list[str]]:
     if phase.collect.policy == "teacher":
         found.setdefault("teacher", []).append("collect.policy")
     return found
+
+
+def idle(phase: Phase, limit: int) -> list[str]:
+    """What of a phase is inert while no response has more than ``limit`` tokens: the slot's path
+    and why. A slot that may be such has ``idle(limit, samples)``, which gives a text or None."""
+    found = [
+        (path, slot.idle(limit, phase.collect.samples))
+        for path, slot in slots.walk(phase)
+        if hasattr(slot, "idle")
+    ]
+    return [f"{path}: {why}" for path, why in found if why]
 
 
 def follows_monitor(phase: Phase) -> bool:

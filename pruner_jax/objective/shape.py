@@ -16,7 +16,7 @@ from pruner_jax.objective.context import Scene
 from pruner_jax.objective.hint import Hint
 from pruner_jax.objective.repair import Inject, Refine
 from pruner_jax.objective.rows import append, widen
-from pruner_jax.objective.statistics import Limit, Provider, evaluate
+from pruner_jax.objective.statistics import Limit, Provider, Stat, evaluate
 from pruner_jax.types import Graded, Origin, Rollouts, Verdict
 
 
@@ -47,6 +47,22 @@ class Cut:
         over_PG = here_P[:, None] & (length_PG - limit_PG >= least_PG)
         limit_B = scene.groups.flat(np.where(over_PG, np.maximum(limit_PG, 0), length_PG))
         return cut(graded, limit_B.astype(np.int32), scene.context.decode)
+
+    def idle(self, limit: int, samples: int) -> str | None:
+        """Why no row is ever cut, where the cut is at the mean and some standard deviations of the
+        group: a single long row is d (1 - 1/n) above the mean and d / sqrt(n) is the deviation."""
+        stats = {at.reduce: at for at in self.at if isinstance(at, Stat) and at.source == "group"}
+        if len(self.at) != 2 or stats.keys() != {"mean", "std"} or samples < 2:
+            return None
+        times = stats["std"].times
+        excess = (limit - 1) * (1 - 1 / samples - times / np.sqrt(samples))
+        slack = self.slack if isinstance(self.slack, int | float) else 1
+        if excess > max(slack, 1) - 1:
+            return None
+        return (
+            f"nothing is cut, as none of {samples} responses can exceed their mean and {times:g} "
+            f"standard deviations by {slack:g} tokens"
+        )
 
 
 def cut(graded: Graded, limit_B: np.ndarray, decode: Callable[[np.ndarray], str]) -> Graded:

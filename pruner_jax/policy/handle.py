@@ -28,7 +28,7 @@ class Policy:
     """A model in hand. ``generation`` is its ``generation_config.json``, if it has one."""
 
     config: ModelConfig
-    params: Tree  # layers stacked
+    params: Tree | None  # layers stacked; None: not loaded
     tokenizer: Any  # None: the folder had none, so the policy knows token ids only
     generation: dict[str, Any] | None = None
     folder: Path | None = None  # where the tokenizer's files are
@@ -46,6 +46,14 @@ def load(
     ``dtype`` is float32, bfloat16, float16, or auto (as in the folder). With a mesh and a table of
     rules (``mesh.py``) every weight goes straight to its place.
     """
+    policy = describe(name_or_folder)
+    shardings = None if mesh is None else weight_shardings(policy.config, mesh, rules)
+    params = hf.read_weights(policy.folder, policy.config, dtype, shardings)
+    return dataclasses.replace(policy, params=params)
+
+
+def describe(name_or_folder: str | os.PathLike[str]) -> Policy:
+    """The same without its parameters: what can be checked in a second."""
     folder = hf.find_folder(name_or_folder)
     config = hf.read_config(folder)
     tokenizer = None
@@ -54,9 +62,7 @@ def load(
         _check_ids(folder, tokenizer, config)
     path = folder / hf.GENERATION
     generation = hf.read_json(path) if path.exists() else None
-    shardings = None if mesh is None else weight_shardings(config, mesh, rules)
-    params = hf.read_weights(folder, config, dtype, shardings)
-    return Policy(config, params, tokenizer, generation, folder)
+    return Policy(config, None, tokenizer, generation, folder)
 
 
 def _check_ids(folder: Path, tokenizer: Any, config: ModelConfig) -> None:

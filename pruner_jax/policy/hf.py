@@ -11,6 +11,7 @@ import functools
 import json
 import os
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -94,9 +95,15 @@ def read_config(folder: Path) -> ModelConfig:
 
 
 def read_weights(
-    folder: Path, config: ModelConfig, dtype: str = "float32", shardings: Tree | None = None
+    folder: Path,
+    config: ModelConfig,
+    dtype: str = "float32",
+    shardings: Tree | None = None,
+    *,
+    stacked: bool = True,
 ) -> Tree:
-    """The parameters, layers stacked, in ``dtype`` ("auto": as they lie in the folder).
+    """The parameters in ``dtype`` ("auto": as they lie in the folder), layers stacked (learner) or
+    as a list (sampler).
 
     ``shardings`` (see ``weight_shardings``) places them; otherwise they go to the default device.
     """
@@ -107,17 +114,23 @@ def read_weights(
         wide = functools.reduce(jnp.promote_types, {view.dtype for view in found.values()})
     else:
         wide = _DTYPE_NAMES[dtype]
-    tree: Tree = {"layers": {}}
+    tree: Tree = {"layers": {} if stacked else [{} for _ in range(config.layers)]}
     for hf_name, path, layer, weight in tensors(config):
-        if not layer:
-            host = np.empty(weight.shape, wide)
-        part = host if layer is None else host[layer]
+        together = stacked and layer is not None
+        if not together or layer == 0:
+            one = layer is not None and not stacked
+            host = np.empty(weight.shape[1:] if one else weight.shape, wide)
+            *way, name = ("layers", layer, path[-1]) if one else path
+        part = host[layer] if together else host
         part[...] = found.pop(hf_name).reshape(part.shape)
-        if layer in (None, config.layers - 1):
-            place = tree["layers"] if layer is not None else tree
-            target = shardings and functools.reduce(lambda t, key: t[key], path, shardings)
-            place[path[-1]] = jax.device_put(host, target)
+        if not together or layer == config.layers - 1:
+            target = shardings and _at(shardings, (*way, name))
+            _at(tree, way)[name] = jax.device_put(host, target)
     return tree
+
+
+def _at(tree: Tree, way: Sequence[str | int]) -> Any:
+    return functools.reduce(lambda branch, key: branch[key], way, tree)
 
 
 def _open_weights(folder: Path, config: ModelConfig) -> dict[str, np.ndarray]:

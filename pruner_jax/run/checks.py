@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import dataclasses
 import pathlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from pruner_jax.config import PruneConfig, plain
 from pruner_jax.objective import slots
 from pruner_jax.objective.hint import Hint
-from pruner_jax.objective.method import Method, Phase, check
+from pruner_jax.objective.method import Method, Phase, check, idle
 from pruner_jax.objective.statistics import Written
 from pruner_jax.objective.task import Expanded, Utility
 from pruner_jax.run.engine import Engine
@@ -53,6 +53,15 @@ def check_method(settings: PruneConfig, method: Method) -> None:
     if settings.teacher.model is not None or settings.teacher.file is not None:
         offers.add("teacher")
     check(method, offers)
+    wrong = [
+        f"{name}={value!r} (it is {found!r})"
+        for name, found, value in _differing(settings, method.requires)
+    ]
+    if wrong:
+        raise ValueError(
+            f"method {method.name!r} as asked for by method.options makes sense only with "
+            f"{', '.join(wrong)}; set these, or other options"
+        )
     for phase in method.phases:
         where = f"method {method.name!r}, phase {phase.name!r}"
         if phase.loss is None and phase.collect.every == "step":
@@ -161,14 +170,31 @@ def _check_sampling(settings: PruneConfig, phase: Phase) -> None:
 
 def unlike_published(method: Method, settings: PruneConfig) -> Iterator[str]:
     """A line for every setting of another room under which the method is not the published one."""
-    for room, wanted in method.wants.items():
+    for name, found, value in _differing(settings, method.wants):
+        yield f"{name} is {found!r}; {method.name} as asked for was published with {value!r}"
+
+
+def _differing(
+    settings: PruneConfig, rooms: Mapping[str, Mapping[str, Any]]
+) -> Iterator[tuple[str, Any, Any]]:
+    """Settings that are not as they stand there: their dotted name, value, and the other value."""
+    for room, wanted in rooms.items():
         for name, value in wanted.items():
             found = getattr(getattr(settings, room), name)
             if found != value:
-                yield (
-                    f"{room}.{name} is {found!r}; {method.name} as asked for was published with "
-                    f"{value!r}"
-                )
+                yield f"{room}.{name}", found, value
+
+
+def idle_parts(method: Method, settings: PruneConfig) -> Iterator[str]:
+    """A line for every part of a method that is inert under some or all limits of the run."""
+    limits = settings.rounds.limits
+    found: dict[str, list[int]] = {}
+    for limit in [collection_limit(settings)] if limits == "auto" else dict.fromkeys(limits):
+        for phase in method.phases:
+            for line in idle(phase, limit):
+                found.setdefault(f"{phase.name}.{line}", []).append(limit)
+    for line, under in found.items():
+        yield f"{method.name}: {line} (rounds.limits {', '.join(map(str, under))})"
 
 
 def check_context(

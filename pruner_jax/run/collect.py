@@ -8,18 +8,16 @@ so that a reference table can serve other runs.
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-import json
 import pathlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
-from pruner_jax.config import plain
 from pruner_jax.objective.groups import Groups, join
 from pruner_jax.objective.method import Phase
 from pruner_jax.problems.order import order
+from pruner_jax.run.ahead import own_sampling, table_key
 from pruner_jax.run.checks import collection_limit
 from pruner_jax.run.conditions import force_hook
 from pruner_jax.run.engine import Engine
@@ -77,18 +75,12 @@ def drawn(state: RunState, phase: Phase, count: int) -> None:
 
 def writer(run: Session, state: RunState, phase: Phase) -> tuple[Engine, PyTree]:
     """Engine and decode parameters of the policy that writes a phase's rows."""
-    changes = _own_sampling(phase)
+    changes = own_sampling(phase)
     if phase.collect.policy == "teacher":
         teacher = run.load_teacher()  # let go of with the collection: it is needed there only
         return teacher.engine.with_sampling(**changes), teacher.params
     params = parameters(run, state, phase.collect.policy)
     return run.engine.with_sampling(**changes), run.engine.decode_params(params)
-
-
-def _own_sampling(phase: Phase) -> dict[str, float]:
-    """The settings of sampling that a phase has in place of the run's."""
-    given = {name: getattr(phase.collect, name) for name in ("temperature", "top_p", "top_k")}
-    return {name: value for name, value in given.items() if value is not None}
 
 
 def parameters(run: Session, state: RunState, policy: str) -> PyTree:
@@ -232,12 +224,6 @@ def _read_teacher(
 ) -> None:
     """A teacher's file as rows of the table, for those of these problems that it answers."""
     found = read_responses(run.settings.teacher, run.problems["train"])
-    if not found.of_problem:
-        raise ValueError(
-            f"teacher.file {run.settings.teacher.file!r} answers none of the "
-            f"{len(run.problems['train'])} problems of the train set; its lines name them by id or "
-            "question"
-        )
     places = [n for n, problem in enumerate(problems) if problem.id in found.of_problem]
     if not places:
         return
@@ -274,7 +260,8 @@ def _tell_unusable(
 
 def _open(run: Session, state: RunState, phase: Phase, limit: int) -> Table:
     """The table of a phase: of its own name, of an iteration its step too."""
-    return open_table(_folder(run, phase, _name(state, phase)), table_key(run, phase, limit))
+    key = table_key(run.settings, run.engine, run.policy.folder, phase, limit)
+    return open_table(_folder(run, phase, _name(state, phase)), key)
 
 
 def _name(state: RunState, phase: Phase) -> str:
@@ -286,52 +273,6 @@ def _folder(run: Session, phase: Phase, name: str) -> pathlib.Path:
     if phase.collect.reference and run.settings.reference_table is not None:
         return pathlib.Path(run.settings.reference_table)
     return run.folder.tables / name
-
-
-def table_key(run: Session, phase: Phase, limit: int) -> dict[str, Any]:
-    """What a table's rows depend on, the seed left out: they are draws, whichever."""
-    settings, collect = run.settings, phase.collect
-    engine, options = run.engine, dataclasses.replace(settings.sample, **_own_sampling(phase))
-    named: dict[str, Any] = {"policy": collect.policy}
-    if collect.policy == "teacher":
-        named["teacher_text"] = plain(settings.teacher.text)
-        named["teacher"] = settings.teacher.model or settings.teacher.file
-    if collect.every == "once" and collect.policy != "teacher":
-        named["model"] = model_digest(run)
-    chosen = {name: getattr(options, name) for name in ("temperature", "top_p", "top_k", "min_p")}
-    lenient = {
-        name: getattr(settings.verify, name)
-        for name in ("answer", "after_thought", "unfinished_is_wrong")
-    }
-    return {
-        **named,
-        "tokenizer": _digest(json.dumps(engine.tokenizer.get_vocab(), sort_keys=True)),
-        "template": _digest(str(engine.tokenizer.chat_template)),
-        "text": plain(engine.text),
-        "condition": repr(phase.condition),
-        **chosen,
-        "limit": limit,
-        "samples": collect.samples,
-        **lenient,
-        "problems": settings.problems.name,
-        "noise": repr(engine.environment),
-    }
-
-
-def model_digest(run: Session) -> str:
-    """Of the start model's weights."""
-    digest = hashlib.blake2b(digest_size=8)
-    folder = run.policy.folder
-    for path in sorted(folder.glob("*.safetensors")):
-        digest.update(path.name.encode())
-        with open(path, "rb") as file:
-            while block := file.read(1 << 24):
-                digest.update(block)
-    return digest.hexdigest()
-
-
-def _digest(said: str) -> str:
-    return hashlib.blake2b(said.encode(), digest_size=8).hexdigest()
 
 
 def reference(run: Session, state: RunState) -> Groups | None:

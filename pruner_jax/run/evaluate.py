@@ -17,17 +17,15 @@ from pruner_jax.config import EvaluateConfig
 from pruner_jax.measure import stats
 from pruner_jax.measure.outcomes import Outcomes, outcomes
 from pruner_jax.measure.summary import plain, summary, versions
-from pruner_jax.mesh import LEARN_RULES, make_mesh
-from pruner_jax.policy import handle
+from pruner_jax.mesh import make_mesh
 from pruner_jax.problems.source import load_problems
 from pruner_jax.report.progress import Progress
 from pruner_jax.run import joint
 from pruner_jax.run.compilation import keep_compiled_programs
-from pruner_jax.run.engine import Engine
 from pruner_jax.run.joint import Joint
 from pruner_jax.run.measuring import measure, measured
 from pruner_jax.run.programs import answer, check_are_programs, lines, load_scorer
-from pruner_jax.run.second import Second, load_expander
+from pruner_jax.run.second import Second, load_expander, load_second
 from pruner_jax.sample.steps import Scorer
 from pruner_jax.store.folder import write_atomically
 from pruner_jax.store.records import write_rollouts
@@ -63,7 +61,15 @@ def evaluate_verb(settings: EvaluateConfig) -> dict[str, Any]:
         for name, folder in names.items():
             if folder is None:
                 continue
-            large = _load(settings, folder, verifier)
+            large = load_second(
+                folder,
+                text_options=settings.text,
+                sampling=settings.sample,
+                verifier=verifier,
+                seed=settings.seed,
+                mesh=make_mesh(settings.mesh.data, settings.mesh.fsdp, settings.mesh.tensor),
+                problems=settings.problems,
+            )
             graded, programs = _answer(settings, name, folder, large, problems, score, progress)
             alone[name] = outcomes(graded)
             result[name] = {
@@ -104,21 +110,6 @@ def evaluate_verb(settings: EvaluateConfig) -> dict[str, Any]:
             path = pathlib.Path(settings.out) / "evaluation.json"
             write_atomically(path, json.dumps(result, indent=2) + "\n")
     return result
-
-
-def _load(settings: EvaluateConfig, folder: str, verifier: Verifier) -> Second:
-    """A model, ready to be asked."""
-    mesh = make_mesh(settings.mesh.data, settings.mesh.fsdp, settings.mesh.tensor)
-    policy = handle.load(folder, mesh=mesh, rules=LEARN_RULES)
-    engine = Engine.of(
-        policy,
-        text_options=settings.text,
-        sampling=settings.sample,
-        verifier=verifier,
-        seed=settings.seed,
-        problems=settings.problems,
-    )
-    return Second(engine, engine.decode_params(policy.params))
 
 
 def _answer(

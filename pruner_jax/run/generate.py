@@ -9,6 +9,8 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
+import jax
+
 from pruner_jax.config import SampleConfig
 from pruner_jax.mesh import make_mesh
 from pruner_jax.policy import handle
@@ -16,7 +18,7 @@ from pruner_jax.policy.handle import Policy
 from pruner_jax.run.compilation import keep_compiled_programs
 from pruner_jax.run.engine import Engine
 from pruner_jax.run.joint import respond
-from pruner_jax.run.second import Second, load_expander, thoughts_of
+from pruner_jax.run.second import load_expander, load_second, thoughts_of
 from pruner_jax.sample.options import SampleOptions
 from pruner_jax.text import TextOptions
 from pruner_jax.types import Problem, Purpose, Rollouts
@@ -64,9 +66,9 @@ def generate(
 def sample_verb(settings: SampleConfig) -> dict[str, Any]:
     """Print the responses to one question, with their token counts."""
     keep_compiled_programs()
-    policy = handle.load(settings.model)
     if settings.expander.model is not None:
-        return _sample_joint(settings, policy)
+        return _sample_joint(settings)
+    policy = handle.load(settings.model, settings.sample.resolve_dtype(jax.default_backend()))
     rollouts = generate(
         policy,
         [settings.question],
@@ -94,23 +96,23 @@ def sample_verb(settings: SampleConfig) -> dict[str, Any]:
     return {"question": settings.question, "responses": found}
 
 
-def _sample_joint(settings: SampleConfig, policy: Policy) -> dict[str, Any]:
+def _sample_joint(settings: SampleConfig) -> dict[str, Any]:
     """Print chains and what the expander answers to them."""
     shared = {"sampling": settings.sample, "verifier": None, "seed": settings.seed}
-    engine = Engine.of(policy, text_options=settings.text, **shared)
-    large = Second(engine, engine.decode_params(policy.params))
-    expander = load_expander(settings.expander, **shared, mesh=make_mesh())
+    shared["mesh"] = make_mesh()
+    large = load_second(settings.model, text_options=settings.text, **shared)
+    expander = load_expander(settings.expander, **shared)
     problem = Problem(id=settings.question, question=settings.question, answer="")
     chains, answers = respond(
         large,
         expander,
         settings.expander,
-        engine.prompts([problem], purpose=Purpose.TEST, limit=settings.max_tokens),
+        large.engine.prompts([problem], purpose=Purpose.TEST, limit=settings.max_tokens),
         samples=settings.samples,
         limit=settings.max_tokens,
     )
     found = []
-    for b, thought in enumerate(thoughts_of(engine, chains)):
+    for b, thought in enumerate(thoughts_of(large.engine, chains)):
         chain, answer = int(chains.length_B[b]), int(answers.length_B[b])
         print(f"{thought}\n[{chain} tokens of {settings.model}]")
         print(f"{answers.text[b]}\n[{answer} tokens of {settings.expander.model}]")

@@ -18,8 +18,10 @@ import numpy as np
 
 from pruner_jax import text
 from pruner_jax.expansion import ask, mask
-from pruner_jax.mesh import LEARN_RULES
-from pruner_jax.policy import handle
+from pruner_jax.mesh import DECODE_RULES
+from pruner_jax.policy import handle, hf
+from pruner_jax.policy.weights import weight_shardings
+from pruner_jax.problems.options import ProblemsOptions
 from pruner_jax.run.engine import Engine, Progress
 from pruner_jax.sample.options import SampleOptions
 from pruner_jax.sample.records import Given
@@ -48,9 +50,11 @@ def load_second(
     verifier: Verifier | None,
     seed: int,
     mesh: jax.sharding.Mesh,
+    problems: ProblemsOptions | None = None,
 ) -> Second:
-    """A model from its folder, in the sampler's form only."""
-    policy = handle.load(folder, mesh=mesh, rules=LEARN_RULES)
+    """A model from its folder, in the sampler's form only: nothing else of it is ever on a device.
+    ``problems`` as in ``Engine.of``."""
+    policy = handle.describe(folder)
     engine = Engine.of(
         policy,
         text_options=text_options,
@@ -58,8 +62,11 @@ def load_second(
         verifier=verifier,
         seed=seed,
         mesh=mesh,
+        problems=problems,
     )
-    return Second(engine, engine.decode_params(policy.params))
+    places = weight_shardings(policy.config, mesh, DECODE_RULES, stacked=False)
+    params = hf.read_weights(policy.folder, policy.config, engine.dtype, places, stacked=False)
+    return Second(engine, params)
 
 
 # -- the expander ----------------------------------------------------------------------------------
@@ -249,10 +256,12 @@ class Responses:
 
 
 def read_responses(options: TeacherOptions, problems: Sequence[Problem]) -> Responses:
-    """The responses of a file to these problems, which it names by id or question.
+    """The responses of a file to these problems, which it names by id or question; where a line has
+    both, by the one that is known, its id first.
 
     Raises:
-      ValueError: a line is not a JSON object with a response and the problem it answers.
+      ValueError: a line is not a JSON object with a response and the problem it answers, or none
+        answers any of these.
     """
     known = {problem.question: problem.id for problem in problems}
     known |= {problem.id: problem.id for problem in problems}
@@ -265,18 +274,27 @@ def read_responses(options: TeacherOptions, problems: Sequence[Problem]) -> Resp
             continue
         try:
             entry = json.loads(line)
-            name = str(entry["id"] if "id" in entry else entry["question"])
             response = entry["response"]
+            names = [str(entry[key]) for key in ("id", "question") if key in entry]
+            if not names:
+                raise KeyError("id")
         except (ValueError, KeyError, TypeError) as error:
             raise ValueError(
                 f'{path}, line {number}: allowed is a JSON object {{"question" or "id": ..., '
                 f'"response": ...}}, found {line[:80].decode(errors="replace")!r}'
             ) from error
-        if name in known and isinstance(response, str):
+        name = next((name for name in names if name in known), None)
+        if name is not None and isinstance(response, str):
             found.setdefault(known[name], []).append(response)
         else:
             why = "no problem of the train set" if isinstance(response, str) else "not a text"
             rejects.append({"line": number, "why": why, **entry})
+    if not found:
+        first = f" (line {rejects[0]['line']}: {rejects[0]['why']})" if rejects else ""
+        raise ValueError(
+            f"teacher.file {options.file!r} answers none of the {len(problems)} problems of the "
+            f"train set{first}; its lines name them by id or question"
+        )
     return Responses(found, rejects)
 
 

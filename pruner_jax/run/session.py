@@ -30,6 +30,7 @@ from pruner_jax.policy import handle, hf, weights
 from pruner_jax.policy.handle import Policy
 from pruner_jax.problems.source import load_sets
 from pruner_jax.report.progress import Progress
+from pruner_jax.run.ahead import check_collections
 from pruner_jax.run.checks import (
     cap,
     check_columns,
@@ -37,6 +38,7 @@ from pruner_jax.run.checks import (
     check_method,
     check_settings,
     collection_limit,
+    idle_parts,
     inputs,
     unlike_published,
 )
@@ -293,6 +295,7 @@ def open_session(settings: PruneConfig) -> Iterator[Session]:
         )
         check_columns(method, problems["train"])
         check_context(settings, method, engine, problems)
+        check_collections(settings, method, engine, policy.folder, problems["train"])
         warmup(settings.optimizer, optimizer_steps(settings, method))  # checks
         optimizer = make_optimizer(settings.optimizer, policy.config)
         shared = {
@@ -322,7 +325,7 @@ def open_session(settings: PruneConfig) -> Iterator[Session]:
             session.expander = load_expander(settings.expander, **shared)
             longest = collection_limit(settings)
             check_room(session.expander, settings.expander, problems["train"], longest)
-        for line in unlike_published(method, settings):
+        for line in (*unlike_published(method, settings), *idle_parts(method, settings)):
             progress.log(line)
         del policy, engine  # the session alone holds the parameters, until they are taken
         if not settings.dry_run:

@@ -60,7 +60,7 @@ class Table:
           TableError: a problem has another question or answer in the table.
         """
         have = {visit for path in self._parts() for visit in _visits(path)}
-        self._check_same(problems)
+        self.check_same(problems)
         wanted = zip(problems, visit_P.tolist())
         return [n for n, (problem, visit) in enumerate(wanted) if (problem.id, visit) not in have]
 
@@ -108,7 +108,12 @@ class Table:
             )
         return read_graded(parts, _by_id(parts, ()), tokens=False)
 
-    def _check_same(self, problems: Sequence[Problem]) -> None:
+    def check_same(self, problems: Sequence[Problem]) -> None:
+        """The problems are those of the table, as far as it has them.
+
+        Raises:
+          TableError: one has another question or answer there.
+        """
         known = {problem.id: (problem.question, problem.answer) for problem in problems}
         for path in self._parts():
             columns = read_rollouts(path, ["problem_id", "question", "gold"])
@@ -128,16 +133,31 @@ def open_table(folder: pathlib.Path, key: Mapping[str, Any]) -> Table:
     """The table of a folder, which is made if it is not there.
 
     Raises:
-      TableError: the folder has a table that was made under another key; says what differs.
+      TableError: as of ``find_table``.
+    """
+    found = find_table(folder, lambda: key)
+    if found is None:
+        folder.mkdir(parents=True, exist_ok=True)
+        write_atomically(folder / "key.json", json.dumps(key, indent=2) + "\n")
+    return found or Table(folder)
+
+
+def find_table(folder: pathlib.Path, make_key: Callable[[], Mapping[str, Any]]) -> Table | None:
+    """The table of a folder if there is one; nothing is written. ``make_key`` is called only then:
+    a key may take long to make.
+
+    Raises:
+      TableError: the folder has a table that was made under another key (says what differs), or
+        files that are no table.
     """
     path = folder / "key.json"
-    folder.mkdir(parents=True, exist_ok=True)
     if not path.exists():
-        if any(not other.name.startswith(".") for other in folder.iterdir()):
+        if folder.exists() and not folder.is_dir():
+            raise TableError(f"{folder} is a file; name a folder (reference_table)")
+        if folder.exists() and any(not other.name.startswith(".") for other in folder.iterdir()):
             raise TableError(f"{folder} is no table: it has files but no key.json")
-        write_atomically(path, json.dumps(key, indent=2) + "\n")
-        return Table(folder)
-    before = json.loads(path.read_text())
+        return None
+    before, key = json.loads(path.read_text()), make_key()
     after = json.loads(json.dumps(key))
     differing = [name for name in {**before, **after} if before.get(name) != after.get(name)]
     if differing:

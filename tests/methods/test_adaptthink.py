@@ -21,7 +21,7 @@ HALF = np.log(0.5)
 def test_half_of_a_group_begins_by_closing_the_thought():
     think, no_think = PHASE.condition.modes
     assert no_think.force == Begin(text="{think_close}", logp=HALF, in_loss=True)
-    assert think.force == Begin(text=None, logp=HALF)  # nothing: the policy begins by itself
+    assert think.force == Begin(text=None, logp=None)  # nothing: the policy begins by itself
     mode_PG = PHASE.condition.modes_of(["a", "b"], 16, seed=0, step=7)
     np.testing.assert_array_equal(mode_PG, [[0] * 8 + [1] * 8] * 2)
 
@@ -55,7 +55,10 @@ def test_the_loss_as_released():
     assert (loss.clip_low, loss.clip_high, loss.kl, loss.entropy) == (0.2, 0.2, 0.0, 0.0)
     assert set(differing_slots(PHASE, GRPO)) == {"condition", "length", "advantage", "loss"}
     assert differing_slots(loss, GRPO.loss) == ["ratio"]
-    assert METHOD.wants == {"sample": {"temperature": 0.6}}
+    assert METHOD.wants == {
+        "sample": {"temperature": 0.6},
+        "optimizer": {"learning_rate": 2e-6},
+    }
 
 
 def test_the_table_is_of_the_start_model():

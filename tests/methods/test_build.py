@@ -15,44 +15,12 @@ from pruner_jax.objective.length import Gate, Length
 from pruner_jax.objective.merge import TopDelta
 from pruner_jax.objective.method import Method, Phase
 from pruner_jax.objective.schedules import Ramp
-from pruner_jax.objective.shape import Cut
-from pruner_jax.objective.statistics import Limit, Stat
+from pruner_jax.objective.statistics import Stat
 from pruner_jax.objective.weigh import weigh
 
 
 def phase_of(*, name="grpo", **slots):
     return build(MethodOptions(name, {}, slots)).phases[0]
-
-
-def test_thinkprune_as_published():
-    method = methods.load("thinkprune")
-    (phase,) = method.phases
-    assert phase.collect.samples == 16
-    assert phase.shape == (Cut(at=(Limit(),)),)
-    assert phase.advantage == Fused(
-        norm=Norm(baseline="group", scale="group", ddof=1, epsilon=1e-6)
-    )
-    loss = phase.loss
-    assert (loss.clip_low, loss.clip_high, loss.kl, loss.entropy) == (0.2, 0.2, 1e-3, 1e-3)
-    assert (loss.ratio, loss.epochs, loss.minibatches) == ("token", 1, 1)
-    assert (phase.reset.optimiser, phase.reset.reference) == ("round", "round")
-    assert phase.reset.parameters == "never"
-    assert method.wants["verify"]["unfinished_is_wrong"] is True
-
-
-def test_thinkprune_can_be_what_its_code_was():
-    method = methods.load("thinkprune", {"subtract_kl": True, "lenient": True})
-    (phase,) = method.phases
-    assert phase.loss.kl == -1e-3 and phase.loss.needs_reference
-    assert phase.shape == () and method.wants["verify"]["answer"] == "anywhere"
-
-
-def test_what_methods_want_are_settings_that_exist():
-    """Both ways of ThinkPrune are legal options of verification."""
-    from pruner_jax.verify.options import VerifyOptions
-
-    for lenient in (False, True):
-        VerifyOptions(**methods.load("thinkprune", {"lenient": lenient}).wants["verify"])
 
 
 def test_fields_of_the_slot_that_is_there():

@@ -1,9 +1,11 @@
 """Hawkeye's options by hand; `test_contracts` has a group under the default ones."""
 
 import dataclasses
+import pathlib
 
 import numpy as np
 import pytest
+import yaml
 from handmade import Row, differing_slots, graded, weights
 
 from pruner_jax import methods
@@ -49,6 +51,20 @@ def test_the_penalty_in_units_of_the_target():
     found, reward, _ = weighed(normalised=True, weight=1.0)
     assert reward == pytest.approx(0.1687243)
     np.testing.assert_allclose(found, [-0.8705492, -0.2216929, 1.0922421], atol=2e-6)
+
+
+@pytest.mark.parametrize("preset", ["hawkeye_tiny", "hawkeye_r1_distill_qwen_7b"])
+@pytest.mark.parametrize("chain", [40, 480])
+def test_under_the_presets_a_chain_of_the_start_model_costs_half_an_answer(preset, chain):
+    """(1 / .3 - 1)^2 = 5.4444 times .1, at any length."""
+    folder = pathlib.Path(__file__).parents[2] / "configs"
+    options = yaml.safe_load((folder / f"{preset}.yaml").read_text())["method"]["options"]
+    phase = methods.load("hawkeye", options).phases[1]
+    rows = graded([Row(chain + 1, thinking=chain)])
+    context = Context(
+        limit=1024, reference=Groups.of(rows), expand=lambda *_: graded([Row(5, True)])
+    )
+    assert weigh(phase, rows, {}, context)[2]["reward"] == pytest.approx(1 - 0.54444, abs=1e-4)
 
 
 def test_the_gold_solution_can_set_the_target_as_in_the_code():
@@ -103,6 +119,7 @@ def test_slots_that_differ_from_grpo():
     )
     assert PHASE.collect.samples == 8 and METHOD.wants == {
         "sample": {"temperature": 0.9},
+        "optimizer": {"learning_rate": 1e-5},
         "pick": {"rule": "last"},
         "guards": {"accuracy": None},
     }

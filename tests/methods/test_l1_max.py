@@ -12,7 +12,8 @@ from pruner_jax.objective.kernels import Clipped, Excess
 from pruner_jax.objective.length import EVERY_ROW, Gate
 from pruner_jax.objective.weigh import weigh
 
-PHASE = methods.load("l1_max").phases[0]
+METHOD = methods.load("l1_max")
+PHASE = METHOD.phases[0]
 GRPO = methods.load("grpo").phases[0]
 CONTEXT = Context(limit=4096)
 LENGTHS = [(600, True), (1500, True), (3000, True), (500, False)]
@@ -121,3 +122,4 @@ def test_the_loss():
     loss = PHASE.loss
     assert (loss.clip_low, loss.clip_high, loss.kl, loss.aggregation) == (0.2, 0.2, 1e-3, "token")
     assert (GRPO.loss.kl, GRPO.loss.aggregation) == (0.0, "sequence")
+    assert METHOD.wants == {"sample": {"temperature": 0.6}}

@@ -152,7 +152,7 @@ def test_the_run_must_have_a_monitor_set_measured_every_20_steps():
     with pytest.raises(ValueError, match=r"'laser_d', phase 'prune'.*needs 'monitor'"):
         check(METHOD, offers=())
     check(METHOD, offers={"monitor"})
-    assert METHOD.wants == {"rounds": {"evaluate_every": 20}}
+    assert METHOD.wants == {"sample": {"temperature": 0.6}, "rounds": {"evaluate_every": 20}}
     fields = {field.name: field for field in dataclasses.fields(PruneConfig)}
     assert hasattr(fields["rounds"].default_factory(), "evaluate_every")
 

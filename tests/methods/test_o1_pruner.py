@@ -12,7 +12,8 @@ from pruner_jax.objective.groups import Groups
 from pruner_jax.objective.weigh import weigh
 
 GRPO = methods.load("grpo").phases[0]
-PHASE = methods.load("o1_pruner").phases[0]
+METHOD = methods.load("o1_pruner")
+PHASE = METHOD.phases[0]
 ROWS = graded([Row(500, True), Row(2000), Row(500), Row(1000, True)])
 # L0 1000, A0 .5, lam 2: 1 + 1, -.5 - 1, 1 - 1, 0 + 1
 BY_HAND = [2.0, -1.5, 0.0, 1.0]
@@ -93,6 +94,7 @@ def test_the_loss():
     assert (loss.ratio, loss.clip_low, loss.clip_high) == ("sequence", 0.2, 0.2)
     assert (loss.aggregation, loss.update_rows, loss.epochs) == ("sequence", 32, 1)
     assert (loss.temperature, loss.kl, loss.entropy) == (1.0, 0.0, 0.0)
+    assert METHOD.wants == {"optimizer": {"learning_rate": 2e-7}}
     paper = methods.load("o1_pruner", {"ratio": "sequence_sum"}).phases[0].loss
     assert differing_slots(paper, loss) == ["ratio"]
 

@@ -12,7 +12,8 @@ from pruner_jax.objective.weigh import weigh
 from pruner_jax.types import Verdict
 
 GRPO = methods.load("grpo").phases[0]
-PHASE = methods.load("pad").phases[0]
+METHOD = methods.load("pad")
+PHASE = METHOD.phases[0]
 ROWS = graded(
     [Row(30, True), Row(20, verdict=Verdict.ERROR), Row(25, verdict=Verdict.WRONG)],
     [Row(30, verdict=Verdict.TIMEOUT), Row(20, True), Row(9, True)],
@@ -49,3 +50,4 @@ def test_the_teacher_is_asked_once():
     assert [PHASE.collect.due(step) for step in range(3)] == [True, False, False]
     assert set(differing_slots(PHASE, GRPO)) == {"name", "collect", "select", "advantage", "loss"}
     assert (PHASE.loss.epochs, PHASE.loss.update_rows) == (10, 8)
+    assert METHOD.wants == {"optimizer": {"learning_rate": 6e-5}}

@@ -137,16 +137,3 @@ def test_the_same_twice_and_the_state_is_untouched(phase):
     second, _, again = weighed(phase, rows)
     np.testing.assert_array_equal(first.weight_BT, second.weight_BT)
     assert metrics == again and set(state) <= {"controllers", "history", "running", "monitor"}
-
-
-def test_thinkprune_is_grpo_under_the_limit_and_nothing_else():
-    rows = graded([Row(30, True), Row(50, True), Row(20), Row(60, True)])
-    thinkprune = methods.load("thinkprune").phases[0]
-    # at 40: one row of four is right and in time
-    expected = [1.5, -0.5, -0.5, -0.5]
-    np.testing.assert_allclose(weights(weighed(thinkprune, rows)[0]), expected, rtol=1e-5)
-    grpo = methods.load("grpo").phases[0]
-    for limit in (60, 1000):
-        np.testing.assert_array_equal(
-            weights(weighed(thinkprune, rows, limit=limit)[0]), weights(weighed(grpo, rows)[0])
-        )

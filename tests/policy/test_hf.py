@@ -19,10 +19,12 @@ import tiny
 from tokenizers import Tokenizer, models
 from transformers import PreTrainedTokenizerFast
 
+from pruner_jax.mesh import DECODE_RULES, make_mesh
 from pruner_jax.policy import export, hf
 from pruner_jax.policy.config import from_hf
 from pruner_jax.policy.handle import Policy, load, logits, save
 from pruner_jax.policy.tensorfile import read_tensors
+from pruner_jax.policy.weights import unstack, weight_shardings
 
 
 @pytest.fixture
@@ -76,6 +78,16 @@ def test_bfloat16_files_survive_float32_and_auto(folder, tmp_path):
     back = [save(auto, tmp_path / "auto"), save(wide, tmp_path / "wide", dtype="bfloat16")]
     for other in back:
         assert contents(other) == contents(half)
+
+
+@pytest.mark.parametrize("name", tiny.CONFIGS)
+def test_the_samplers_list_of_layers_is_read_as_it_would_be_cast(name, tmp_path):
+    config, params = tiny.model(name)
+    path = save(Policy(config, params, None), tmp_path / "model")
+    places = weight_shardings(config, make_mesh(), DECODE_RULES, stacked=False)
+    for shardings in (None, places):
+        found = hf.read_weights(path, config, "bfloat16", shardings, stacked=False)
+        assert trees_equal(found, unstack(params, jnp.bfloat16))
 
 
 def test_sharded_writing_and_reading(folder, tmp_path):

@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+import shutil
 
 import numpy as np
 import pytest
@@ -176,22 +177,44 @@ def test_a_reference_table_serves_other_runs(settings, tmp_path, monkeypatch):
             (["--text.instruction=Think."], "text: the table has"),
             (["--method.options.temperature=0.9"], "temperature: the table has 0.5, this run 0.9"),
             (["--method.options.samples=4"], "samples: the table has 3, this run 4"),
+            (["--verify.checker=math"], "checker: the table has '', this run 'math'"),
+            (
+                ["--verify.settings={math: {longest: 9}}"],
+                "checker_settings: the table has {}, this run {'math'",
+            ),
+            (["--verify.correct_from=0.5"], "correct_from: the table has 1.0, this run 0.5"),
+            (["--sample.dtype=bfloat16"], "dtype: the table has 'float32', this run 'bfloat16'"),
             (["--rounds.limits=[20]"], "limit: the table has 24, this run 20"),
         )
     ):
         with pytest.raises(ValueError, match=says):
             prune(o1(settings, tmp_path / f"c{place}", table, *words))
+        assert not (tmp_path / f"c{place}").exists()  # before the start model was measured
+    with pytest.raises(ValueError, match="limit: the table has 24, this run 20"):
+        prune(o1(settings, tmp_path / "c", table, "--rounds.limits=[20]", "--dry_run=true"))
+    prune(o1(settings, tmp_path / "c", f"--reference_table={tmp_path / 'new'}", "--dry_run=true"))
+    assert not (tmp_path / "new").exists()
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "file").touch()
     with pytest.raises(ValueError, match="is no table"):
         prune(o1(settings, tmp_path / "d", f"--reference_table={tmp_path / 'other'}"))
+    assert not (tmp_path / "d").exists()
     with pytest.raises(ValueError, match=r"thinkprune has no phase with collect.reference"):
         prune(settings(f"--out={tmp_path / 'e'}", table))
 
 
-def test_another_model_does_not_fit_the_table(settings, tmp_path, model):
-    import shutil
+def test_a_table_that_does_not_say_what_it_was_made_with_is_refused(settings, tmp_path):
+    table = tmp_path / "table"
+    prune(o1(settings, tmp_path / "a", f"--reference_table={table}"))
+    key = json.loads((table / "key.json").read_text())
+    for name in ("checker", "checker_settings", "correct_from", "dtype", "end_tokens"):
+        del key[name]
+    (table / "key.json").write_text(json.dumps(key))
+    with pytest.raises(ValueError, match=r"dtype: the table has None.*end_tokens: .*\[\d+"):
+        prune(o1(settings, tmp_path / "b", f"--reference_table={table}"))
 
+
+def test_another_model_does_not_fit_the_table(settings, tmp_path, model):
     table = f"--reference_table={tmp_path / 'table'}"
     prune(o1(settings, tmp_path / "a", table))
     shutil.copytree(model, tmp_path / "model")
@@ -253,13 +276,33 @@ def test_a_teachers_file_is_learnt_from_and_what_cannot_be_used_is_told(settings
     [
         ('{"id": "a"}\n', "line 1: allowed is a JSON object"),
         ("no json\n", "line 1: allowed is a JSON object"),
-        ('{"id": "a", "response": "b"}\n', "answers none of the 4 problems"),
+        (
+            '{"id": "a", "response": "b"}\n',
+            r"answers none of the 4 problems of the train set \(line 1: no problem of the train",
+        ),
+        ("", "answers none of the 4 problems of the train set;"),
+        (None, "which is not there"),
     ],
 )
-def test_a_teachers_file_that_is_none(settings, tmp_path, content, says):
-    (tmp_path / "teacher.jsonl").write_text(content)
-    with pytest.raises(ValueError, match=says):
-        prune(taught(settings, tmp_path / "run", tmp_path / "teacher.jsonl"))
+def test_a_teachers_file_that_is_none_is_told_before_anything_starts(
+    settings, tmp_path, content, says
+):
+    if content is not None:
+        (tmp_path / "teacher.jsonl").write_text(content)
+    for words in ((), ("--dry_run=true",)):
+        with pytest.raises(ValueError, match=says):
+            prune(taught(settings, tmp_path / "run", tmp_path / "teacher.jsonl", *words))
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_teacher_that_cannot_be_read_is_told_before_anything_starts(settings, tmp_path, model):
+    folder = shutil.copytree(model, tmp_path / "teacher")
+    (folder / "tokenizer.json").unlink()
+    for teacher, says in ((folder, "tokenizer"), (tmp_path / "nothing", "no such folder")):
+        with pytest.raises(ValueError, match=says):
+            words = ("--method.name=pad", "--method.options={}", f"--teacher.model={teacher}")
+            prune(settings(f"--out={tmp_path / 'run'}", *words))
+    assert not (tmp_path / "run").exists()
 
 
 # -- needs that are not met ------------------------------------------------------------------------
@@ -374,6 +417,7 @@ def test_a_table_of_other_problems_is_refused(settings, tmp_path):
     run("a")
     with pytest.raises(ValueError, match="was made with other problems: "):
         run("b")
+    assert not (tmp_path / "b").exists()
 
 
 def test_a_reference_that_has_said_everything_leaves_the_device(settings, tmp_path, monkeypatch):

@@ -4,14 +4,18 @@ import dataclasses
 import json
 import shutil
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from pruner_jax.mesh import make_mesh
+from pruner_jax.policy import handle
+from pruner_jax.policy.weights import unstack
 from pruner_jax.problems import last_digit
 from pruner_jax.run import second
 from pruner_jax.sample.options import SampleOptions
-from pruner_jax.sample.second import ExpanderOptions
+from pruner_jax.sample.second import ExpanderOptions, TeacherOptions
 from pruner_jax.text import TextOptions
 from pruner_jax.types import Purpose
 
@@ -20,6 +24,19 @@ def expander(folder, **options):
     given = ExpanderOptions(model=str(folder), limit=8, **options)
     shared = {"sampling": SampleOptions(rows=8), "verifier": None, "seed": 0}
     return given, second.load_expander(given, **shared, mesh=make_mesh())
+
+
+def test_no_more_of_it_comes_to_a_device_than_the_sampler_wants(model, monkeypatch):
+    policy = handle.load(model)
+    size = sum(x.size for x in jax.tree.leaves(policy.params))
+    put, real = [], jax.device_put
+    monkeypatch.setattr(jax, "device_put", lambda x, place: put.append(x.nbytes) or real(x, place))
+    sampling = SampleOptions(rows=8, dtype="bfloat16")
+    shared = {"sampling": sampling, "verifier": None, "seed": 0, "mesh": make_mesh()}
+    found = second.load_second(str(model), text_options=TextOptions(), **shared)
+    assert sum(put) == 2 * size  # what a dry run says
+    wanted = unstack(policy.params, jnp.bfloat16)
+    jax.tree.map(np.testing.assert_array_equal, found.params, wanted)
 
 
 @pytest.fixture
@@ -70,6 +87,21 @@ def test_what_it_is_asked(model):
         assert [p.question for p in asked.problems] == questions
         assert [p.id.rpartition("#")[2] for p in asked.problems] == ["0", "1", "0", "1"]
         assert all(question in text for question, text in zip(questions, asked.text))
+
+
+def test_a_teachers_line_is_of_its_id_or_else_of_its_question(tmp_path):
+    problems = last_digit.load(last_digit.Options(), "train")[:2]
+    first, other = problems
+    lines = [
+        {"id": first.id, "question": other.question, "response": "by id"},
+        {"id": "train-7 of the teacher", "question": first.question, "response": "by question"},
+        {"id": "nobody", "question": "What?", "response": "of none"},
+    ]
+    path = tmp_path / "teacher.jsonl"
+    path.write_text("\n".join(map(json.dumps, lines)))
+    found = second.read_responses(TeacherOptions(file=str(path)), problems)
+    assert found.of_problem == {first.id: ["by id", "by question"]}
+    assert [reject["line"] for reject in found.rejects] == [3]
 
 
 def test_thoughts_end_where_the_tag_is(model):
