@@ -151,7 +151,7 @@ def test_state_is_threaded_and_never_changed_in_place():
 def test_controllers_see_the_newest_evaluation():
     weight = {"kind": "feedback", "metric": "monitor/accuracy", "target": 0.8, "start": 0.1}
     phase = grpo(length=[{"kind": "linear", "weight": weight}])
-    context = dataclasses.replace(CONTEXT, metrics={"monitor/accuracy": 0.7})
+    context = dataclasses.replace(CONTEXT, metrics={"monitor/accuracy": 0.7, "monitor/step": 0})
     _, state, _ = weigh(phase, ROWS, {}, context)
     assert state["controllers"]["prune-length-0-weight"] == pytest.approx(0.095)
 
