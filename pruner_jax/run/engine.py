@@ -145,7 +145,7 @@ class Engine:
         prompts: Prompts,
         *,
         samples: int,
-        limit: int,
+        limit: int | np.ndarray,
         clock: Clock | None = None,
         on_progress: Progress | None = None,
         **conditions: Any,
@@ -156,7 +156,7 @@ class Engine:
           params: decode parameters.
           prompts: what is answered.
           samples: G responses to each.
-          limit: most tokens of a response.
+          limit: most tokens of a response, one number or [B].
           clock: counts the phases ``rollout`` and ``verify``.
           on_progress: told how far it is.
           conditions: ``force``, ``mode_B`` and ``budget_B`` of `sampler.sample`.
@@ -190,7 +190,7 @@ class Engine:
         prompts: Prompts,
         *,
         samples: int,
-        limit: int,
+        limit: int | np.ndarray,
         force: Hook | None = None,
         **others: Any,
     ) -> tuple[Rollouts, SampleStats]:

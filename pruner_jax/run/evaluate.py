@@ -27,7 +27,7 @@ from pruner_jax.run.engine import Engine
 from pruner_jax.run.joint import Joint
 from pruner_jax.run.measuring import measure, measured
 from pruner_jax.run.programs import answer, check_are_programs, lines, load_scorer
-from pruner_jax.run.second import Second, load_expander
+from pruner_jax.run.second import Second, check_room, load_expander
 from pruner_jax.sample.steps import Scorer
 from pruner_jax.store.folder import write_atomically
 from pruner_jax.store.records import write_rollouts
@@ -57,6 +57,9 @@ def evaluate_verb(settings: EvaluateConfig) -> dict[str, Any]:
             check_are_programs(verifier, problems)
         verifier.prepare(problems)
         expander = _expander(settings, verifier)
+        if expander is not None:
+            asked = problems[: settings.test.problems]
+            check_room(expander, settings.expander, asked, settings.test.limit, "test.limit")
         result: dict[str, Any] = {}
         alone, together = {}, {}
         names = {"model": settings.model, "against": settings.against}

@@ -16,7 +16,7 @@ from pruner_jax.policy.handle import Policy
 from pruner_jax.run.compilation import keep_compiled_programs
 from pruner_jax.run.engine import Engine
 from pruner_jax.run.joint import respond
-from pruner_jax.run.second import Second, load_expander, thoughts_of
+from pruner_jax.run.second import Second, check_room, load_expander, thoughts_of, too_long
 from pruner_jax.sample.options import SampleOptions
 from pruner_jax.text import TextOptions
 from pruner_jax.types import Problem, Purpose, Rollouts
@@ -101,6 +101,7 @@ def _sample_joint(settings: SampleConfig, policy: Policy) -> dict[str, Any]:
     large = Second(engine, engine.decode_params(policy.params))
     expander = load_expander(settings.expander, **shared, mesh=make_mesh())
     problem = Problem(id=settings.question, question=settings.question, answer="")
+    check_room(expander, settings.expander, [problem], settings.max_tokens, "max_tokens")
     chains, answers = respond(
         large,
         expander,
@@ -109,11 +110,14 @@ def _sample_joint(settings: SampleConfig, policy: Policy) -> dict[str, Any]:
         samples=settings.samples,
         limit=settings.max_tokens,
     )
-    found = []
+    found, too_long_B = [], too_long(answers)
     for b, thought in enumerate(thoughts_of(engine, chains)):
         chain, answer = int(chains.length_B[b]), int(answers.length_B[b])
         print(f"{thought}\n[{chain} tokens of {settings.model}]")
-        print(f"{answers.text[b]}\n[{answer} tokens of {settings.expander.model}]")
+        said = f"{answer} tokens of {settings.expander.model}"
+        if too_long_B[b]:
+            said = f"the chain does not fit into the context of {settings.expander.model}"
+        print(f"{answers.text[b]}\n[{said}]")
         found.append(
             {
                 "chain": thought,

@@ -23,7 +23,14 @@ from pruner_jax.measure.bootstrap import interval, resampled_means
 from pruner_jax.measure.options import EvaluateOptions
 from pruner_jax.report.progress import Progress
 from pruner_jax.run.engine import Engine
-from pruner_jax.run.second import Second, expand, expander_prompts, thoughts_of
+from pruner_jax.run.second import (
+    Second,
+    answer_limits,
+    expand,
+    expander_prompts,
+    thoughts_of,
+    too_long,
+)
 from pruner_jax.sample.second import ExpanderOptions, ServingOptions
 from pruner_jax.types import Graded, Problem, Prompts, Purpose, Rollouts
 
@@ -50,7 +57,9 @@ def respond(
         large.params, prompts, samples=samples, limit=limit
     )
     asked = expander_prompts(expander, options, chains, thoughts_of(large.engine, chains))
-    answers, _ = expander.engine.sample(expander.params, asked, samples=1, limit=options.limit)
+    answers, _ = expander.engine.sample(
+        expander.params, asked, samples=1, limit=answer_limits(expander, options, asked)
+    )
     return chains, answers
 
 
@@ -64,6 +73,7 @@ class Joint:
     accuracy_P: np.ndarray  # chain, then the expander
     chain_tokens_P: np.ndarray  # of the large model, the closing tag included
     answer_tokens_P: np.ndarray  # of the expander
+    too_long_P: np.ndarray  # share of chains that do not fit into the expander: not answered
     leak_P: np.ndarray  # share of chains that say the gold answer literally
     masked_P: np.ndarray  # accuracy with literal gold answers in the chain masked
     bare_P: np.ndarray  # accuracy of the expander without a chain
@@ -105,6 +115,7 @@ def measure_joint(
         accuracy_P=per(joint.correct_B),
         chain_tokens_P=per(rollouts.thinking_B),
         answer_tokens_P=per(joint.rollouts.length_B),
+        too_long_P=per(too_long(joint.rollouts)),
         leak_P=per([leaks(said, p.answer) for said, p in zip(thoughts, problems)]),
         masked_P=per(answers("answers masked", thoughts, True).correct_B),
         bare_P=per(answers("without a chain", nothing).correct_B),
@@ -135,6 +146,7 @@ def describe(joint: Joint, options: EvaluateOptions, seed: int) -> dict[str, Any
         "change": joint.accuracy_P - joint.alone_P,
         "chain_tokens": joint.chain_tokens_P,
         "answer_tokens": joint.answer_tokens_P,
+        "too_long": joint.too_long_P,
         "large_alone_accuracy": joint.alone_P,
         "large_alone_tokens": joint.alone_tokens_P,
         "expander_alone_accuracy": joint.bare_P,
@@ -289,6 +301,7 @@ def show(progress: Progress, found: dict[str, Any]) -> None:
         "change": "  change from the large model alone",
         "chain_tokens": "chain tokens",
         "answer_tokens": "answer tokens",
+        "too_long": "chains too long for the expander",
         "large_alone_accuracy": "large model alone",
         "large_alone_tokens": "  tokens",
         "expander_alone_accuracy": "expander alone",

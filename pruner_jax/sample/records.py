@@ -72,20 +72,26 @@ class Records:
         self.tokens_BT = np.zeros((rows, 0), np.int32)
         self.logp_BT = np.zeros((rows, 0), np.float32)
         self.origin_BT = np.zeros((rows, 0), np.uint8)
-        self._check(context)
+        self._check(context, least=0 if np.ndim(limit) else 1)
         for row, start in (given or {}).items():
             self._begin(row, start)
 
     def __len__(self) -> int:
         return len(self.length_B)
 
-    def _check(self, context: int) -> None:
-        """Every prompt has a token, and fits into the context together with its rows' limit."""
-        if self.limit_B.min(initial=1) < 1:
-            raise ValueError(f"limit is {self.limit_B.min()}; allowed: 1 token or more")
+    def _check(self, context: int, least: int) -> None:
+        """Every prompt that is answered has a token, and fits into the context together with its
+        rows' limit."""
+        if self.limit_B.min(initial=1) < least:
+            raise ValueError(
+                f"limit is {self.limit_B.min()}; allowed: 1 token or more (0 for rows of "
+                "a list, which then stay empty)"
+            )
         longest_P = np.zeros(len(self.prompts), np.int64)
         np.maximum.at(longest_P, self.group_B, self.limit_B)
         for problem, tokens, limit in zip(self.prompts.problems, self.prompts.tokens, longest_P):
+            if limit == 0:
+                continue
             if len(tokens) == 0:
                 raise ValueError(f"the prompt of problem {problem.id!r} has no tokens")
             if len(tokens) + limit > context:

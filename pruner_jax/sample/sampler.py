@@ -108,7 +108,8 @@ def sample(
       config: of the model.
       prompts: what is answered.
       samples: how many responses to each prompt, one number or [P].
-      limit: most tokens of a response, end token included, one number or [B].
+      limit: most tokens of a response, end token included, one number or [B]; a row of limit 0
+        stays empty, whatever its prompt.
       seed: of all random numbers.
       end_ids: any of them ends a response.
       close_ids, open_ids: what closes and opens a thought (``text.tag_spellings``).

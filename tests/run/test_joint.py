@@ -7,8 +7,11 @@ import pytest
 from test_prune import Died, at_visit, die, left_behind
 
 from pruner_jax import cli
+from pruner_jax.config import EvaluateConfig, SampleConfig, load
 from pruner_jax.measure.options import EvaluateOptions
 from pruner_jax.run import joint, second
+from pruner_jax.run.evaluate import evaluate_verb
+from pruner_jax.run.generate import sample_verb
 from pruner_jax.run.prune import prune
 from pruner_jax.run.second import Second
 from pruner_jax.sample.second import ServingOptions
@@ -23,6 +26,7 @@ def pair(accuracy=(1.0, 0.5), chain=(30.0, 50.0), **others):
         "accuracy_P": accuracy,
         "chain_tokens_P": chain,
         "answer_tokens_P": (4.0, 6.0),
+        "too_long_P": (0.5, 0.0),
         "leak_P": (1.0, 0.0),
         "masked_P": (1.0, 0.5),
         "bare_P": (0.0, 0.25),
@@ -41,6 +45,7 @@ def test_the_numbers_of_a_pipeline():
         "change": -0.25,
         "chain_tokens": 40.0,
         "answer_tokens": 5.0,
+        "too_long": 0.25,
         "large_alone_accuracy": 1.0,
         "large_alone_tokens": 80.0,
         "expander_alone_accuracy": 0.125,
@@ -108,7 +113,7 @@ def test_evaluate_measures_the_pipeline(model, tmp_path, capsys):
     both = found["model"]["joint"]
     by_problem = json.loads((tmp_path / "model-joint.json").read_text())
     assert np.mean(by_problem["accuracy"]) == pytest.approx(both["accuracy"]["value"])
-    assert {len(column) for column in by_problem.values()} == {6} and len(by_problem) == 8
+    assert {len(column) for column in by_problem.values()} == {6} and len(by_problem) == 9
     assert both["chain_tokens"]["value"] == found["model"]["mean_thinking_tokens"]
     assert both["large_alone_tokens"]["value"] == found["model"]["mean_tokens"]
     assert both["large_alone_accuracy"]["value"] == found["model"]["accuracy"]
@@ -135,7 +140,18 @@ def test_sample_shows_chain_and_answer(model, capsys):
         assert 0 < part["answer_tokens"] <= 6
 
 
-def hawkeye(settings, model, out):
+def test_an_expander_without_room_is_refused_before_anything_is_sampled(model, monkeypatch):
+    monkeypatch.setattr("pruner_jax.run.engine.sample", lambda *_, **__: pytest.fail("sampled"))
+    both = [f"--expander.model={model}", "--expander.limit=200", "--verify.workers=1"]
+    says = r"the expander .* context of 256 tokens; .* thought of up to 100 \({}\)"
+    with pytest.raises(ValueError, match=says.format(r"test\.limit")):
+        evaluate_verb(load(EvaluateConfig, None, [f"--model={model}", "--test.limit=100", *both]))
+    words = [f"--model={model}", "--question=C7 A4.", "--max_tokens=100", *both[:2]]
+    with pytest.raises(ValueError, match=says.format("max_tokens")):
+        sample_verb(load(SampleConfig, None, words))
+
+
+def hawkeye(settings, model, out, *words):
     return settings(
         f"--out={out}",
         "--method.name=hawkeye",
@@ -145,7 +161,17 @@ def hawkeye(settings, model, out):
         "--rounds.limits=[24]",
         "--rounds.steps=2",
         "--problems.options.train=8",
+        *words,
     )
+
+
+def test_a_run_goes_on_where_thoughts_do_not_fit_into_the_expander(settings, model, tmp_path):
+    """A prompt that says the thought often has more tokens than its 24."""
+    said = "--expander.prompt={question}" + "{thought}" * 12
+    prune(hawkeye(settings, model, tmp_path / "run", said))
+    lines = map(json.loads, (tmp_path / "run" / "metrics.jsonl").read_text().splitlines())
+    shares = [line["prune/expander_too_long"] for line in lines if line["kind"] == "step"]
+    assert len(shares) == 2 and all(0 < share <= 1 for share in shares)
 
 
 def test_a_run_with_an_expander_goes_on_exactly(settings, model, tmp_path, monkeypatch):

@@ -13,7 +13,9 @@ from pruner_jax.run import second
 from pruner_jax.sample.options import SampleOptions
 from pruner_jax.sample.second import ExpanderOptions
 from pruner_jax.text import TextOptions
-from pruner_jax.types import Purpose
+from pruner_jax.types import Purpose, Verdict
+from pruner_jax.verify.options import VerifyOptions
+from pruner_jax.verify.pool import Verifier
 
 
 def expander(folder, **options):
@@ -70,6 +72,26 @@ def test_what_it_is_asked(model):
         assert [p.question for p in asked.problems] == questions
         assert [p.id.rpartition("#")[2] for p in asked.problems] == ["0", "1", "0", "1"]
         assert all(question in text for question, text in zip(questions, asked.text))
+
+
+def test_a_thought_that_does_not_fit_is_unfinished_and_changes_no_other_row(model):
+    options, loaded = expander(model)
+    problems = last_digit.load(last_digit.Options(), "test")[:3]
+    prompts = loaded.engine.prompts(problems, purpose=Purpose.TEST, limit=4)
+    rollouts, _ = loaded.engine.sample(loaded.params, prompts, samples=1, limit=4)
+    with Verifier(VerifyOptions(workers=1)) as verifier:
+        engine = dataclasses.replace(loaded.engine, verifier=verifier)
+        loaded = dataclasses.replace(loaded, engine=engine)
+        short, mixed, long = (
+            second.expand(loaded, options, rollouts, [" A1=1" * n for n in times])
+            for times in ((1, 1, 1), (1, 300, 1), (300, 300, 300))
+        )
+    assert second.too_long(mixed.rollouts).tolist() == [False, True, False]
+    assert mixed.verdict_B[1] == Verdict.UNFINISHED and mixed.rollouts.length_B[1] == 0
+    for b in (0, 2):
+        assert mixed.rollouts.text[b] == short.rollouts.text[b] != ""
+        assert mixed.verdict_B[b] == short.verdict_B[b]
+    assert second.too_long(long.rollouts).all() and (long.verdict_B == Verdict.UNFINISHED).all()
 
 
 def test_thoughts_end_where_the_tag_is(model):
