@@ -51,6 +51,12 @@ class TextOptions:
     """Worked examples, each {question: ..., response: ...}, which a method may show before the
     question while it samples (few-shot)."""
 
+    stop: list[str] = dataclasses.field(default_factory=list)
+    """Strings that end a response besides the end tokens, for base models that go on with a next
+    question. It is cut before the first one, and gets an end token that does not train. A token
+    that holds the end of the answer and the beginning of the string goes too, so take a string that
+    begins where a token does: "Question:", not "\\n\\nQuestion:", as "}\\n\\n" may be one token."""
+
     think_open: str = "<think>"
     """Tag that opens the thought."""
 
@@ -71,6 +77,8 @@ class TextOptions:
                 raise ValueError(
                     f"text.examples: each is {{question: ..., response: ...}}, found {example}"
                 )
+        if not all(self.stop):
+            raise ValueError(f"text.stop is {self.stop}; allowed: strings that are not empty")
         if not self.think_open or not self.think_close or self.think_open == self.think_close:
             raise ValueError(
                 "text.think_open and text.think_close must be two different non-empty tags, found "

@@ -26,6 +26,7 @@ from pruner_jax.run.clock import Clock
 from pruner_jax.run.environment import environment
 from pruner_jax.sample.force import Hook, chain
 from pruner_jax.sample.options import SampleOptions
+from pruner_jax.sample.records import Stop
 from pruner_jax.sample.sampler import SampleStats, sample
 from pruner_jax.text import TextOptions
 from pruner_jax.types import Graded, Problem, Prompts, Purpose, Rollouts
@@ -211,6 +212,7 @@ class Engine:
             decode=self.decode,
             options=self.sampling,
             mesh=self.mesh,
+            stop=Stop(tuple(self.text.stop), self.end_id, self.decode) if self.text.stop else None,
             force=chain(*hooks) if len(hooks) > 1 else next(iter(hooks), None),
             **others,
         )

@@ -188,10 +188,16 @@ def by_steps(
     Arguments as in `sample.steps.step_beam`.
 
     Raises:
-      ValueError: the problems have an environment, for which a beam has no memory.
+      ValueError: the problems have an environment, for which a beam has no memory, or text.stop is
+        set, which it does not look for.
     """
     if engine.environment is not None:
         raise ValueError("beam search knows no environment; set the problems' noise to 0")
+    if engine.text.stop:
+        raise ValueError(
+            f"text.stop is {engine.text.stop}, but a beam search ends at end tokens only; set "
+            "text.stop to [] or programs.beams to 0"
+        )
     rollouts, stats = step_beam(
         params,
         engine.config,

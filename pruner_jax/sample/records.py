@@ -5,6 +5,7 @@ Numpy only. Leaves out where a row sits on the device (``layout``) and how it is
 
 from __future__ import annotations
 
+import bisect
 import dataclasses
 import zlib
 from collections.abc import Callable, Mapping, Sequence
@@ -12,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 
 from pruner_jax import text
-from pruner_jax.types import Prompts, Rollouts
+from pruner_jax.types import Origin, Prompts, Rollouts
 
 Spellings = Sequence[int | Sequence[int]]
 
@@ -40,6 +41,42 @@ def cut(rollouts: Rollouts, row: int, length: int) -> Given:
         parent=row,
         sample=int(rollouts.sample_B[row]),
     )
+
+
+@dataclasses.dataclass(frozen=True)
+class Stop:
+    """Strings that end a row: it is cut before the first to be complete, and given an end token."""
+
+    strings: tuple[str, ...]
+    end_id: int
+    decode: Callable[[np.ndarray], str]
+
+    def cut(self, tokens: np.ndarray, seen: int) -> int | None:
+        """How many of a row's tokens stay, int32 [T] of which ``seen`` hold no string; None: all.
+
+        The tokens whose text lies wholly before the string. Found from the first tokens that hold
+        one, whatever follows, so it does not matter how far the row had been written when the host
+        looked.
+        """
+        # A string is at most as many tokens long as bytes; some more, for a decoder that treats the
+        # first token of what it is given in a way of its own.
+        reach = 8 + max(len(string.encode()) for string in self.strings)
+        if not self._begin(self.decode(tokens[max(0, seen - reach) :])):
+            return None
+        lengths = range(seen + 1, len(tokens) + 1)
+        place = bisect.bisect_left(
+            lengths, True, key=lambda n: bool(self._begin(self.decode(tokens[:n])))
+        )
+        if place == len(lengths):
+            return None
+        first = lengths[place]
+        text = self.decode(tokens[:first])
+        before = text[: min(self._begin(text))]
+        return next(n for n in reversed(range(first)) if before.startswith(self.decode(tokens[:n])))
+
+    def _begin(self, text: str) -> list[int]:
+        """Where strings begin in a text."""
+        return [text.index(string) for string in self.strings if string in text]
 
 
 class Records:
@@ -143,6 +180,23 @@ class Records:
         self.origin_BT[b, t] = origin_BT[place, step]
         self.length_B[rows] += np.count_nonzero(origin_BT, axis=1).astype(np.int32)
         return len(step)
+
+    def end_at(self, stop: Stop, rows: np.ndarray, seen: np.ndarray) -> np.ndarray:
+        """End those of the given rows that hold a stop string; which did, bool. ``seen``: how many
+        tokens of each are known to hold none."""
+        kept = [stop.cut(self.tokens_BT[b, : self.length_B[b]], n) for b, n in zip(rows, seen)]
+        for b, n in zip(rows, kept):
+            if n is None:
+                continue
+            for array, end in (
+                (self.tokens_BT, stop.end_id),
+                (self.logp_BT, np.nan),  # the policy did not draw it
+                (self.origin_BT, Origin.FORCED),
+            ):
+                array[b, n:] = 0
+                array[b, n] = end
+            self.length_B[b] = n + 1
+        return np.array([n is not None for n in kept], bool)
 
     @property
     def finished_B(self) -> np.ndarray:

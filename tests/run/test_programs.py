@@ -220,6 +220,9 @@ def test_a_beam_search_gives_one_graded_row_for_each_prompt(asked):
     noisy = dataclasses.replace(engine, environment=lambda state: state.keep())
     with pytest.raises(ValueError, match="set the problems' noise to 0"):
         by_steps(noisy, params, prompts, beams=2, chains=2, limit=12)
+    base = dataclasses.replace(engine, text=TextOptions(stop=["Question:"]))
+    with pytest.raises(ValueError, match=r"set text\.stop to \[\]"):
+        by_steps(base, params, prompts, beams=2, chains=2, limit=12)
 
 
 def test_broken_programs_are_really_run_and_asked_for_as_a_refinement_asks(asked):

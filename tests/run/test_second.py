@@ -1,6 +1,7 @@
 """Loading an expander, and what it is asked."""
 
 import dataclasses
+import functools
 import json
 import shutil
 
@@ -8,12 +9,15 @@ import numpy as np
 import pytest
 
 from pruner_jax.mesh import make_mesh
+from pruner_jax.policy import handle
 from pruner_jax.problems import last_digit
 from pruner_jax.run import second
+from pruner_jax.run.engine import Engine
+from pruner_jax.run.generate import generate
 from pruner_jax.sample.options import SampleOptions
 from pruner_jax.sample.second import ExpanderOptions
 from pruner_jax.text import TextOptions
-from pruner_jax.types import Purpose, Verdict
+from pruner_jax.types import Origin, Purpose, Verdict
 from pruner_jax.verify.options import VerifyOptions
 from pruner_jax.verify.pool import Verifier
 
@@ -46,6 +50,23 @@ def test_an_expander_without_a_chat_template_is_refused(bare):
 def test_unless_it_is_given_a_plain_prompt(bare):
     _, loaded = expander(bare, text=TextOptions(template="plain", plain="{question}\n"))
     assert loaded.engine.text.template == "plain"
+
+
+def test_a_base_models_response_ends_at_a_stop_string(bare):
+    policy, plain = handle.load(bare), TextOptions(template="plain", plain="{question}\n")
+    ask = functools.partial(generate, policy, ["C7 A4."], max_tokens=24, temperature=1.0)
+    whole = ask(text_options=plain)
+    (ids,) = whole.tokens_BT
+    engine = Engine.of(policy, text_options=plain, sampling=SampleOptions(), verifier=None, seed=0)
+    stop = engine.decode(ids[9:11]).strip()
+    found = ask(text_options=dataclasses.replace(plain, stop=[stop]))
+    n = int(found.length_B[0]) - 1
+    assert found.finished_B[0] and 0 < n <= 10 and found.tokens_BT[0, n] == engine.end_id
+    np.testing.assert_array_equal(found.tokens_BT[0, :n], ids[:n])
+    assert found.origin_BT[0, n] == Origin.FORCED
+    assert stop not in found.text[0] and stop in engine.decode(ids[:11])
+    with pytest.raises(ValueError, match=r"text\.stop is \[''\]"):
+        TextOptions(stop=[""])
 
 
 @pytest.mark.parametrize("prompt", ["{question}", "{thought}"])
