@@ -211,9 +211,13 @@ def asked(model):
 
 def test_a_beam_search_gives_one_graded_row_for_each_prompt(asked):
     engine, params, prompts = asked
-    rows, stats = by_steps(engine, params, prompts, beams=2, chains=2, limit=12)
+    heard = []
+    rows, tokens_P = by_steps(
+        engine, params, prompts, beams=2, chains=2, limit=12, on_progress=lambda *x: heard.append(x)
+    )
     np.testing.assert_array_equal(rows.rollouts.group_B, [0, 1, 2])
-    assert (rows.rollouts.length_B <= 12).all() and stats.tokens >= rows.rollouts.length_B.sum()
+    assert (rows.rollouts.length_B <= 12).all() and (tokens_P >= rows.rollouts.length_B).all()
+    assert heard[-1] == (3, 3, tokens_P.sum())
     for b in range(3):  # no thought ends in them, so there is no program
         expected = "UNPARSED" if rows.rollouts.finished_B[b] else "UNFINISHED"
         assert Verdict(rows.verdict_B[b]).name == expected
@@ -272,6 +276,8 @@ def test_a_row_is_asked_again_by_itself_as_among_others(asked):
     whole = refine(engine, params, first, rounds=2, template=template)
     part = refine(engine, params, take_rows(first, [4, 1]), rounds=2, template=template)
     assert [r.asked for r in whole.rounds] == [6, 6, 6]  # a random model writes no programs
+    assert whole.tokens_B.sum() == sum(r.tokens for r in whole.rounds)
+    np.testing.assert_array_equal(whole.tokens_B[[4, 1]], part.tokens_B)
     for row, b in enumerate([4, 1]):
         n = whole.graded.rollouts.length_B[b]
         assert part.graded.rollouts.length_B[row] == n
@@ -300,18 +306,25 @@ def test_evaluate_refines_and_votes_and_says_what_that_took(model, tmp_path, cap
     assert sum(programs["taxonomy"].values()) == 8
     assert [part["asked"] for part in programs["rounds"]] == [8, 8, 8]  # a random model's all fail
     assert programs["tokens"] * 4 == sum(part["tokens"] for part in programs["rounds"])
+    assert found["mean_tokens"] == programs["tokens"]  # of all samples and attempts
+    assert found["mean_answer_tokens"] is None and found["limit"] == 24
     assert programs["change"] == {"value": 0.0, "low": 0.0, "high": 0.0}
     told = capfd.readouterr().err
     assert "first answers       8 responses: 0 correct" in told
     assert "asked again, 2      8 rows" in told
+    assert told.count("asked again: 8 of 8") == 2  # the bar of each round
     plain = evaluate_verb(evaluation(model))["model"]
     assert "programs" not in plain and plain["accuracy"] == programs["accuracy"]
 
 
-def test_evaluate_searches_step_by_step(model):
+def test_evaluate_searches_step_by_step(model, capfd):
     words = ("--programs.beams=2", "--programs.chains=2", "--test.samples=1", "--test.limit=12")
-    programs = evaluate_verb(evaluation(model, *words))["model"]["programs"]
+    found = evaluate_verb(evaluation(model, f"--against={model}", *words))
+    programs = found["model"]["programs"]
     assert programs["rounds"] == [] and programs["tokens"] > 12  # of all beams
+    assert found["model"]["mean_tokens"] == programs["tokens"]
+    assert found["token_ratio"] == {"value": 1.0, "low": 1.0, "high": 1.0}
+    assert "beam search: 4 of 4" in capfd.readouterr().err
 
 
 def test_evaluate_searches_with_a_step_scorer_of_ones_own(model, tmp_path, monkeypatch):
@@ -349,6 +362,7 @@ def test_evaluate_searches_with_a_step_scorer_of_ones_own(model, tmp_path, monke
             ("--programs.refine=1", "--problems.options.target=answer"),
             "is checked by 'math': only programs can be refined",
         ),
+        (("--programs.refine=1", "--expander.model=m"), "is measured on single answers"),
     ],
 )
 def test_options_that_do_not_go_together_are_refused(model, words, says):
