@@ -11,6 +11,7 @@ and returns the wrong value counts as fine. All give graded rows. Left out: trai
 from __future__ import annotations
 
 import collections
+import contextlib
 import dataclasses
 import pathlib
 from collections.abc import Iterable, Mapping, Sequence
@@ -29,7 +30,7 @@ from pruner_jax.objective.rows import widen
 from pruner_jax.report.progress import Progress as Bar
 from pruner_jax.run.engine import Engine, Progress
 from pruner_jax.run.measuring import measure, measured
-from pruner_jax.sample.steps import Scorer, line_ends, step_beam
+from pruner_jax.sample.steps import Executes, Scorer, line_ends, step_beam
 from pruner_jax.types import Graded, Problem, Prompts, Purpose, Rollouts, Verdict, take_rows
 from pruner_jax.verify.checkers import program
 from pruner_jax.verify.pool import Verifier
@@ -88,7 +89,7 @@ def answer(
       ValueError: the problems' answers are no programs.
     """
     check_are_programs(engine.verifier, problems)
-    limit = test.limit
+    limit, sandbox = test.limit, sandbox_limits(engine.verifier)
     if programs.beams:
         engine = measured(engine, test)
         prompts = engine.prompts(problems[: test.problems], purpose=purpose, limit=limit)
@@ -100,7 +101,7 @@ def answer(
             beams=programs.beams,
             chains=programs.chains,
             limit=limit,
-            score=score,
+            score=score or Executes(**sandbox),
             on_progress=lambda done, rows, tokens: progress.update(done),
         )
         progress.finish()
@@ -132,7 +133,7 @@ def answer(
         most += limit * programs.refine
     tokens_P = np.bincount(last.rollouts.group_B, tokens_B)
     if programs.vote:
-        last = vote(last)
+        last = vote(last, **sandbox)
         tokens_B, most = tokens_P.astype(np.int64), most * test.samples
     before = outcomes(first)
     found = {
@@ -310,6 +311,12 @@ def check_are_programs(verifier: Verifier, problems: Iterable[Problem]) -> None:
             )
 
 
+def sandbox_limits(verifier: Verifier) -> dict[str, float]:
+    """The limits of the sandbox under which the verifier checks programs, where it has its own."""
+    given = verifier.options.settings.get("program", {})
+    return {name: given[name] for name in ("seconds", "memory_mb", "recursion") if name in given}
+
+
 def fails(graded: Graded) -> np.ndarray:
     """Which rows fail without any gold answer, bool [B]: no program, no end, or no value."""
     shows = (Verdict.UNPARSED, Verdict.UNFINISHED, Verdict.UNSUPPORTED, Verdict.TIMEOUT)
@@ -414,9 +421,9 @@ def _exchange(graded: Graded, rows: np.ndarray, answers: Graded) -> Graded:
 def vote(graded: Graded, **limits: float) -> Graded:
     """One row for each problem: the first that returns the value which most of its rows return.
 
-    Values are compared by `program.ballot`; a row that fails has no vote. Among values with equally
-    many votes, and where no row has one, the earliest row is taken. ``limits``: of the sandbox, as
-    in `program.value_of`.
+    Values are compared by `program.ballot`; a row that fails or crashes has no vote. Among values
+    with equally many votes, and where no row has one, the earliest row is taken. ``limits``: of the
+    sandbox, see `sandbox_limits`.
     """
     chosen = []
     silent_B = fails(graded) | (graded.verdict_B == Verdict.ERROR)
@@ -426,7 +433,8 @@ def vote(graded: Graded, **limits: float) -> Graded:
         for b in rows:
             run = program.Run(failure="silent")
             if not silent_B[b] and is_program(graded.extracted[b]):
-                run = program.value_of(graded.extracted[b], **limits)
+                with contextlib.suppress(RuntimeError):  # a crash
+                    run = program.value_of(graded.extracted[b], **limits)
             if not run.failure:
                 voters.setdefault(program.ballot(run.value), []).append(b)
         chosen.append(max(voters.values(), key=len, default=rows)[0])

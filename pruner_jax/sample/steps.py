@@ -59,7 +59,7 @@ class Executes:
     """
 
     floor: float = 1e-3
-    seconds: float = 0.5
+    seconds: float = 1.0  # these three as in `program.check`
     memory_mb: int = 64
     recursion: int = 200
 

@@ -14,9 +14,19 @@ from pruner_jax.objective.repair import Inject
 from pruner_jax.objective.rows import rewrite
 from pruner_jax.policy import handle
 from pruner_jax.problems import last_digit
+from pruner_jax.run import programs
 from pruner_jax.run.engine import Engine
 from pruner_jax.run.evaluate import evaluate_verb
-from pruner_jax.run.programs import Round, by_steps, fails, refine, said, taxonomy, vote
+from pruner_jax.run.programs import (
+    Round,
+    by_steps,
+    fails,
+    refine,
+    said,
+    sandbox_limits,
+    taxonomy,
+    vote,
+)
 from pruner_jax.sample.options import SampleOptions
 from pruner_jax.text import TextOptions
 from pruner_jax.types import Graded, Purpose, Verdict, take_rows
@@ -156,6 +166,42 @@ def test_responses_are_counted_by_what_came_of_them():
     }
     assert list(counts)[:2] == ["correct", "Name"]
     assert said(counts).startswith("8 responses: 2 correct, 2 Name, 1 ")
+
+
+SLOW = "def solution():\n    n = 0\n    for i in range({}):\n        n += 1\n    return {}"
+
+
+def test_a_vote_has_the_limits_of_the_checker_and_survives_a_crash(monkeypatch):
+    slow, other = SLOW.format(100_000, 18), "def solution():\n    return 5"
+    limits = {"seconds": 30.0, "memory_mb": 64}
+    with Verifier(VerifyOptions(workers=1, settings={"program": {**limits, "rounded": True}})) as v:
+        assert sandbox_limits(v) == limits
+    crashing, few = answers([other, other, WRONG, slow, slow]), answers([WRONG, slow, slow])
+    asked, real = [], program.value_of
+
+    def value_of(source, **given):
+        asked.append(given)
+        if source == other:
+            raise RuntimeError("the sandbox crashed: killed")
+        return real(source, **given)
+
+    monkeypatch.setattr(program, "value_of", value_of)
+    chosen = vote(crashing, **limits)
+    assert chosen.rollouts.text == (slow,) and asked == [limits] * 5
+    assert vote(few, seconds=1e-4).rollouts.text == (WRONG,)
+
+
+def test_the_limits_of_the_checker_reach_votes_and_steps(model, monkeypatch):
+    seen = []
+    monkeypatch.setattr(programs, "vote", lambda rows, **limits: seen.append(limits) or vote(rows))
+    monkeypatch.setattr(
+        programs, "Executes", lambda **limits: seen.append(limits) or (lambda problem, text: 1.0)
+    )
+    settings = "--verify.settings={program: {seconds: 5.0, relative: 0.1}}"
+    evaluate_verb(evaluation(model, settings, "--programs.vote=true"))
+    words = ("--programs.beams=1", "--programs.chains=1", "--test.samples=1", "--test.limit=2")
+    evaluate_verb(evaluation(model, settings, *words))
+    assert seen == [{"seconds": 5.0}] * 2
 
 
 def test_the_value_that_most_programs_return_is_taken():
