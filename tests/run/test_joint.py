@@ -1,5 +1,6 @@
 """Two models as one: statistics and costs by hand, then the verbs and a run with an expander."""
 
+import io
 import json
 
 import numpy as np
@@ -9,6 +10,7 @@ from test_prune import Died, at_visit, die, left_behind
 from pruner_jax import cli
 from pruner_jax.config import EvaluateConfig, SampleConfig, load
 from pruner_jax.measure.options import EvaluateOptions
+from pruner_jax.report.progress import Progress
 from pruner_jax.run import joint, second
 from pruner_jax.run.evaluate import evaluate_verb
 from pruner_jax.run.generate import sample_verb
@@ -80,11 +82,59 @@ def test_what_a_thousand_requests_cost():
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"concurrency": [1, 0]}, {"requests": 0}, {"price": -1.0}, {"read_share": -0.1}]
+    "wrong",
+    [
+        {"concurrency": [1, 0]},
+        {"requests": 0},
+        {"seconds": -1.0},
+        {"price": -1.0},
+        {"read_share": -0.1},
+    ],
 )
 def test_settings_of_serving_have_ranges(wrong):
     with pytest.raises(ValueError, match=r"serving\.concurrency"):
         ServingOptions(**wrong)
+
+
+@pytest.mark.parametrize(("most", "repeats"), [(1e9, 5), (25.0, 3), (0.0, 1)])
+def test_serving_is_timed_in_turns_until_its_seconds_are_over(monkeypatch, most, repeats):
+    """A clock on which 8 requests take the large model 6, 8, 6, 8... seconds alone and 4 s as a
+    pipeline."""
+    clock, calls = [0.0], []
+
+    class Engine:
+        def with_sampling(self, rows):
+            return self
+
+        def prompts(self, asked, **_):
+            return asked
+
+        def sample(self, params, asked, *, on_progress, **_):
+            clock[0] += 8.0 if len(calls) % 4 else 6.0
+            calls.append(len(asked))
+            on_progress(len(asked), len(asked), 0)
+
+    def respond(large, expander, options, asked, *, on_progress, **_):
+        clock[0] += 4.0
+        calls.append(len(asked))
+        on_progress(1, len(asked), 0)
+        on_progress(len(asked), len(asked), 0)
+        on_progress(len(asked), len(asked), 0)
+
+    monkeypatch.setattr(joint, "respond", respond)
+    monkeypatch.setattr(joint.time, "perf_counter", lambda: clock[0])
+    said = io.StringIO()
+    side, options = Second(Engine(), None), ServingOptions([2], requests=3, seconds=most)
+    with Progress(said, live=False) as progress:
+        (found,) = joint.serve(
+            side, side, None, options, ["a", "b", "c"], limit=9, progress=progress
+        )
+    assert calls == [4, 4] + [8, 8] * repeats  # a few for the compiler
+    assert (found["requests"], found["repeats"]) == (8, repeats)
+    assert found["joint"] == 4 * 2 / 8 and found["low"] == (2.0 if repeats == 1 else 1.5)
+    assert found["low"] <= found["speedup"] <= found["high"] == 2.0
+    total = (4 + 5 * 8) * 3
+    assert f"2 at once: chains and answers: {3 * (4 + 8 * repeats)} of {total}" in said.getvalue()
 
 
 def verb(capsys, *words):
@@ -124,7 +174,7 @@ def test_evaluate_measures_the_pipeline(model, tmp_path, capsys):
     assert found["joint"]["chain_ratio"]["value"] == 1.0
     assert both["cost"]["price"] == 1.0  # as large as the large one
     serving = [(part["concurrency"], part["requests"]) for part in both["serving"]]
-    assert serving == [(1, 2), (3, 3)]
+    assert serving == [(1, 4), (3, 12)]
     assert all(part["joint"] > 0 and part["large_alone"] > 0 for part in both["serving"])
 
 
