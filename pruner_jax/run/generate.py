@@ -113,8 +113,11 @@ def _sample_joint(settings: SampleConfig, policy: Policy) -> dict[str, Any]:
     found, too_long_B = [], too_long(answers)
     for b, thought in enumerate(thoughts_of(engine, chains)):
         chain, answer = int(chains.length_B[b]), int(answers.length_B[b])
-        print(f"{thought}\n[{chain} tokens of {settings.model}]")
-        said = f"{answer} tokens of {settings.expander.model}"
+        closed = bool(chains.finished_B[b]) or engine.text.think_close in chains.text[b]
+        end = "" if closed else f", cut at the limit of {settings.max_tokens}"
+        print(f"{thought}\n[{chain} tokens of {settings.model}{end}]")
+        end = "" if answers.finished_B[b] else f", cut at the limit of {settings.expander.limit}"
+        said = f"{answer} tokens of {settings.expander.model}{end}"
         if too_long_B[b]:
             said = f"the chain does not fit into the context of {settings.expander.model}"
         print(f"{answers.text[b]}\n[{said}]")
@@ -122,6 +125,7 @@ def _sample_joint(settings: SampleConfig, policy: Policy) -> dict[str, Any]:
             {
                 "chain": thought,
                 "chain_tokens": chain,
+                "chain_finished": closed,
                 "text": answers.text[b],
                 "answer_tokens": answer,
                 "finished": bool(answers.finished_B[b]),

@@ -187,7 +187,22 @@ def test_sample_shows_chain_and_answer(model, capsys):
     for whole, part in zip(alone, found, strict=True):
         assert part["chain"] == split_thought(whole["text"], TextOptions(), opened=True)[0]
         assert part["chain_tokens"] == whole["thinking_tokens"]
+        assert part["chain_finished"] == (whole["finished"] or "</think>" in whole["text"])
         assert 0 < part["answer_tokens"] <= 6
+
+
+@pytest.mark.parametrize("closing", ["</think>", "="])  # the second one comes early
+def test_sample_says_which_chain_and_answer_were_cut(model, capsys, closing):
+    words = [f"--model={model}", "--question=C7 A4.", "--max_tokens=12", "--samples=4"]
+    words += [f"--expander.model={model}", "--expander.limit=2", f"--text.think_close={closing}"]
+    found = sample_verb(load(SampleConfig, None, words))["responses"]
+    told = capsys.readouterr().out
+    cut = [part for part in found if not part["chain_finished"]]
+    assert told.count("cut at the limit of 12") == len(cut)
+    assert all(part["chain_tokens"] == 12 for part in cut)
+    assert closing == "=" or cut
+    short = [part for part in found if not part["finished"]]
+    assert told.count("cut at the limit of 2]") == len(short) > 0
 
 
 def test_an_expander_without_room_is_refused_before_anything_is_sampled(model, monkeypatch):
