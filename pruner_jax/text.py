@@ -49,7 +49,7 @@ class TextOptions:
 
     examples: list[dict[str, str]] = dataclasses.field(default_factory=list)
     """Worked examples, each {question: ..., response: ...}, which a method may show before the
-    question while it samples (few-shot)."""
+    question while it samples, and an evaluation while it measures (few-shot)."""
 
     stop: list[str] = dataclasses.field(default_factory=list)
     """Strings that end a response besides the end tokens, for base models that go on with a next
@@ -202,8 +202,9 @@ def render(
     """
     if examples > len(options.examples):
         raise ValueError(
-            f"the method shows {examples} worked examples, but text.examples has "
-            f"{len(options.examples)}; give more, or lower the method's number"
+            f"prompts are to show {examples} worked examples, but text.examples has "
+            f"{len(options.examples)}; give more, or lower the number (of the method, "
+            "monitor.examples or test.examples)"
         )
     shown = options.examples[:examples]
     messages = _messages(problem, options, limit)

@@ -53,6 +53,7 @@ class Engine:
     seed: int
     mesh: jax.sharding.Mesh | None = None  # None: one device
     environment: Hook | None = None  # what the source of problems does to every response
+    examples: int = 0  # worked examples in prompts that do not ask for a number of their own
 
     @classmethod
     def of(
@@ -119,7 +120,7 @@ class Engine:
         limit: int,
         visit_P: np.ndarray | int = 0,
         notes: Sequence[str] | None = None,
-        examples: int = 0,
+        examples: int | None = None,
     ) -> Prompts:
         """Rendered and encoded problems; ``limit`` may stand in the prompt. The others as in
         `text.make_prompts`."""
@@ -131,7 +132,7 @@ class Engine:
             purpose=purpose,
             visit_P=visit_P,
             notes=notes,
-            examples=examples,
+            examples=self.examples if examples is None else examples,
         )
 
     def cache_bytes(self, limit: int) -> int:
