@@ -198,10 +198,10 @@ def measure_student(
         searching = measured(engine, dataclasses.replace(SAMPLED, samples=1))
         prompts = searching.prompts(problems, purpose=Purpose.TEST, limit=LIMIT)
         for name, score in {"beam": None, "faithful beam": faithful}.items():
-            best, took = by_steps(
+            best, tokens_P = by_steps(
                 searching, params, prompts, beams=BEAMS, chains=CHAINS, limit=LIMIT, score=score
             )
-            found[name] = {**kept(best), "tokens_in_all": took.tokens / len(problems)}
+            found[name] = {**kept(best), "tokens_in_all": float(tokens_P.mean())}
     return found
 
 

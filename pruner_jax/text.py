@@ -49,7 +49,13 @@ class TextOptions:
 
     examples: list[dict[str, str]] = dataclasses.field(default_factory=list)
     """Worked examples, each {question: ..., response: ...}, which a method may show before the
-    question while it samples (few-shot)."""
+    question while it samples, and an evaluation while it measures (few-shot)."""
+
+    stop: list[str] = dataclasses.field(default_factory=list)
+    """Strings that end a response besides the end tokens, for base models that go on with a next
+    question. It is cut before the first one, and gets an end token that does not train. A token
+    that holds the end of the answer and the beginning of the string goes too, so take a string that
+    begins where a token does: "Question:", not "\\n\\nQuestion:", as "}\\n\\n" may be one token."""
 
     think_open: str = "<think>"
     """Tag that opens the thought."""
@@ -71,6 +77,8 @@ class TextOptions:
                 raise ValueError(
                     f"text.examples: each is {{question: ..., response: ...}}, found {example}"
                 )
+        if not all(self.stop):
+            raise ValueError(f"text.stop is {self.stop}; allowed: strings that are not empty")
         if not self.think_open or not self.think_close or self.think_open == self.think_close:
             raise ValueError(
                 "text.think_open and text.think_close must be two different non-empty tags, found "
@@ -194,8 +202,9 @@ def render(
     """
     if examples > len(options.examples):
         raise ValueError(
-            f"the method shows {examples} worked examples, but text.examples has "
-            f"{len(options.examples)}; give more, or lower the method's number"
+            f"prompts are to show {examples} worked examples, but text.examples has "
+            f"{len(options.examples)}; give more, or lower the number (of the method, "
+            "monitor.examples or test.examples)"
         )
     shown = options.examples[:examples]
     messages = _messages(problem, options, limit)

@@ -209,6 +209,13 @@ def test_every_shipped_config_is_valid_and_tells_its_story(path):
     load(kinds[verb], str(path))
 
 
+def test_the_preset_for_a_base_model_shows_what_it_says_and_ends_responses():
+    found = load(PruneConfig, str(CONFIGS / "rational_metareasoning_llama3_8b.yaml"))
+    assert found.method["options"]["examples"] == len(found.text.examples) == 5
+    assert found.text.plain.startswith(found.text.stop[0])  # of the next question
+    assert (found.optimizer.schedule, found.optimizer.warmup_fraction) == ("linear", 0.01)
+
+
 def test_another_method_takes_no_options_of_the_first(tmp_path):
     file = tmp_path / "run.yaml"
     file.write_text("{model: m, out: o, method: {name: a, options: {kl: 0.1}, loss: {kl: 1}}}")

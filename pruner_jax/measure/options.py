@@ -31,6 +31,8 @@ class EvaluateOptions:
     by writing ``thinking_end``. Empty: it is not."""
     thinking_end: str = "{think_close}"
     """What ends the thought; {think_close} stands for the closing tag."""
+    examples: int = 0
+    """Worked examples of ``text.examples`` before the question (few-shot)."""
     confidence: float = 0.95
     """Confidence of every interval that is printed."""
     resamples: int = 10_000
@@ -46,6 +48,7 @@ class EvaluateOptions:
         _require(self.limit is None or self.limit >= 1, "limit", self.limit, ">= 1")
         budget = self.thinking_budget
         _require(budget is None or budget >= 0, "thinking_budget", budget, ">= 0")
+        _require(self.examples >= 0, "examples", self.examples, ">= 0")
         closes = "{think_close}" in self.thinking_end
         _require(closes, "thinking_end", self.thinking_end, "a text with {think_close}")
         _require(0.5 < self.confidence < 1, "confidence", self.confidence, "0.5 < confidence < 1")

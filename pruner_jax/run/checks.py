@@ -209,7 +209,11 @@ def check_context(
     context = engine.config.context
     for name, part in problems.items():
         limit = longest[name]
-        for asked, shown in _asked(method, part) if name == "train" else [(part, {})]:
+        if name == "train":
+            ways = _asked(method, part)
+        else:
+            ways = [(part, {"examples": getattr(settings, name).examples})]
+        for asked, shown in ways:
             prompts = engine.prompts(asked, purpose=Purpose(name), limit=limit, **shown)
             for problem, prompt in zip(part, prompts.tokens):
                 if len(prompt) + limit > context:

@@ -26,6 +26,7 @@ from pruner_jax.run.clock import Clock
 from pruner_jax.run.environment import environment
 from pruner_jax.sample.force import Hook, chain
 from pruner_jax.sample.options import SampleOptions
+from pruner_jax.sample.records import Stop
 from pruner_jax.sample.sampler import SampleStats, sample
 from pruner_jax.text import TextOptions
 from pruner_jax.types import Graded, Problem, Prompts, Purpose, Rollouts
@@ -52,6 +53,7 @@ class Engine:
     seed: int
     mesh: jax.sharding.Mesh | None = None  # None: one device
     environment: Hook | None = None  # what the source of problems does to every response
+    examples: int = 0  # worked examples in prompts that do not ask for a number of their own
 
     @classmethod
     def of(
@@ -118,7 +120,7 @@ class Engine:
         limit: int,
         visit_P: np.ndarray | int = 0,
         notes: Sequence[str] | None = None,
-        examples: int = 0,
+        examples: int | None = None,
     ) -> Prompts:
         """Rendered and encoded problems; ``limit`` may stand in the prompt. The others as in
         `text.make_prompts`."""
@@ -130,7 +132,7 @@ class Engine:
             purpose=purpose,
             visit_P=visit_P,
             notes=notes,
-            examples=examples,
+            examples=self.examples if examples is None else examples,
         )
 
     def cache_bytes(self, limit: int) -> int:
@@ -145,7 +147,7 @@ class Engine:
         prompts: Prompts,
         *,
         samples: int,
-        limit: int,
+        limit: int | np.ndarray,
         clock: Clock | None = None,
         on_progress: Progress | None = None,
         **conditions: Any,
@@ -156,7 +158,7 @@ class Engine:
           params: decode parameters.
           prompts: what is answered.
           samples: G responses to each.
-          limit: most tokens of a response.
+          limit: most tokens of a response, one number or [B].
           clock: counts the phases ``rollout`` and ``verify``.
           on_progress: told how far it is.
           conditions: ``force``, ``mode_B`` and ``budget_B`` of `sampler.sample`.
@@ -190,7 +192,7 @@ class Engine:
         prompts: Prompts,
         *,
         samples: int,
-        limit: int,
+        limit: int | np.ndarray,
         force: Hook | None = None,
         **others: Any,
     ) -> tuple[Rollouts, SampleStats]:
@@ -211,6 +213,7 @@ class Engine:
             decode=self.decode,
             options=self.sampling,
             mesh=self.mesh,
+            stop=Stop(tuple(self.text.stop), self.end_id, self.decode) if self.text.stop else None,
             force=chain(*hooks) if len(hooks) > 1 else next(iter(hooks), None),
             **others,
         )

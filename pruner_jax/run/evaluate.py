@@ -25,7 +25,7 @@ from pruner_jax.run.compilation import keep_compiled_programs
 from pruner_jax.run.joint import Joint
 from pruner_jax.run.measuring import measure, measured
 from pruner_jax.run.programs import answer, check_are_programs, lines, load_scorer
-from pruner_jax.run.second import Second, load_expander, load_second
+from pruner_jax.run.second import Second, check_room, load_expander, load_second
 from pruner_jax.sample.steps import Scorer
 from pruner_jax.store.folder import write_atomically
 from pruner_jax.store.records import write_rollouts
@@ -43,6 +43,11 @@ def evaluate_verb(settings: EvaluateConfig) -> dict[str, Any]:
             "settings from a run with --like RUN"
         )
     settings.programs.check_samples(settings.test.samples, settings.test.temperature)
+    if settings.programs.asked and settings.expander.model is not None:
+        raise ValueError(
+            f"expander.model is {settings.expander.model!r} and programs.refine, vote or beams is "
+            "set: a pipeline is measured on single answers; set one of them to null, 0 or false"
+        )
     score = load_scorer(settings.programs.scorer)
     if settings.out is not None:
         pathlib.Path(settings.out).mkdir(parents=True, exist_ok=True)
@@ -55,6 +60,9 @@ def evaluate_verb(settings: EvaluateConfig) -> dict[str, Any]:
             check_are_programs(verifier, problems)
         verifier.prepare(problems)
         expander = _expander(settings, verifier)
+        if expander is not None:
+            asked = problems[: settings.test.problems]
+            check_room(expander, settings.expander, asked, settings.test.limit, "test.limit")
         result: dict[str, Any] = {}
         alone, together = {}, {}
         names = {"model": settings.model, "against": settings.against}
@@ -70,18 +78,15 @@ def evaluate_verb(settings: EvaluateConfig) -> dict[str, Any]:
                 mesh=make_mesh(settings.mesh.data, settings.mesh.fsdp, settings.mesh.tensor),
                 problems=settings.problems,
             )
-            graded, programs = _answer(settings, name, folder, large, problems, score, progress)
-            alone[name] = outcomes(graded)
-            result[name] = {
-                "folder": str(folder),
-                **({"programs": programs} if programs else {}),
-                **stats.describe(
-                    alone[name],
-                    settings.test.confidence,
-                    settings.test.resamples,
-                    settings.seed,
-                ),
-            }
+            graded, alone[name], programs = _answer(
+                settings, name, folder, large, problems, score, progress
+            )
+            numbers = stats.describe(
+                alone[name], settings.test.confidence, settings.test.resamples, settings.seed
+            )
+            if programs:
+                numbers |= {"programs": programs, **_of_one_answer(settings)}
+            result[name] = {"folder": str(folder), **numbers}
             if expander is not None:
                 together[name], result[name]["joint"] = _measure_joint(
                     settings, large, graded, expander, problems, progress
@@ -120,12 +125,13 @@ def _answer(
     problems: list[Problem],
     score: Scorer | None,
     progress: Progress,
-) -> tuple[Graded, dict[str, Any]]:
-    """One model on the problems, and how its programs came about where that was asked for."""
+) -> tuple[Graded, Outcomes, dict[str, Any]]:
+    """One model on the problems, and how its programs came about where that was asked for; their
+    outcomes then count all tokens that led to an answer."""
     shared = {"purpose": Purpose(settings.split), "progress": progress, "title": f"{name} {folder}"}
     programs: dict[str, Any] = {}
     if settings.programs.asked:
-        graded, programs = answer(
+        graded, found, programs = answer(
             large.engine,
             large.params,
             problems,
@@ -145,10 +151,11 @@ def _answer(
             limit=settings.test.limit,
             **shared,
         )
+        found = outcomes(graded)
     if settings.out is not None:
         path = pathlib.Path(settings.out) / f"{name}.parquet"
         write_rollouts(path, graded, round=0, step=0)
-    return graded, programs
+    return graded, found, programs
 
 
 def _expander(settings: EvaluateConfig, verifier: Verifier) -> Second | None:
@@ -193,7 +200,7 @@ def _measure_joint(
 
 def _compare(settings: EvaluateConfig, base: Outcomes, final: Outcomes) -> dict[str, Any]:
     """What the model changes against the other one, problem by problem; a summary of both."""
-    return summary(
+    found = summary(
         base,
         final,
         versions=versions(),
@@ -201,6 +208,17 @@ def _compare(settings: EvaluateConfig, base: Outcomes, final: Outcomes) -> dict[
         resamples=settings.test.resamples,
         seed=settings.seed,
     )
+    if settings.programs.asked:
+        for side in ("base", "final"):
+            found[side] |= _of_one_answer(settings)
+    return found
+
+
+def _of_one_answer(settings: EvaluateConfig) -> dict[str, int | None]:
+    """What a description says of one answer, where all that led to it is counted: its limit, and
+    nothing of the parts, which are those of the last answer."""
+    nothing = dict.fromkeys(("mean_thinking_tokens", "mean_answer_tokens"))
+    return {"limit": settings.test.limit, **nothing}
 
 
 def _show(progress: Progress, found: dict[str, Any]) -> None:
@@ -208,7 +226,8 @@ def _show(progress: Progress, found: dict[str, Any]) -> None:
     low, high = (found["accuracy_in_general"][end] for end in ("low", "high"))
     progress.log(f"{'accuracy':<24}{found['accuracy']:.4f} ({low:.4f} to {high:.4f})")
     for name in ("mean_tokens", "median_tokens", "mean_thinking_tokens", "mean_answer_tokens"):
-        progress.log(f"{name.replace('_', ' '):<24}{found[name]:.2f}")
+        if found[name] is not None:
+            progress.log(f"{name.replace('_', ' '):<24}{found[name]:.2f}")
     progress.log(
         f"{'cut at the limit':<24}{found['truncated']:.2%}\n{found['n_problems']} problems, "
         f"{found['samples_per_problem']} samples each, limit {found['limit']} tokens"

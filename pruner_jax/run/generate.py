@@ -18,7 +18,13 @@ from pruner_jax.policy.handle import Policy
 from pruner_jax.run.compilation import keep_compiled_programs
 from pruner_jax.run.engine import Engine
 from pruner_jax.run.joint import respond
-from pruner_jax.run.second import load_expander, load_second, thoughts_of
+from pruner_jax.run.second import (
+    check_room,
+    load_expander,
+    load_second,
+    thoughts_of,
+    too_long,
+)
 from pruner_jax.sample.options import SampleOptions
 from pruner_jax.text import TextOptions
 from pruner_jax.types import Problem, Purpose, Rollouts
@@ -103,6 +109,7 @@ def _sample_joint(settings: SampleConfig) -> dict[str, Any]:
     large = load_second(settings.model, text_options=settings.text, **shared)
     expander = load_expander(settings.expander, **shared)
     problem = Problem(id=settings.question, question=settings.question, answer="")
+    check_room(expander, settings.expander, [problem], settings.max_tokens, "max_tokens")
     chains, answers = respond(
         large,
         expander,
@@ -111,15 +118,22 @@ def _sample_joint(settings: SampleConfig) -> dict[str, Any]:
         samples=settings.samples,
         limit=settings.max_tokens,
     )
-    found = []
+    found, too_long_B = [], too_long(answers)
     for b, thought in enumerate(thoughts_of(large.engine, chains)):
         chain, answer = int(chains.length_B[b]), int(answers.length_B[b])
-        print(f"{thought}\n[{chain} tokens of {settings.model}]")
-        print(f"{answers.text[b]}\n[{answer} tokens of {settings.expander.model}]")
+        closed = bool(chains.finished_B[b]) or large.engine.text.think_close in chains.text[b]
+        end = "" if closed else f", cut at the limit of {settings.max_tokens}"
+        print(f"{thought}\n[{chain} tokens of {settings.model}{end}]")
+        end = "" if answers.finished_B[b] else f", cut at the limit of {settings.expander.limit}"
+        said = f"{answer} tokens of {settings.expander.model}{end}"
+        if too_long_B[b]:
+            said = f"the chain does not fit into the context of {settings.expander.model}"
+        print(f"{answers.text[b]}\n[{said}]")
         found.append(
             {
                 "chain": thought,
                 "chain_tokens": chain,
+                "chain_finished": closed,
                 "text": answers.text[b],
                 "answer_tokens": answer,
                 "finished": bool(answers.finished_B[b]),

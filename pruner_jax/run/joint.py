@@ -23,7 +23,15 @@ from pruner_jax.measure.bootstrap import interval, resampled_means
 from pruner_jax.measure.options import EvaluateOptions
 from pruner_jax.report.progress import Progress
 from pruner_jax.run.engine import Engine
-from pruner_jax.run.second import Second, expand, expander_prompts, thoughts_of
+from pruner_jax.run.engine import Progress as Tell
+from pruner_jax.run.second import (
+    Second,
+    answer_limits,
+    expand,
+    expander_prompts,
+    thoughts_of,
+    too_long,
+)
 from pruner_jax.sample.second import ExpanderOptions, ServingOptions
 from pruner_jax.types import Graded, Problem, Prompts, Purpose, Rollouts
 
@@ -44,13 +52,21 @@ def respond(
     *,
     samples: int,
     limit: int,
+    on_progress: Tell | None = None,
 ) -> tuple[Rollouts, Rollouts]:
-    """Chains of the large model and the expander's answers to them, a row each."""
+    """Chains of the large model and the expander's answers to them, a row each; all chains first.
+    ``on_progress`` is told of both."""
     chains, _ = until_the_thought_ends(large.engine).sample(
-        large.params, prompts, samples=samples, limit=limit
+        large.params, prompts, samples=samples, limit=limit, on_progress=on_progress
     )
     asked = expander_prompts(expander, options, chains, thoughts_of(large.engine, chains))
-    answers, _ = expander.engine.sample(expander.params, asked, samples=1, limit=options.limit)
+    answers, _ = expander.engine.sample(
+        expander.params,
+        asked,
+        samples=1,
+        limit=answer_limits(expander, options, asked),
+        on_progress=on_progress,
+    )
     return chains, answers
 
 
@@ -64,6 +80,7 @@ class Joint:
     accuracy_P: np.ndarray  # chain, then the expander
     chain_tokens_P: np.ndarray  # of the large model, the closing tag included
     answer_tokens_P: np.ndarray  # of the expander
+    too_long_P: np.ndarray  # share of chains that do not fit into the expander: not answered
     leak_P: np.ndarray  # share of chains that say the gold answer literally
     masked_P: np.ndarray  # accuracy with literal gold answers in the chain masked
     bare_P: np.ndarray  # accuracy of the expander without a chain
@@ -105,6 +122,7 @@ def measure_joint(
         accuracy_P=per(joint.correct_B),
         chain_tokens_P=per(rollouts.thinking_B),
         answer_tokens_P=per(joint.rollouts.length_B),
+        too_long_P=per(too_long(joint.rollouts)),
         leak_P=per([leaks(said, p.answer) for said, p in zip(thoughts, problems)]),
         masked_P=per(answers("answers masked", thoughts, True).correct_B),
         bare_P=per(answers("without a chain", nothing).correct_B),
@@ -135,6 +153,7 @@ def describe(joint: Joint, options: EvaluateOptions, seed: int) -> dict[str, Any
         "change": joint.accuracy_P - joint.alone_P,
         "chain_tokens": joint.chain_tokens_P,
         "answer_tokens": joint.answer_tokens_P,
+        "too_long": joint.too_long_P,
         "large_alone_accuracy": joint.alone_P,
         "large_alone_tokens": joint.alone_tokens_P,
         "expander_alone_accuracy": joint.bare_P,
@@ -195,26 +214,57 @@ def serve(
     """Seconds per request of the pipeline and of the large model alone, at each concurrency.
 
     So many requests are in flight at once, the next one begins when one is done; then a request
-    takes concurrency x seconds / requests (Little's law). The same requests are answered once
-    before, for the compiler, and then in both ways by turns, so that a machine that slows down
-    slows both. Rendering counts, checking does not.
+    takes concurrency x seconds / requests (Little's law). In the pipeline this holds of its two
+    halves: the chains of all requests are written before the first answer, so that a request takes
+    the seconds of its chain and of its answer, and what it waits between them is left out. A few
+    requests are answered before, for the compiler, and then all of them in both ways by turns, so
+    that a machine that slows down slows both; again until ``serving.seconds`` are over. Rendering
+    counts, checking does not. The medians count; ``low`` and ``high`` are the least and the largest
+    speed-up of a turn.
     """
     found = []
     for concurrency in serving.concurrency:
-        count = max(serving.requests, concurrency)
+        count = max(serving.requests, _TURNOVER * concurrency)
         sides = [
             Second(side.engine.with_sampling(rows=concurrency), side.params)
             for side in (large, expander)
         ]
-        seconds = _wall_seconds(*sides, options, problems, count, limit)
-        taken = {name: x * concurrency / count for name, x in seconds.items()}
+        title = f"serving, {concurrency} at once: chains and answers"
+        tell = _counted(progress, (2 * concurrency + _REPEATS * count) * 3, title)
+        seconds = _wall_seconds(
+            *sides, options, problems, count, limit, 2 * concurrency, serving.seconds, tell
+        )
+        progress.finish()
+        taken = {name: float(np.median(x)) * concurrency / count for name, x in seconds.items()}
+        turns = np.array(seconds["large_alone"]) / np.array(seconds["joint"])
         speedup = taken["large_alone"] / taken["joint"]
-        found.append({"concurrency": concurrency, "requests": count, **taken, "speedup": speedup})
+        low, high = float(turns.min()), float(turns.max())
+        found.append(
+            {
+                **{"concurrency": concurrency, "requests": count, "repeats": len(turns)},
+                **{**taken, "speedup": speedup, "low": low, "high": high},
+            }
+        )
         progress.log(
             f"at concurrency {concurrency}: {taken['joint']:.3g} s a request, large model alone "
-            f"{taken['large_alone']:.3g} s ({speedup:.2f} times as fast)"
+            f"{taken['large_alone']:.3g} s ({speedup:.2f} times as fast, {low:.2f} to {high:.2f}, "
+            f"{len(turns)} turns)"
         )
     return found
+
+
+def _counted(progress: Progress, total: int, title: str) -> Tell:
+    """Shows calls that follow one another as one phase of so many rows."""
+    progress.start(total, title)
+    before = 0
+
+    def tell(done: int, rows: int, tokens: int) -> None:
+        nonlocal before
+        progress.update(before + done)
+        if done == rows:
+            before += rows
+
+    return tell
 
 
 def _wall_seconds(
@@ -224,33 +274,44 @@ def _wall_seconds(
     problems: Sequence[Problem],
     count: int,
     limit: int,
-) -> dict[str, float]:
-    """Seconds until so many requests are answered, in both ways."""
+    first: int,
+    most: float,
+    tell: Tell,
+) -> dict[str, list[float]]:
+    """Seconds until so many requests are answered, in both ways, of each turn; no further one once
+    ``most`` seconds are over. The ``first`` few requests are answered before."""
     asked = list(itertools.islice(itertools.cycle(problems), count))
     visit_P = np.arange(count, dtype=np.int32) // len(problems)
 
-    def prompts() -> Prompts:
-        return large.engine.prompts(asked, purpose=Purpose.TEST, limit=limit, visit_P=visit_P)
+    def prompts(n: int) -> Prompts:
+        return large.engine.prompts(
+            asked[:n], purpose=Purpose.TEST, limit=limit, visit_P=visit_P[:n]
+        )
 
-    def alone() -> None:
-        large.engine.sample(large.params, prompts(), samples=1, limit=limit)
+    settings = {"samples": 1, "limit": limit, "on_progress": tell}
 
-    def pipeline() -> None:
-        respond(large, expander, options, prompts(), samples=1, limit=limit)
+    def alone(n: int) -> None:
+        large.engine.sample(large.params, prompts(n), **settings)
+
+    def pipeline(n: int) -> None:
+        respond(large, expander, options, prompts(n), **settings)
 
     ways = {"large_alone": alone, "joint": pipeline}
     for act in ways.values():
-        act()
+        act(first)
     seconds: dict[str, list[float]] = {name: [] for name in ways}
     for _ in range(_REPEATS):
         for name, act in ways.items():
             start = time.perf_counter()
-            act()
+            act(count)
             seconds[name].append(time.perf_counter() - start)
-    return {name: float(np.median(taken)) for name, taken in seconds.items()}
+        if sum(map(sum, seconds.values())) >= most:
+            break
+    return seconds
 
 
-_REPEATS = 5  # measurements of each way, taking turns; the median counts
+_REPEATS = 5  # most measurements of each way, taking turns
+_TURNOVER = 4  # least requests of a measurement for each that is in flight
 
 
 def costs(
@@ -289,6 +350,7 @@ def show(progress: Progress, found: dict[str, Any]) -> None:
         "change": "  change from the large model alone",
         "chain_tokens": "chain tokens",
         "answer_tokens": "answer tokens",
+        "too_long": "chains too long for the expander",
         "large_alone_accuracy": "large model alone",
         "large_alone_tokens": "  tokens",
         "expander_alone_accuracy": "expander alone",

@@ -75,9 +75,11 @@ def measure(
 
 
 def measured(engine: Engine, options: EvaluateOptions) -> Engine:
-    """The engine under the evaluation's own sampling settings, with prompts that name no limit."""
+    """The engine under the evaluation's own sampling settings, with prompts that name no limit and
+    show its worked examples."""
     silent = dataclasses.replace(engine.text, limit_sentence="")
-    return dataclasses.replace(engine, text=silent).with_sampling(
+    asking = dataclasses.replace(engine, text=silent, examples=options.examples)
+    return asking.with_sampling(
         temperature=options.temperature, top_p=options.top_p, top_k=options.top_k
     )
 

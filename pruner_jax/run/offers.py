@@ -26,9 +26,13 @@ from pruner_jax.types import Graded, Problem, Rollouts
 _SCORED = 4_000_000  # response tokens that are scored together: their batch takes some 200 MB
 
 
-def context(run: Session, state: RunState, phase: Phase) -> Context:
-    """What the method may know of this step, and what it may ask."""
+def context(
+    run: Session, state: RunState, phase: Phase, told: dict[str, float] | None = None
+) -> Context:
+    """What the method may know of this step, and what it may ask; metrics of the asking go into
+    ``told``."""
     engine = run.engine
+    told = {} if told is None else told
 
     def prompt(problem: Problem, question: str) -> np.ndarray:
         asked = dataclasses.replace(problem, question=question, messages=None)
@@ -53,7 +57,7 @@ def context(run: Session, state: RunState, phase: Phase) -> Context:
 
     def expand(graded: Graded, mask_answers: bool = False) -> Graded:
         with run.clock.phase("expand"):
-            return second.expand(
+            found = second.expand(
                 run.expander,
                 run.settings.expander,
                 graded.rollouts,
@@ -61,6 +65,8 @@ def context(run: Session, state: RunState, phase: Phase) -> Context:
                 mask_answers,
                 on_progress=run.interrupts.check,
             )
+            told["prune/expander_too_long"] = float(second.too_long(found.rollouts).mean())
+            return found
 
     offered = {} if run.expander is None else {"expand": expand}
     return Context(

@@ -11,6 +11,7 @@ and returns the wrong value counts as fine. All give graded rows. Left out: trai
 from __future__ import annotations
 
 import collections
+import contextlib
 import dataclasses
 import pathlib
 from collections.abc import Iterable, Mapping, Sequence
@@ -21,7 +22,7 @@ import numpy as np
 from pruner_jax import plugin, text
 from pruner_jax.measure import stats
 from pruner_jax.measure.options import EvaluateOptions
-from pruner_jax.measure.outcomes import outcomes
+from pruner_jax.measure.outcomes import Outcomes, outcomes
 from pruner_jax.measure.paired import paired
 from pruner_jax.measure.programs import ProgramsOptions
 from pruner_jax.objective.inject import check_template, feedback, is_program
@@ -29,8 +30,7 @@ from pruner_jax.objective.rows import widen
 from pruner_jax.report.progress import Progress as Bar
 from pruner_jax.run.engine import Engine, Progress
 from pruner_jax.run.measuring import measure, measured
-from pruner_jax.sample.sampler import SampleStats
-from pruner_jax.sample.steps import Scorer, line_ends, step_beam
+from pruner_jax.sample.steps import Executes, Scorer, line_ends, step_beam
 from pruner_jax.types import Graded, Problem, Prompts, Purpose, Rollouts, Verdict, take_rows
 from pruner_jax.verify.checkers import program
 from pruner_jax.verify.pool import Verifier
@@ -60,6 +60,7 @@ class Refined:
 
     graded: Graded
     rounds: tuple[Round, ...]
+    tokens_B: np.ndarray  # int64, of all answers of each row
 
 
 def answer(
@@ -73,34 +74,38 @@ def answer(
     purpose: Purpose,
     progress: Bar,
     title: str,
-) -> tuple[Graded, dict[str, Any]]:
+) -> tuple[Graded, Outcomes, dict[str, Any]]:
     """The last answers to a set of problems under the options, and what led there.
 
     ``engine`` and ``params`` as of `measuring.measure`, which samples where nothing else is asked;
     ``score`` of `load_scorer`.
-    The second result has the ``taxonomy`` of the first answers, their ``accuracy``, all ``tokens``
-    generated for a problem, the ``rounds`` of refinement, and where there is more than first
-    answers the ``change`` of accuracy since, paired over problems.
+    The second result counts as the length of an answer all tokens that were generated for it: of
+    earlier attempts, of samples that lost a vote, of other beams (and as its limit the most that
+    this can be). The third has the ``taxonomy`` of the first answers, their ``accuracy``, all
+    ``tokens`` generated for a problem, the ``rounds`` of refinement, and where there is more than
+    first answers the ``change`` of accuracy since, paired over problems.
 
     Raises:
       ValueError: the problems' answers are no programs.
     """
     check_are_programs(engine.verifier, problems)
-    limit = test.limit
+    limit, sandbox = test.limit, sandbox_limits(engine.verifier)
     if programs.beams:
         engine = measured(engine, test)
         prompts = engine.prompts(problems[: test.problems], purpose=purpose, limit=limit)
-        progress.log(f"{title}: beam search, {programs.beams} beams of {programs.chains} lines")
-        first, took = by_steps(
+        progress.start(len(prompts), f"{title}: beam search")
+        first, tokens_B = by_steps(
             engine,
             params,
             prompts,
             beams=programs.beams,
             chains=programs.chains,
             limit=limit,
-            score=score,
+            score=score or Executes(**sandbox),
+            on_progress=lambda done, rows, tokens: progress.update(done),
         )
-        tokens = took.tokens
+        progress.finish()
+        most = limit * programs.beams * programs.chains
     else:
         first = measure(
             engine,
@@ -112,7 +117,7 @@ def answer(
             progress=progress,
             title=title,
         )
-        tokens = int(first.rollouts.length_B.sum())
+        tokens_B, most = first.rollouts.length_B.astype(np.int64), limit
     last, rounds = first, ()
     if programs.refine:
         refined = refine(
@@ -121,16 +126,20 @@ def answer(
             first,
             rounds=programs.refine,
             template=programs.template,
+            on_progress=_each_round(progress, f"{title}: asked again"),
         )
         last, rounds = refined.graded, refined.rounds
-        tokens += sum(part.tokens for part in rounds[1:])
+        tokens_B = tokens_B - first.rollouts.length_B + refined.tokens_B
+        most += limit * programs.refine
+    tokens_P = np.bincount(last.rollouts.group_B, tokens_B)
     if programs.vote:
-        last = vote(last)
+        last = vote(last, **sandbox)
+        tokens_B, most = tokens_P.astype(np.int64), most * test.samples
     before = outcomes(first)
     found = {
         "taxonomy": taxonomy(first),
         "accuracy": float(stats.accuracy(before)),
-        "tokens": tokens / len(before),
+        "tokens": float(tokens_P.mean()),
         "rounds": [dataclasses.asdict(part) for part in rounds],
     }
     if last is not first:
@@ -138,7 +147,26 @@ def answer(
             before, outcomes(last), confidence=test.confidence, resamples=test.resamples
         )
         found["change"] = dataclasses.asdict(compared.accuracy_change)
-    return last, found
+    return last, outcomes(_of_length(last, tokens_B, most)), found
+
+
+def _of_length(graded: Graded, length_B: np.ndarray, limit: int) -> Graded:
+    """The rows under other lengths and a limit of these."""
+    rollouts = dataclasses.replace(graded.rollouts, length_B=length_B, limit=limit)
+    return dataclasses.replace(graded, rollouts=rollouts)
+
+
+def _each_round(bar: Bar, title: str) -> Progress:
+    """Shows the progress of calls that follow one another as a phase each."""
+
+    def on_progress(done: int, rows: int, tokens: int) -> None:
+        if not bar.running:
+            bar.start(rows, title)
+        bar.update(done)
+        if done == rows:
+            bar.finish()
+
+    return on_progress
 
 
 def lines(found: Mapping[str, Any]) -> list[str]:
@@ -182,17 +210,25 @@ def by_steps(
     chains: int,
     limit: int,
     score: Scorer | None = None,
-) -> tuple[Graded, SampleStats]:
-    """One graded row for each prompt, the best of a beam search, and what all its beams took.
+    on_progress: Progress | None = None,
+) -> tuple[Graded, np.ndarray]:
+    """One graded row for each prompt, the best of a beam search, and the tokens of all its beams,
+    int64 [P].
 
     Arguments as in `sample.steps.step_beam`.
 
     Raises:
-      ValueError: the problems have an environment, for which a beam has no memory.
+      ValueError: the problems have an environment, for which a beam has no memory, or text.stop is
+        set, which it does not look for.
     """
     if engine.environment is not None:
         raise ValueError("beam search knows no environment; set the problems' noise to 0")
-    rollouts, stats = step_beam(
+    if engine.text.stop:
+        raise ValueError(
+            f"text.stop is {engine.text.stop}, but a beam search ends at end tokens only; set "
+            "text.stop to [] or programs.beams to 0"
+        )
+    rollouts, tokens_P, _ = step_beam(
         params,
         engine.config,
         prompts,
@@ -208,9 +244,10 @@ def by_steps(
         decode=engine.decode,
         options=engine.sampling,
         score=score,
+        on_progress=on_progress,
         mesh=engine.mesh,
     )
-    return engine.grade(rollouts), stats
+    return engine.grade(rollouts), tokens_P
 
 
 def refine(
@@ -243,8 +280,8 @@ def refine(
     """
     check_template(template)
     check_are_programs(engine.verifier, graded.rollouts.prompts.problems)
-    length_B = graded.rollouts.length_B
-    history = [_round(graded, len(graded), int(length_B.sum()))]
+    tokens_B = graded.rollouts.length_B.astype(np.int64)
+    history = [_round(graded, len(graded), int(tokens_B.sum()))]
     for number in range(1, rounds + 1):
         failing = np.flatnonzero(fails(graded))
         if not len(failing):
@@ -257,8 +294,9 @@ def refine(
             params, prompts, samples=1, limit=limit, on_progress=on_progress
         )
         graded = _exchange(graded, rows, answers)
+        tokens_B[rows] += answers.rollouts.length_B
         history.append(_round(graded, len(rows), int(answers.rollouts.length_B.sum())))
-    return Refined(graded, tuple(history))
+    return Refined(graded, tuple(history), tokens_B)
 
 
 def check_are_programs(verifier: Verifier, problems: Iterable[Problem]) -> None:
@@ -271,6 +309,12 @@ def check_are_programs(verifier: Verifier, problems: Iterable[Problem]) -> None:
                 "searched step by step or put to the vote; set verify.checker to program (for "
                 "last_digit, problems.options.target), or leave out programs.refine, beams and vote"
             )
+
+
+def sandbox_limits(verifier: Verifier) -> dict[str, float]:
+    """The limits of the sandbox under which the verifier checks programs, where it has its own."""
+    given = verifier.options.settings.get("program", {})
+    return {name: given[name] for name in ("seconds", "memory_mb", "recursion") if name in given}
 
 
 def fails(graded: Graded) -> np.ndarray:
@@ -377,9 +421,9 @@ def _exchange(graded: Graded, rows: np.ndarray, answers: Graded) -> Graded:
 def vote(graded: Graded, **limits: float) -> Graded:
     """One row for each problem: the first that returns the value which most of its rows return.
 
-    Values are compared by `program.ballot`; a row that fails has no vote. Among values with equally
-    many votes, and where no row has one, the earliest row is taken. ``limits``: of the sandbox, as
-    in `program.value_of`.
+    Values are compared by `program.ballot`; a row that fails or crashes has no vote. Among values
+    with equally many votes, and where no row has one, the earliest row is taken. ``limits``: of the
+    sandbox, see `sandbox_limits`.
     """
     chosen = []
     silent_B = fails(graded) | (graded.verdict_B == Verdict.ERROR)
@@ -389,7 +433,8 @@ def vote(graded: Graded, **limits: float) -> Graded:
         for b in rows:
             run = program.Run(failure="silent")
             if not silent_B[b] and is_program(graded.extracted[b]):
-                run = program.value_of(graded.extracted[b], **limits)
+                with contextlib.suppress(RuntimeError):  # a crash
+                    run = program.value_of(graded.extracted[b], **limits)
             if not run.failure:
                 voters.setdefault(program.ballot(run.value), []).append(b)
         chosen.append(max(voters.values(), key=len, default=rows)[0])

@@ -91,13 +91,18 @@ def load_expander(options: ExpanderOptions, **shared: Any) -> Second:
 
 
 def check_room(
-    second: Second, options: ExpanderOptions, problems: Sequence[Problem], limit: int
+    second: Second,
+    options: ExpanderOptions,
+    problems: Sequence[Problem],
+    limit: int,
+    setting: str,
 ) -> None:
-    """The expander's context holds every question, a thought of ``limit`` tokens and an answer.
+    """The expander's context holds every question, a thought of ``limit`` tokens (which is what
+    ``setting`` says) and an answer.
 
     Raises:
       ValueError: with the longest question. (A thought may take more tokens in the expander's own
-        vocabulary than in that of the model that wrote it.)
+        vocabulary than in that of the model that wrote it; `answer_limits` sees to those.)
     """
     asked = [
         dataclasses.replace(p, question=ask(options.prompt, p.question, ""), messages=None)
@@ -109,7 +114,7 @@ def check_room(
     if longest + limit + options.limit > context:
         raise ValueError(
             f"the expander {options.model!r} has a context of {context} tokens; a question of "
-            f"{longest} (problem {problem!r}), a thought of up to {limit} (rounds.limits) and an "
+            f"{longest} (problem {problem!r}), a thought of up to {limit} ({setting}) and an "
             f"answer of up to {options.limit} (expander.limit) do not fit: lower one of the limits"
         )
 
@@ -134,16 +139,31 @@ def expand(
     """What the expander makes of each row's thought: one graded row for each, in their order.
 
     With ``mask_answers`` every literal gold answer in a thought is replaced first, so that the
-    expander has to find it again.
+    expander has to find it again. A thought that does not fit into its context is not answered:
+    that row has no token and is unfinished (`too_long`).
     """
+    prompts = expander_prompts(second, options, rollouts, thoughts, mask_answers)
     expanded, _ = second.engine.rollout(
         second.params,
-        expander_prompts(second, options, rollouts, thoughts, mask_answers),
+        prompts,
         samples=1,
-        limit=options.limit,
+        limit=answer_limits(second, options, prompts),
         on_progress=on_progress,
     )
     return expanded
+
+
+def answer_limits(second: Second, options: ExpanderOptions, prompts: Prompts) -> np.ndarray:
+    """Most tokens of the expander's answer to each prompt, int32 [P]; 0 where prompt and answer do
+    not fit into its context, as can be where a thought has more tokens in its vocabulary."""
+    room = second.engine.config.context - options.limit
+    fits_P = np.array([len(tokens) <= room for tokens in prompts.tokens], bool)
+    return np.where(fits_P, options.limit, 0).astype(np.int32)
+
+
+def too_long(answers: Rollouts) -> np.ndarray:
+    """Which of the expander's rows were never begun because the thought did not fit, bool [B]."""
+    return answers.length_B == 0
 
 
 def expander_prompts(

@@ -324,7 +324,9 @@ def open_session(settings: PruneConfig) -> Iterator[Session]:
         if settings.expander.model is not None:
             session.expander = load_expander(settings.expander, **shared)
             longest = collection_limit(settings)
-            check_room(session.expander, settings.expander, problems["train"], longest)
+            check_room(
+                session.expander, settings.expander, problems["train"], longest, "rounds.limits"
+            )
         for line in (*unlike_published(method, settings), *idle_parts(method, settings)):
             progress.log(line)
         del policy, engine  # the session alone holds the parameters, until they are taken

@@ -114,10 +114,11 @@ def prepare(run: Session, state: RunState, phase: Phase) -> tuple[Work, dict[str
     if phase.loss is None:
         return Work(phase, metrics, problems), state.method
     with run.clock.phase("weigh"):
+        told: dict[str, float] = {}
         weighted, method_state, weighing = weigh(
-            phase, graded, state.method, context(run, state, phase)
+            phase, graded, state.method, context(run, state, phase, told)
         )
-    metrics |= weighing
+    metrics |= weighing | told
     _say_what_cannot_train(run, state, phase, weighted)
     sampled_BT = graded.rollouts.origin_BT == Origin.SAMPLED
     finite = np.isfinite(graded.rollouts.logp_BT[sampled_BT]).all()

@@ -5,6 +5,7 @@ Numpy only. Leaves out where a row sits on the device (``layout``) and how it is
 
 from __future__ import annotations
 
+import bisect
 import dataclasses
 import zlib
 from collections.abc import Callable, Mapping, Sequence
@@ -12,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 
 from pruner_jax import text
-from pruner_jax.types import Prompts, Rollouts
+from pruner_jax.types import Origin, Prompts, Rollouts
 
 Spellings = Sequence[int | Sequence[int]]
 
@@ -40,6 +41,42 @@ def cut(rollouts: Rollouts, row: int, length: int) -> Given:
         parent=row,
         sample=int(rollouts.sample_B[row]),
     )
+
+
+@dataclasses.dataclass(frozen=True)
+class Stop:
+    """Strings that end a row: it is cut before the first to be complete, and given an end token."""
+
+    strings: tuple[str, ...]
+    end_id: int
+    decode: Callable[[np.ndarray], str]
+
+    def cut(self, tokens: np.ndarray, seen: int) -> int | None:
+        """How many of a row's tokens stay, int32 [T] of which ``seen`` hold no string; None: all.
+
+        The tokens whose text lies wholly before the string. Found from the first tokens that hold
+        one, whatever follows, so it does not matter how far the row had been written when the host
+        looked.
+        """
+        # A string is at most as many tokens long as bytes; some more, for a decoder that treats the
+        # first token of what it is given in a way of its own.
+        reach = 8 + max(len(string.encode()) for string in self.strings)
+        if not self._begin(self.decode(tokens[max(0, seen - reach) :])):
+            return None
+        lengths = range(seen + 1, len(tokens) + 1)
+        place = bisect.bisect_left(
+            lengths, True, key=lambda n: bool(self._begin(self.decode(tokens[:n])))
+        )
+        if place == len(lengths):
+            return None
+        first = lengths[place]
+        text = self.decode(tokens[:first])
+        before = text[: min(self._begin(text))]
+        return next(n for n in reversed(range(first)) if before.startswith(self.decode(tokens[:n])))
+
+    def _begin(self, text: str) -> list[int]:
+        """Where strings begin in a text."""
+        return [text.index(string) for string in self.strings if string in text]
 
 
 class Records:
@@ -72,20 +109,26 @@ class Records:
         self.tokens_BT = np.zeros((rows, 0), np.int32)
         self.logp_BT = np.zeros((rows, 0), np.float32)
         self.origin_BT = np.zeros((rows, 0), np.uint8)
-        self._check(context)
+        self._check(context, least=0 if np.ndim(limit) else 1)
         for row, start in (given or {}).items():
             self._begin(row, start)
 
     def __len__(self) -> int:
         return len(self.length_B)
 
-    def _check(self, context: int) -> None:
-        """Every prompt has a token, and fits into the context together with its rows' limit."""
-        if self.limit_B.min(initial=1) < 1:
-            raise ValueError(f"limit is {self.limit_B.min()}; allowed: 1 token or more")
+    def _check(self, context: int, least: int) -> None:
+        """Every prompt that is answered has a token, and fits into the context together with its
+        rows' limit."""
+        if self.limit_B.min(initial=1) < least:
+            raise ValueError(
+                f"limit is {self.limit_B.min()}; allowed: 1 token or more (0 for rows of "
+                "a list, which then stay empty)"
+            )
         longest_P = np.zeros(len(self.prompts), np.int64)
         np.maximum.at(longest_P, self.group_B, self.limit_B)
         for problem, tokens, limit in zip(self.prompts.problems, self.prompts.tokens, longest_P):
+            if limit == 0:
+                continue
             if len(tokens) == 0:
                 raise ValueError(f"the prompt of problem {problem.id!r} has no tokens")
             if len(tokens) + limit > context:
@@ -137,6 +180,23 @@ class Records:
         self.origin_BT[b, t] = origin_BT[place, step]
         self.length_B[rows] += np.count_nonzero(origin_BT, axis=1).astype(np.int32)
         return len(step)
+
+    def end_at(self, stop: Stop, rows: np.ndarray, seen: np.ndarray) -> np.ndarray:
+        """End those of the given rows that hold a stop string; which did, bool. ``seen``: how many
+        tokens of each are known to hold none."""
+        kept = [stop.cut(self.tokens_BT[b, : self.length_B[b]], n) for b, n in zip(rows, seen)]
+        for b, n in zip(rows, kept):
+            if n is None:
+                continue
+            for array, end in (
+                (self.tokens_BT, stop.end_id),
+                (self.logp_BT, np.nan),  # the policy did not draw it
+                (self.origin_BT, Origin.FORCED),
+            ):
+                array[b, n:] = 0
+                array[b, n] = end
+            self.length_B[b] = n + 1
+        return np.array([n is not None for n in kept], bool)
 
     @property
     def finished_B(self) -> np.ndarray:

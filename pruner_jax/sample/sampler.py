@@ -29,7 +29,7 @@ from pruner_jax.sample.force import Hook, memory_of, window_of
 from pruner_jax.sample.layout import Move, Shapes, admitted, least_free, nobody, rearrange
 from pruner_jax.sample.options import SampleOptions
 from pruner_jax.sample.pick import Picking
-from pruner_jax.sample.records import Given, Records, Spellings
+from pruner_jax.sample.records import Given, Records, Spellings, Stop
 from pruner_jax.types import Origin, Prompts, Purpose, Rollouts
 
 # Positions of one prefill: bounds its memory, and is enough to keep any device busy.
@@ -92,6 +92,7 @@ def sample(
     decode: Callable[[np.ndarray], str],
     options: SampleOptions,
     open_ids: Spellings = (),
+    stop: Stop | None = None,
     force: Hook | None = None,
     given: Mapping[int, Given] | None = None,
     mode_B: np.ndarray | None = None,
@@ -108,13 +109,16 @@ def sample(
       config: of the model.
       prompts: what is answered.
       samples: how many responses to each prompt, one number or [P].
-      limit: most tokens of a response, end token included, one number or [B].
+      limit: most tokens of a response, end token included, one number or [B]; a row of limit 0
+        stays empty, whatever its prompt.
       seed: of all random numbers.
       end_ids: any of them ends a response.
       close_ids, open_ids: what closes and opens a thought (``text.tag_spellings``).
       opened: whether the prompt opens the thought itself, for all or [P].
       decode: text of token ids; the end token is left out before.
       options: how tokens are picked, and how many rows are decoded at once.
+      stop: strings that end a response too; rows are the same however often the host looks, but the
+        numbers of the call count what was written until it did.
       force: hook that may write other tokens than the policy drew (``sample.force``).
       given: rows that go on from what they already have, by row number.
       mode_B, budget_B: for the hook and the Rollouts; 0 and -1 where absent.
@@ -137,7 +141,7 @@ def sample(
         mode_B=mode_B,
         budget_B=budget_B,
     )
-    batch = _Batch(params, config, records, options, seed=seed, force=force, mesh=mesh)
+    batch = _Batch(params, config, records, options, seed=seed, stop=stop, force=force, mesh=mesh)
     done = np.flatnonzero(records.left_B == 0)
     while batch.arrange():
         running = batch.start()
@@ -177,10 +181,11 @@ class _Batch:
         options: SampleOptions,
         *,
         seed: int,
+        stop: Stop | None,
         force: Hook | None,
         mesh: Mesh | None,
     ) -> None:
-        self.params, self.records, self.options = params, records, options
+        self.params, self.records, self.options, self.stop = params, records, options, stop
         picking = Picking(options.temperature, options.top_k, options.top_p, options.min_p)
         end_ids = tuple(int(i) for i in records.end_ids)
         self.program = device.Program(config, picking, end_ids, options.block, force, mesh)
@@ -357,7 +362,7 @@ class _Batch:
         layout, stats = self.layout, self.stats
         seats = np.flatnonzero(layout.row_X >= 0)
         rows = layout.row_X[seats]
-        before = self.records.left_B[rows] > 0
+        before, length = self.records.left_B[rows] > 0, self.records.length_B[rows]
         self.memory_BM[rows] = memory_XM[seats]
         stats.tokens += self.records.append(
             rows,
@@ -365,6 +370,8 @@ class _Batch:
             written.logp_BT[seats],
             written.origin_BT[seats],
         )
+        if self.stop is not None:
+            self._end_stopped(seats[before], length[before])
         steps_s = written.steps_B[:: layout.rows]
         self.layout = dataclasses.replace(layout, slot_s=layout.slot_s + steps_s)
         stats.drawn += int((written.origin_BT == Origin.SAMPLED).sum())
@@ -375,6 +382,13 @@ class _Batch:
         stats.slot_steps += int(steps_s.sum()) * layout.rows * layout.slots
         stats.programs = dict(device.COMPILED - self.compiled)
         return rows[before & (self.records.left_B[rows] == 0)]
+
+    def _end_stopped(self, seats: np.ndarray, seen: np.ndarray) -> None:
+        """End the rows in these seats that hold a stop string, here and on the device."""
+        ended = seats[self.records.end_at(self.stop, self.layout.row_X[seats], seen)]
+        if len(ended):
+            goes_on_X = ~np.isin(np.arange(len(self.layout.row_X)), ended)
+            self.rows = self.rows.replace(alive_B=self.rows.alive_B & goes_on_X)
 
 
 def _power_of_two(n: int) -> int:

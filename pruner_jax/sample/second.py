@@ -53,7 +53,11 @@ class ServingOptions:
     """Requests in flight at once, a measurement each; []: nothing is timed."""
 
     requests: int = 32
-    """Requests of a measurement, at least as many as are in flight."""
+    """Requests of a measurement, at least four times as many as are in flight."""
+
+    seconds: float = 600.0
+    """Seconds after which a measurement is not repeated any more (it is made up to five times, once
+    in any case)."""
 
     large_price: float = 1.0
     """Price of a million tokens that the large model writes, in whichever currency."""
@@ -66,12 +70,14 @@ class ServingOptions:
     """Price of a token that is only read, as a share of the price of one that is written."""
 
     def __post_init__(self) -> None:
+        least = min([1, *self.concurrency, self.requests])
         prices = (self.large_price, self.price or 0.0, self.read_share)
-        if min([1, *self.concurrency]) < 1 or self.requests < 1 or min(prices) < 0:
+        if least < 1 or self.seconds < 0 or min(prices) < 0:
             raise ValueError(
-                f"serving.concurrency is {self.concurrency}, requests {self.requests}, large_price "
-                f"{self.large_price:g}, price {self.price}, read_share {self.read_share:g}; "
-                "allowed: 1 or more each, 1 or more, and no price below 0"
+                f"serving.concurrency is {self.concurrency}, requests {self.requests}, seconds "
+                f"{self.seconds:g}, large_price {self.large_price:g}, price {self.price}, "
+                f"read_share {self.read_share:g}; allowed: 1 or more each, 1 or more, 0 or more, "
+                "and no price below 0"
             )
 
 

@@ -59,7 +59,7 @@ class Executes:
     """
 
     floor: float = 1e-3
-    seconds: float = 0.5
+    seconds: float = 1.0  # these three as in `program.check`
     memory_mb: int = 64
     recursion: int = 200
 
@@ -113,9 +113,11 @@ def step_beam(
     options: SampleOptions,
     score: Scorer | None = None,
     open_ids: Spellings = (),
+    on_progress: Callable[[int, int, int], None] | None = None,
     mesh: Mesh | None = None,
-) -> tuple[Rollouts, SampleStats]:
-    """The best response to each of P prompts, one row each, and what all its beams took.
+) -> tuple[Rollouts, np.ndarray, SampleStats]:
+    """The best response to each of P prompts, one row each; the tokens of all its beams, int64 [P];
+    and what all of it took.
 
     Args:
       params, config, prompts, seed, end_ids, close_ids, open_ids, opened, decode, options, mesh: as
@@ -125,6 +127,7 @@ def step_beam(
       limit: most tokens of a response.
       line_ids: tokens that end a line, see `line_ends`.
       score: f; None: whether the program so far runs.
+      on_progress: called after every line with (prompts done, P, tokens written).
 
     Returns:
       Rollouts with B = P; a row is unfinished only where no beam ended within the limit.
@@ -166,7 +169,7 @@ def step_beam(
         others, more = lines(asked, limit_P, chains - 1, options)
         return found + others, _sum(stats, more)
 
-    found, stats = search(
+    found, tokens_P, stats = search(
         draw,
         prompts,
         beams=beams,
@@ -174,6 +177,7 @@ def step_beam(
         end_ids=end_ids,
         decode=decode,
         score=score or Executes(),
+        on_progress=on_progress,
     )
     sampled = np.uint8(Origin.SAMPLED)
     given = {
@@ -190,7 +194,7 @@ def step_beam(
         open_ids=open_ids,
         opened_P=np.broadcast_to(np.asarray(opened, bool), len(prompts)),
     )
-    return rollouts, stats
+    return rollouts, tokens_P, stats
 
 
 def _few_shapes(options: SampleOptions, rows: int, longest: int) -> SampleOptions:
@@ -220,11 +224,12 @@ def search(
     end_ids: Sequence[int],
     decode: Callable[[np.ndarray], str],
     score: Scorer,
-) -> tuple[list[Beam], SampleStats]:
-    """The best beam of each prompt; see `step_beam`."""
+    on_progress: Callable[[int, int, int], None] | None = None,
+) -> tuple[list[Beam], np.ndarray, SampleStats]:
+    """The best beam of each prompt, and what it took; see `step_beam`."""
     empty = Beam(np.zeros(0, np.int32), np.zeros(0, np.float32), "")
     kept_P = [[empty] for _ in range(len(prompts))]
-    stats = SampleStats()
+    tokens_P, stats = np.zeros(len(prompts), np.int64), SampleStats()
     while any(beam.open for kept in kept_P for beam in kept):
         growing = [(p, beam) for p, kept in enumerate(kept_P) for beam in kept if beam.open]
         lines, took = draw(*_ask(prompts, growing, limit))
@@ -232,6 +237,7 @@ def search(
         longer_P: list[dict[tuple[str, bool, bool], Beam]] = [{} for _ in kept_P]
         for group, tokens, logp in lines:
             p, beam = growing[group]
+            tokens_P[p] += len(tokens)
             new = _grow(beam, tokens, logp, limit, end_ids, decode)
             reads = (new.text, new.finished, new.open)
             alike = longer_P[p].get(reads)
@@ -240,7 +246,10 @@ def search(
         for p, longer in enumerate(longer_P):
             scored = [_judge(beam, prompts.problems[p], score) for beam in longer.values()]
             kept_P[p] = _best([b for b in kept_P[p] if not b.open] + scored, beams)
-    return [kept[0] for kept in kept_P], stats
+        if on_progress is not None:
+            done = sum(not any(beam.open for beam in kept) for kept in kept_P)
+            on_progress(done, len(prompts), stats.tokens)
+    return [kept[0] for kept in kept_P], tokens_P, stats
 
 
 def _ask(

@@ -1,9 +1,13 @@
-"""Measuring a model with its thoughts ended at a budget."""
+"""Measuring a model with its thoughts ended at a budget, or after worked examples."""
 
 import pathlib
 
+import pytest
+
 from pruner_jax.config import EvaluateConfig, load
+from pruner_jax.run import engine
 from pruner_jax.run.evaluate import evaluate_verb
+from pruner_jax.run.prune import prune
 from pruner_jax.store.records import read_rollouts
 from pruner_jax.types import Origin
 
@@ -21,3 +25,33 @@ def test_budget_forcing_ends_the_thoughts_that_are_still_open(tmp_path):
         assert thinking == 8 and " again</think>" in text  # no sum takes less than 6 tokens
         assert [n for n, o in enumerate(origin) if o == Origin.FORCED] == [6, 7]
         assert len(tokens) > 8
+
+
+EXAMPLES = [{"question": "C7 A4.", "response": f" C7=7 A{n}" + " A4=1" * 3} for n in range(2)]
+
+
+def test_worked_examples_stand_before_the_question(monkeypatch, tmp_path):
+    seen, real = [], engine.sample
+
+    def sample(params, config, prompts, **others):
+        seen.append(prompts.text)
+        return real(params, config, prompts, **others)
+
+    monkeypatch.setattr(engine, "sample", sample)
+    words = [f"--model={TINY}", "--problems.options.test=2", "--test.limit=4", "--test.samples=1"]
+    words += ["--test.resamples=100", "--verify.workers=1", f"--text.examples={EXAMPLES}"]
+    evaluate_verb(load(EvaluateConfig, None, words))
+    evaluate_verb(load(EvaluateConfig, None, [*words, "--test.examples=2"]))
+    for bare, shown in zip(*seen):
+        assert [shown.count(e["response"]) for e in EXAMPLES] == [1, 1]
+        assert not any(e["response"] in bare for e in EXAMPLES)
+    with pytest.raises(ValueError, match=r"3 worked examples, but text\.examples has 2;"):
+        evaluate_verb(load(EvaluateConfig, None, [*words, "--test.examples=3"]))
+
+
+@pytest.mark.parametrize("name", ["monitor", "test"])
+def test_worked_examples_must_fit_before_a_run_starts(settings, tmp_path, name):
+    long = [{"question": "C7 A4.", "response": " A4=1" * 300}]
+    words = (f"--out={tmp_path / 'run'}", f"--text.examples={long}", f"--{name}.examples=1")
+    with pytest.raises(ValueError, match=rf"{name} set, problem .* do not fit into the model"):
+        prune(settings(*words))

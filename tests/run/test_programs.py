@@ -14,9 +14,19 @@ from pruner_jax.objective.repair import Inject
 from pruner_jax.objective.rows import rewrite
 from pruner_jax.policy import handle
 from pruner_jax.problems import last_digit
+from pruner_jax.run import programs
 from pruner_jax.run.engine import Engine
 from pruner_jax.run.evaluate import evaluate_verb
-from pruner_jax.run.programs import Round, by_steps, fails, refine, said, taxonomy, vote
+from pruner_jax.run.programs import (
+    Round,
+    by_steps,
+    fails,
+    refine,
+    said,
+    sandbox_limits,
+    taxonomy,
+    vote,
+)
 from pruner_jax.sample.options import SampleOptions
 from pruner_jax.text import TextOptions
 from pruner_jax.types import Graded, Purpose, Verdict, take_rows
@@ -158,6 +168,42 @@ def test_responses_are_counted_by_what_came_of_them():
     assert said(counts).startswith("8 responses: 2 correct, 2 Name, 1 ")
 
 
+SLOW = "def solution():\n    n = 0\n    for i in range({}):\n        n += 1\n    return {}"
+
+
+def test_a_vote_has_the_limits_of_the_checker_and_survives_a_crash(monkeypatch):
+    slow, other = SLOW.format(100_000, 18), "def solution():\n    return 5"
+    limits = {"seconds": 30.0, "memory_mb": 64}
+    with Verifier(VerifyOptions(workers=1, settings={"program": {**limits, "rounded": True}})) as v:
+        assert sandbox_limits(v) == limits
+    crashing, few = answers([other, other, WRONG, slow, slow]), answers([WRONG, slow, slow])
+    asked, real = [], program.value_of
+
+    def value_of(source, **given):
+        asked.append(given)
+        if source == other:
+            raise RuntimeError("the sandbox crashed: killed")
+        return real(source, **given)
+
+    monkeypatch.setattr(program, "value_of", value_of)
+    chosen = vote(crashing, **limits)
+    assert chosen.rollouts.text == (slow,) and asked == [limits] * 5
+    assert vote(few, seconds=1e-4).rollouts.text == (WRONG,)
+
+
+def test_the_limits_of_the_checker_reach_votes_and_steps(model, monkeypatch):
+    seen = []
+    monkeypatch.setattr(programs, "vote", lambda rows, **limits: seen.append(limits) or vote(rows))
+    monkeypatch.setattr(
+        programs, "Executes", lambda **limits: seen.append(limits) or (lambda problem, text: 1.0)
+    )
+    settings = "--verify.settings={program: {seconds: 5.0, relative: 0.1}}"
+    evaluate_verb(evaluation(model, settings, "--programs.vote=true"))
+    words = ("--programs.beams=1", "--programs.chains=1", "--test.samples=1", "--test.limit=2")
+    evaluate_verb(evaluation(model, settings, *words))
+    assert seen == [{"seconds": 5.0}] * 2
+
+
 def test_the_value_that_most_programs_return_is_taken():
     rows = answers(
         [WRONG, BROKEN, BROKEN, NEAR, RIGHT],  # 17.9999999 and 18 are one value
@@ -211,15 +257,22 @@ def asked(model):
 
 def test_a_beam_search_gives_one_graded_row_for_each_prompt(asked):
     engine, params, prompts = asked
-    rows, stats = by_steps(engine, params, prompts, beams=2, chains=2, limit=12)
+    heard = []
+    rows, tokens_P = by_steps(
+        engine, params, prompts, beams=2, chains=2, limit=12, on_progress=lambda *x: heard.append(x)
+    )
     np.testing.assert_array_equal(rows.rollouts.group_B, [0, 1, 2])
-    assert (rows.rollouts.length_B <= 12).all() and stats.tokens >= rows.rollouts.length_B.sum()
+    assert (rows.rollouts.length_B <= 12).all() and (tokens_P >= rows.rollouts.length_B).all()
+    assert heard[-1] == (3, 3, tokens_P.sum())
     for b in range(3):  # no thought ends in them, so there is no program
         expected = "UNPARSED" if rows.rollouts.finished_B[b] else "UNFINISHED"
         assert Verdict(rows.verdict_B[b]).name == expected
     noisy = dataclasses.replace(engine, environment=lambda state: state.keep())
     with pytest.raises(ValueError, match="set the problems' noise to 0"):
         by_steps(noisy, params, prompts, beams=2, chains=2, limit=12)
+    base = dataclasses.replace(engine, text=TextOptions(stop=["Question:"]))
+    with pytest.raises(ValueError, match=r"set text\.stop to \[\]"):
+        by_steps(base, params, prompts, beams=2, chains=2, limit=12)
 
 
 def test_broken_programs_are_really_run_and_asked_for_as_a_refinement_asks(asked):
@@ -269,6 +322,8 @@ def test_a_row_is_asked_again_by_itself_as_among_others(asked):
     whole = refine(engine, params, first, rounds=2, template=template)
     part = refine(engine, params, take_rows(first, [4, 1]), rounds=2, template=template)
     assert [r.asked for r in whole.rounds] == [6, 6, 6]  # a random model writes no programs
+    assert whole.tokens_B.sum() == sum(r.tokens for r in whole.rounds)
+    np.testing.assert_array_equal(whole.tokens_B[[4, 1]], part.tokens_B)
     for row, b in enumerate([4, 1]):
         n = whole.graded.rollouts.length_B[b]
         assert part.graded.rollouts.length_B[row] == n
@@ -297,18 +352,25 @@ def test_evaluate_refines_and_votes_and_says_what_that_took(model, tmp_path, cap
     assert sum(programs["taxonomy"].values()) == 8
     assert [part["asked"] for part in programs["rounds"]] == [8, 8, 8]  # a random model's all fail
     assert programs["tokens"] * 4 == sum(part["tokens"] for part in programs["rounds"])
+    assert found["mean_tokens"] == programs["tokens"]  # of all samples and attempts
+    assert found["mean_answer_tokens"] is None and found["limit"] == 24
     assert programs["change"] == {"value": 0.0, "low": 0.0, "high": 0.0}
     told = capfd.readouterr().err
     assert "first answers       8 responses: 0 correct" in told
     assert "asked again, 2      8 rows" in told
+    assert told.count("asked again: 8 of 8") == 2  # the bar of each round
     plain = evaluate_verb(evaluation(model))["model"]
     assert "programs" not in plain and plain["accuracy"] == programs["accuracy"]
 
 
-def test_evaluate_searches_step_by_step(model):
+def test_evaluate_searches_step_by_step(model, capfd):
     words = ("--programs.beams=2", "--programs.chains=2", "--test.samples=1", "--test.limit=12")
-    programs = evaluate_verb(evaluation(model, *words))["model"]["programs"]
+    found = evaluate_verb(evaluation(model, f"--against={model}", *words))
+    programs = found["model"]["programs"]
     assert programs["rounds"] == [] and programs["tokens"] > 12  # of all beams
+    assert found["model"]["mean_tokens"] == programs["tokens"]
+    assert found["token_ratio"] == {"value": 1.0, "low": 1.0, "high": 1.0}
+    assert "beam search: 4 of 4" in capfd.readouterr().err
 
 
 def test_evaluate_searches_with_a_step_scorer_of_ones_own(model, tmp_path, monkeypatch):
@@ -346,6 +408,7 @@ def test_evaluate_searches_with_a_step_scorer_of_ones_own(model, tmp_path, monke
             ("--programs.refine=1", "--problems.options.target=answer"),
             "is checked by 'math': only programs can be refined",
         ),
+        (("--programs.refine=1", "--expander.model=m"), "is measured on single answers"),
     ],
 )
 def test_options_that_do_not_go_together_are_refused(model, words, says):

@@ -1,6 +1,7 @@
 """Loading an expander, and what it is asked."""
 
 import dataclasses
+import functools
 import json
 import shutil
 
@@ -14,10 +15,14 @@ from pruner_jax.policy import handle
 from pruner_jax.policy.weights import unstack
 from pruner_jax.problems import last_digit
 from pruner_jax.run import second
+from pruner_jax.run.engine import Engine
+from pruner_jax.run.generate import generate
 from pruner_jax.sample.options import SampleOptions
 from pruner_jax.sample.second import ExpanderOptions, TeacherOptions
 from pruner_jax.text import TextOptions
-from pruner_jax.types import Purpose
+from pruner_jax.types import Origin, Purpose, Verdict
+from pruner_jax.verify.options import VerifyOptions
+from pruner_jax.verify.pool import Verifier
 
 
 def expander(folder, **options):
@@ -63,6 +68,23 @@ def test_unless_it_is_given_a_plain_prompt(bare):
     assert loaded.engine.text.template == "plain"
 
 
+def test_a_base_models_response_ends_at_a_stop_string(bare):
+    policy, plain = handle.load(bare), TextOptions(template="plain", plain="{question}\n")
+    ask = functools.partial(generate, policy, ["C7 A4."], max_tokens=24, temperature=1.0)
+    whole = ask(text_options=plain)
+    (ids,) = whole.tokens_BT
+    engine = Engine.of(policy, text_options=plain, sampling=SampleOptions(), verifier=None, seed=0)
+    stop = engine.decode(ids[9:11]).strip()
+    found = ask(text_options=dataclasses.replace(plain, stop=[stop]))
+    n = int(found.length_B[0]) - 1
+    assert found.finished_B[0] and 0 < n <= 10 and found.tokens_BT[0, n] == engine.end_id
+    np.testing.assert_array_equal(found.tokens_BT[0, :n], ids[:n])
+    assert found.origin_BT[0, n] == Origin.FORCED
+    assert stop not in found.text[0] and stop in engine.decode(ids[:11])
+    with pytest.raises(ValueError, match=r"text\.stop is \[''\]"):
+        TextOptions(stop=[""])
+
+
 @pytest.mark.parametrize("prompt", ["{question}", "{thought}"])
 def test_a_prompt_shows_both(prompt):
     with pytest.raises(ValueError, match=r"expander\.prompt lacks"):
@@ -102,6 +124,26 @@ def test_a_teachers_line_is_of_its_id_or_else_of_its_question(tmp_path):
     found = second.read_responses(TeacherOptions(file=str(path)), problems)
     assert found.of_problem == {first.id: ["by id", "by question"]}
     assert [reject["line"] for reject in found.rejects] == [3]
+
+
+def test_a_thought_that_does_not_fit_is_unfinished_and_changes_no_other_row(model):
+    options, loaded = expander(model)
+    problems = last_digit.load(last_digit.Options(), "test")[:3]
+    prompts = loaded.engine.prompts(problems, purpose=Purpose.TEST, limit=4)
+    rollouts, _ = loaded.engine.sample(loaded.params, prompts, samples=1, limit=4)
+    with Verifier(VerifyOptions(workers=1)) as verifier:
+        engine = dataclasses.replace(loaded.engine, verifier=verifier)
+        loaded = dataclasses.replace(loaded, engine=engine)
+        short, mixed, long = (
+            second.expand(loaded, options, rollouts, [" A1=1" * n for n in times])
+            for times in ((1, 1, 1), (1, 300, 1), (300, 300, 300))
+        )
+    assert second.too_long(mixed.rollouts).tolist() == [False, True, False]
+    assert mixed.verdict_B[1] == Verdict.UNFINISHED and mixed.rollouts.length_B[1] == 0
+    for b in (0, 2):
+        assert mixed.rollouts.text[b] == short.rollouts.text[b] != ""
+        assert mixed.verdict_B[b] == short.verdict_B[b]
+    assert second.too_long(long.rollouts).all() and (long.verdict_B == Verdict.UNFINISHED).all()
 
 
 def test_thoughts_end_where_the_tag_is(model):

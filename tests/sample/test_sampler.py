@@ -148,6 +148,17 @@ def test_a_smaller_limit_cuts_rows_and_changes_nothing_before():
     assert found.limit == 15
 
 
+def test_a_row_of_limit_0_stays_empty_whatever_its_prompt():
+    limit_B = np.where(np.arange(15) // 3 == 2, 0, LIMIT)
+    asked = small.prompts()
+    tokens = tuple(np.resize(t, 99) if p == 2 else t for p, t in enumerate(asked.tokens))
+    found, _ = run(dataclasses.replace(asked, tokens=tokens), limit=limit_B)
+    rest = np.flatnonzero(limit_B)
+    same(take_rows(found, rest), usual(), rest)
+    assert not found.length_B[6:9].any() and not found.finished_B[6:9].any()
+    assert not run(limit=np.zeros(15, int))[0].length_B.any()
+
+
 def test_prompts_may_have_different_numbers_of_samples():
     found, _ = run(samples=np.array([2, 0, 3, 0, 1]))
     assert found.group_B.tolist() == [0, 0, 2, 2, 2, 4]

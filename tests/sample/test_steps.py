@@ -79,7 +79,7 @@ def one_prompt():
 
 
 def best(script, *, beams=2, limit=200, score=None, asked=None):
-    found, stats = search(
+    found, tokens_P, stats = search(
         by_hand(script, [] if asked is None else asked),
         one_prompt(),
         beams=beams,
@@ -88,6 +88,7 @@ def best(script, *, beams=2, limit=200, score=None, asked=None):
         decode=lambda tokens: "".join(map(chr, tokens)),
         score=score or Executes(),
     )
+    assert tokens_P.tolist() == [stats.tokens]
     return found[0], stats
 
 
@@ -187,8 +188,9 @@ def steps(asked=None, **changes):
 
 
 def test_rows_are_those_of_the_model_with_its_log_probabilities():
-    rollouts, stats = steps()
-    assert len(rollouts) == 5 and stats.tokens > rollouts.length_B.sum()
+    rollouts, tokens_P, stats = steps()
+    assert len(rollouts) == 5 and stats.tokens == tokens_P.sum()
+    assert (tokens_P >= rollouts.length_B).all() and (tokens_P > rollouts.length_B).any()
     np.testing.assert_allclose(
         np.where(rollouts.origin_BT > 0, rollouts.logp_BT, 0), scored(rollouts), atol=1e-5
     )
@@ -201,7 +203,7 @@ def test_rows_are_those_of_the_model_with_its_log_probabilities():
 
 
 def test_the_first_chain_alone_is_the_greedy_response():
-    rollouts, _ = steps(beams=1, chains=1)
+    rollouts, _, _ = steps(beams=1, chains=1)
     plain, _ = run(samples=1, temperature=0.0, limit=12)
     np.testing.assert_array_equal(rollouts.length_B, plain.length_B)
     assert rollouts.text == plain.text
@@ -209,9 +211,10 @@ def test_the_first_chain_alone_is_the_greedy_response():
 
 
 def test_a_problem_gets_the_same_row_alone_and_among_others_whatever_the_batch():
-    whole, _ = steps()
-    part, _ = steps(prompts(order=[3, 1]), rows=4)
+    whole, whole_P, _ = steps()
+    part, part_P, _ = steps(prompts(order=[3, 1]), rows=4)
     assert part.text == (whole.text[3], whole.text[1])
+    np.testing.assert_array_equal(part_P, whole_P[[3, 1]])
 
 
 def test_every_token_with_a_line_break_ends_a_line():
