@@ -82,6 +82,21 @@ def test_numbers_that_are_none_any_more_end_the_round(play):
     assert summary["token_ratio"]["value"] == 1.0
 
 
+def test_imitation_may_be_sure_of_itself(play):
+    """Taught its own shortest responses again and again, the model leaves nothing to chance."""
+    summary, records = play(
+        "--method.name=sft_shortest",
+        "--method.options={samples: 4, epochs: 12}",
+        "--method.collect.problems=24",
+        "--optimizer.learning_rate=2e-3",
+        "--guards.entropy=0.9",
+        "--guards.accuracy=null",
+    )
+    taught = [record["taught_entropy"] for record in records if "taught_entropy" in record]
+    assert taught[-1] < 0.9 * taught[0]
+    assert not [record for record in records if record["kind"] == "alarm"]
+
+
 def test_after_a_rollback_the_next_round_plays_all_its_steps(play):
     """Paid for no thought in its first round, the run goes back to the start and goes on well."""
     summary, records = play(
