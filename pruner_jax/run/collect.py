@@ -11,14 +11,15 @@ import dataclasses
 import hashlib
 import json
 import pathlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 
 from pruner_jax.config import plain
 from pruner_jax.objective.groups import Groups, join
-from pruner_jax.objective.method import Phase
+from pruner_jax.objective.method import Phase, looks_at_tokens
+from pruner_jax.objective.weigh import trained
 from pruner_jax.problems.order import order
 from pruner_jax.run.checks import collection_limit
 from pruner_jax.run.conditions import force_hook
@@ -35,7 +36,7 @@ from pruner_jax.run.session import PyTree, Session, problems_of
 from pruner_jax.run.state import RunState
 from pruner_jax.sample.sampler import SampleStats
 from pruner_jax.store.table import Table, open_table
-from pruner_jax.types import Graded, Problem, Purpose
+from pruner_jax.types import Graded, Problem, Purpose, Weighted, take_rows
 
 _ROWS = 4096  # that are sampled and written together
 # Added to the visits of what is collected once, and of each further phase that is not, so that no
@@ -157,9 +158,10 @@ def sample(
 
 
 def collect_table(run: Session, state: RunState, phase: Phase) -> Graded:
-    """The rows of a collection that lasts, from its table; what the table lacks is written now."""
+    """The rows of a collection that lasts, from its table; what the table lacks is written now.
+    Without texts and tokens where nothing looks at them before it is known which rows count."""
     problems, visit_P = draw(run, state, phase)
-    limit = collection_limit(run.settings) if phase.collect.every == "once" else state.limit
+    limit = collection_limit(run.settings) if _is_once(phase) else state.limit
     table = _open(run, state, phase, limit)
     with table.filling(_waiting(run, table)):
         missing = table.missing(problems, visit_P)
@@ -172,10 +174,32 @@ def collect_table(run: Session, state: RunState, phase: Phase) -> Graded:
         state.tables = {**state.tables, phase.name: _name(state, phase)}
         run.tables.clear()
     # A teacher's rows that are too long stay in the table, or it would be asked again for them.
-    rows = table.read(problems, visit_P, tokens=phase.loss is not None, longest=limit)
+    wanted = phase.loss is not None and looks_at_tokens(phase)
+    rows = table.read(problems, visit_P, tokens=wanted, longest=limit)
     if phase.collect.policy == "teacher":
         run.progress.log(f"teacher: {said(taxonomy(rows))}")
     return rows
+
+
+def that_count(
+    run: Session, state: RunState, phase: Phase, weighted: Weighted
+) -> Iterator[Weighted]:
+    """The rows of a table that were weighed without their tokens and count, with them: the rows of
+    some problems at a time, so that never all of them are in memory."""
+    kept = np.flatnonzero(weighted.keep_B)
+    group_B = weighted.graded.rollouts.group_B[kept]
+    # Cut where a problem begins, for the rows of a preference pair stay together.
+    first_B = np.searchsorted(group_B, group_B)
+    parts = np.split(kept, np.flatnonzero(np.diff(first_B // _ROWS)) + 1) if len(kept) else []
+    table = Table(_folder(run, phase, _name(state, phase)))
+    for rows, graded in zip(parts, table.with_tokens(weighted.graded, parts)):
+        pair_B = None if weighted.pair_B is None else weighted.pair_B[rows]
+        yield dataclasses.replace(
+            take_rows(weighted, rows),
+            graded=graded,
+            train_BT=trained(phase, graded.rollouts),
+            pair_B=None if pair_B is None else pair_B - pair_B.min(),
+        )
 
 
 def _waiting(run: Session, table: Table) -> Callable[[], None]:

@@ -88,11 +88,28 @@ class Table:
           ValueError: all of them are longer than ``longest``.
         """
         wanted = list(zip([problem.id for problem in problems], visit_P.tolist()))
-        parts = [path for path in self._parts() if set(wanted) & set(_visits(path))]
+        known = set(wanted)
+        parts = [path for path in self._parts() if not known.isdisjoint(_visits(path))]
         if not parts:
             raise TableError(f"{self.folder} has no rows of the {len(problems)} problems")
         graded = read_graded(parts, _by_id(parts, problems), tokens=tokens, longest=longest)
         return _in_order(graded, wanted)
+
+    def with_tokens(self, graded: Graded, parts: Sequence[np.ndarray]) -> Iterator[Graded]:
+        """Rows that were read without texts and tokens, with them: one part of their places (int32,
+        ascending) after the other, each with the prompts of its own rows only."""
+        old = graded.rollouts
+        problems, visit_P = old.prompts.problems, old.prompts.visit_P.tolist()
+        file_of = {visit: path for path in self._parts() for visit in _visits(path)}
+        for rows in parts:
+            wanted = [(problems[g].id, visit_P[g]) for g in old.group_B[rows]]
+            paths = sorted({file_of[visit] for visit in wanted})
+            samples = old.sample_B[rows].tolist()
+            only = {(*visit, sample) for visit, sample in zip(wanted, samples)}
+            more = read_graded(paths, _by_id(paths, problems), only=only)
+            more = _in_order(more, list(dict.fromkeys(wanted)))
+            rollouts = dataclasses.replace(more.rollouts, limit=old.limit)
+            yield dataclasses.replace(more, rollouts=rollouts)
 
     def everything(self) -> Graded:
         """All rows, without texts and tokens; of the problems only the ids are known.

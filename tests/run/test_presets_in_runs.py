@@ -14,8 +14,9 @@ import pytest
 
 from pruner_jax import text
 from pruner_jax.problems import last_digit
-from pruner_jax.run import engine, step
+from pruner_jax.run import collect, engine, step
 from pruner_jax.run.prune import prune
+from pruner_jax.store import table as table_module
 from pruner_jax.store.records import read_rollouts
 from pruner_jax.types import Origin, Purpose
 
@@ -262,6 +263,56 @@ def test_the_longest_prompt_of_any_step_is_known_not_to_fit_before_anything_star
     play(method, options, *words, f"--rounds.limits=[{fits}]")
     with pytest.raises(ValueError, match="do not fit into the model's context of 512"):
         play(method, options, *words, f"--rounds.limits=[{fits + 1}]")
+
+
+# -- collected once, weighed by lengths and verdicts -----------------------------------------------
+
+
+@pytest.mark.parametrize("method", ["o1_pruner", "sft_shortest", "dpo_shortest"])
+def test_of_a_table_only_the_tokens_that_train_are_read(play, monkeypatch, method):
+    """Some at a time; the learner gets the same rows as if all tokens had been there."""
+    ready, read, seen, learnt = step.ready, table_module.read_graded, [], []
+
+    class Compared(BaseException):
+        pass
+
+    def reading(*args, **kwargs):
+        graded = read(*args, **kwargs)
+        if graded.rollouts.tokens_BT.size:
+            seen.append(len(graded))
+        return graded
+
+    def comparing(run, state, work, graded):
+        assert graded.rollouts.tokens_BT.size == 0
+        for looks in (False, True):  # at tokens, while it weighs
+            for module in (collect, step):
+                monkeypatch.setattr(module, "looks_at_tokens", lambda phase, looks=looks: looks)
+            graded = collect.collect_table(run, state, work.phase)
+            weighed = step.weigh(work.phase, graded, {}, step.context(run, state, work.phase))
+            work = dataclasses.replace(work, weighted=weighed[0])
+            shards = ready(run, state, work, graded).shards
+            learnt.append(step.read_shards([run.folder.store / name for name in shards]))
+            learnt.append((len(shards), seen[:]))
+            seen.clear()
+        raise Compared
+
+    monkeypatch.setattr(collect, "_ROWS", 16)
+    monkeypatch.setattr(table_module, "read_graded", reading)
+    monkeypatch.setattr(step, "ready", comparing)
+    with pytest.raises(Compared):
+        options = {"samples": 4, "temperature": 1.0, "top_p": 1.0}
+        play(method, options, EASY, "--rounds.limits=[48]", "--problems.options.train=24")
+    bare, (files, tokens_of), whole, (one, all_tokens) = learnt
+    assert (one, sum(all_tokens)) == (1, 4 * 24) and files > 1
+    assert sum(tokens_of) == len(bare) == len(whole) > 16 and max(tokens_of) < 16 + 4
+    for field in dataclasses.fields(bare):
+        ours, theirs = getattr(bare, field.name), getattr(whole, field.name)
+        if field.name in ("prompt", "response"):
+            assert [x.tolist() for x in ours] == [x.tolist() for x in theirs]
+        elif field.name.endswith("logp_BT") and ours is not None:
+            np.testing.assert_allclose(ours, theirs, atol=1e-5)  # in other batches
+        else:
+            np.testing.assert_array_equal(ours, theirs, err_msg=field.name)
 
 
 # -- a teacher's programs --------------------------------------------------------------------------
