@@ -38,7 +38,6 @@ from pruner_jax.sample.sampler import SampleStats
 from pruner_jax.store.table import Table, open_table
 from pruner_jax.types import Graded, Problem, Purpose, Weighted, take_rows
 
-_ROWS = 4096  # that are sampled and written together
 # Added to the visits of what is collected once, and of each further phase that is not, so that no
 # phase makes the draws of another.
 _ONCE, _FURTHER = 1 << 20, 1 << 22
@@ -190,7 +189,8 @@ def that_count(
     group_B = weighted.graded.rollouts.group_B[kept]
     # Cut where a problem begins, for the rows of a preference pair stay together.
     first_B = np.searchsorted(group_B, group_B)
-    parts = np.split(kept, np.flatnonzero(np.diff(first_B // _ROWS)) + 1) if len(kept) else []
+    at_once = run.engine.rows_together(weighted.graded.rollouts.limit)
+    parts = np.split(kept, np.flatnonzero(np.diff(first_B // at_once)) + 1) if len(kept) else []
     table = Table(_folder(run, phase, _name(state, phase)))
     for rows, graded in zip(parts, table.with_tokens(weighted.graded, parts)):
         pair_B = None if weighted.pair_B is None else weighted.pair_B[rows]
@@ -225,10 +225,10 @@ def _sample_parts(
     visit_P: np.ndarray,
     limit: int,
 ) -> None:
-    """Sample rows of all these problems into the table, some thousands at a time."""
+    """Sample rows of all these problems into the table, part by part (`Engine.rows_together`)."""
     taught = phase.collect.policy == "teacher"
     engine, params = writer(run, state, phase)
-    at_once = max(1, _ROWS // phase.collect.samples)
+    at_once = max(1, engine.rows_together(limit) // phase.collect.samples)
     run.progress.start(len(problems), f"{phase.name}: {phase.collect.policy} model, problems")
     for first in range(0, len(problems), at_once):
         part = slice(first, first + at_once)

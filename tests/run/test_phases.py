@@ -14,6 +14,7 @@ from pruner_jax.problems import last_digit
 from pruner_jax.run import collect, offers, step
 from pruner_jax.run import prune as prune_module
 from pruner_jax.run.checks import check_thoughts
+from pruner_jax.run.engine import Engine
 from pruner_jax.run.prune import prune
 from pruner_jax.store.records import read_rollouts
 from pruner_jax.types import Origin
@@ -42,7 +43,7 @@ def files(out):
 def small_parts():
     """A table of 8 problems with 3 rows each is made in two parts."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(collect, "_ROWS", 12)
+        patch.setattr(Engine, "rows_together", lambda self, limit: 12)
         yield
 
 
@@ -125,6 +126,24 @@ def test_a_run_that_dies_goes_on_exactly(
     again = files(out)
     for part, value in whole[1].items():
         assert again[part] == value, part
+
+
+def test_a_table_goes_on_in_parts_of_another_size(settings, tmp_path, whole, monkeypatch):
+    at_visit(monkeypatch, collect, "sample", 2, die)
+    out = tmp_path / "run"
+    with pytest.raises(Died):
+        prune(everything(settings, out))
+    monkeypatch.setattr(Engine, "rows_together", lambda self, limit: 6)
+    prune(everything(settings, out))
+    again = files(out)
+    for part in ("metrics", "summary", "store", "export"):
+        assert again[part] == whole[1][part], part
+    names = ("problem_id", "visit", "sample", "text")
+    made = [
+        sorted(x for p in (o / "tables").rglob("*.parquet") for x in rows(p, *names))
+        for o in (out, whole[0])
+    ]
+    assert made[0] == made[1] and len(again["tables"]) > len(whole[1]["tables"])
 
 
 def test_what_a_rollback_takes_is_collected_again(settings, tmp_path, monkeypatch):

@@ -296,7 +296,7 @@ def test_of_a_table_only_the_tokens_that_train_are_read(play, monkeypatch, metho
             seen.clear()
         raise Compared
 
-    monkeypatch.setattr(collect, "_ROWS", 16)
+    monkeypatch.setattr(engine.Engine, "rows_together", lambda self, limit: 16)
     monkeypatch.setattr(table_module, "read_graded", reading)
     monkeypatch.setattr(step, "ready", comparing)
     with pytest.raises(Compared):
