@@ -191,7 +191,7 @@ def that_count(
     first_B = np.searchsorted(group_B, group_B)
     at_once = run.engine.rows_together(weighted.graded.rollouts.limit)
     parts = np.split(kept, np.flatnonzero(np.diff(first_B // at_once)) + 1) if len(kept) else []
-    table = Table(_folder(run, phase, _name(state, phase)))
+    table = Table(table_folder(run, state, phase))
     for rows, graded in zip(parts, table.with_tokens(weighted.graded, parts)):
         pair_B = None if weighted.pair_B is None else weighted.pair_B[rows]
         yield dataclasses.replace(
@@ -298,7 +298,12 @@ def _tell_unusable(
 
 def _open(run: Session, state: RunState, phase: Phase, limit: int) -> Table:
     """The table of a phase: of its own name, of an iteration its step too."""
-    return open_table(_folder(run, phase, _name(state, phase)), table_key(run, phase, limit))
+    return open_table(table_folder(run, state, phase), table_key(run, phase, limit))
+
+
+def table_folder(run: Session, state: RunState, phase: Phase) -> pathlib.Path:
+    """Where the table of what a phase collects now lies, and what belongs to it."""
+    return _folder(run, phase, _name(state, phase))
 
 
 def _name(state: RunState, phase: Phase) -> str:

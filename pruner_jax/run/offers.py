@@ -18,7 +18,7 @@ from pruner_jax.learn.step import score
 from pruner_jax.objective.context import Context, PolicyName
 from pruner_jax.objective.method import Phase
 from pruner_jax.run import second
-from pruner_jax.run.collect import parameters, reference, writer
+from pruner_jax.run.collect import parameters, reference, table_folder, writer
 from pruner_jax.run.session import PyTree, Session
 from pruner_jax.run.state import RunState
 from pruner_jax.types import Graded, Problem, Rollouts
@@ -49,7 +49,10 @@ def context(run: Session, state: RunState, phase: Phase) -> Context:
         with run.clock.phase("rollout"):
             asked, params = writer(run, state, phase)
             limit = graded.rollouts.limit
-            return second.ask_again(asked, params, graded, prompts, limit, run.interrupts.check)
+            lasts = phase.collect.every != "step"
+            folder = table_folder(run, state, phase) if lasts else None
+            check = run.interrupts.check
+            return second.ask_again(asked, params, graded, prompts, limit, check, folder)
 
     def expand(graded: Graded, mask_answers: bool = False) -> Graded:
         with run.clock.phase("expand"):

@@ -2,6 +2,7 @@
 
     FOLDER/key.json         model, tokenizer, template, sampler, K ... by name
     FOLDER/part-*.parquet   rows of some problems each, as `records.write_rollouts` has them
+    FOLDER/again-*.parquet  rows that were sampled again, with a hint (`run.second.ask_again`)
 
 A table is filled part by part, so making one can be stopped and goes on; it serves every run whose
 key is the same, as far as it has the problems that the run wants. Reference lengths, a teacher's

@@ -14,7 +14,7 @@ import pytest
 
 from pruner_jax import text
 from pruner_jax.problems import last_digit
-from pruner_jax.run import collect, engine, step
+from pruner_jax.run import collect, engine, second, step
 from pruner_jax.run.prune import prune
 from pruner_jax.store import table as table_module
 from pruner_jax.store.records import read_rollouts
@@ -196,7 +196,7 @@ def test_wrong_rows_are_asked_for_again_with_a_hint_that_is_not_trained(play, wa
     out = play(method, {"samples": 2, "problems": 12, "temperature": 1, "hint": HINT}, *IMITATE)
     (plain, options, _), (hinted, again_options, again) = watched.of(Purpose.TRAIN)
     assert again_options == options and (options.temperature, options.top_p) == (1, 0.9)
-    (table,) = (out / "tables" / "imitate-00000").glob("*.parquet")
+    (table,) = (out / "tables" / "imitate-00000").glob("part-*.parquet")
     table, logged = rows(table), step_of(out)
     wrong = [row for row in table if row["verdict"] != "correct"]
     assert 0 < len(wrong) < len(table) == 24
@@ -222,6 +222,38 @@ def test_wrong_rows_are_asked_for_again_with_a_hint_that_is_not_trained(play, wa
     assert all(row["prompt_tokens"] in questions for row in kept)
     replaced = {(row["problem_id"], row["sample"]) for row in wrong}
     assert any((row["problem_id"], row["sample"]) in replaced for row in kept)
+
+
+def test_hinted_rows_are_kept_through_a_stop(play, watched, monkeypatch, tmp_path):
+    class Died(BaseException):
+        pass
+
+    def dies(path, *args, **kwargs):
+        written.append(path)
+        if len(written) == 2:
+            raise Died
+        write(path, *args, **kwargs)
+
+    def star():
+        play("star", {"samples": 2, "problems": 12, "temperature": 1, "hint": HINT}, *IMITATE)
+        hinted = [call[2] for call in watched.of(Purpose.TRAIN) if call[0].visit_P.all()]
+        watched.sampled.clear()
+        return [len(rollouts) for rollouts in hinted]
+
+    write, written = second.write_rollouts, []
+    monkeypatch.setattr(second, "write_rollouts", dies)
+    monkeypatch.setattr(engine.Engine, "rows_together", lambda self, limit: 4)
+    with pytest.raises(Died):
+        star()
+    watched.sampled.clear()
+    again = star()  # the part that was lost and those behind it
+    assert written[1] == written[2] and len(again) == len(written) - 2
+    (tmp_path / "run").rename(tmp_path / "stopped")
+    assert star() == [4, *again]
+    stopped, whole = watched.learnt
+    for name in ("prompt", "response"):
+        ours, theirs = getattr(stopped, name), getattr(whole, name)
+        assert [x.tolist() for x in ours] == [x.tolist() for x in theirs]
 
 
 def test_a_worked_example_is_shown_while_sampling_only(play, watched):
