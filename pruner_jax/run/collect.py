@@ -11,6 +11,7 @@ import dataclasses
 import hashlib
 import json
 import pathlib
+import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -164,6 +165,8 @@ def collect_table(run: Session, state: RunState, phase: Phase) -> Graded:
     table = _open(run, state, phase, limit)
     with table.filling(_waiting(run, table)):
         missing = table.missing(problems, visit_P)
+        if len(missing) < len(problems):
+            run.clock.charge("table", table.seconds(problems, visit_P))
         asked, visit_M = [problems[i] for i in missing], visit_P[missing]
         if missing and phase.collect.policy == "teacher" and run.settings.teacher.file is not None:
             _read_teacher(run, state, table, asked, visit_M, limit)
@@ -232,11 +235,12 @@ def _sample_parts(
     run.progress.start(len(problems), f"{phase.name}: {phase.collect.policy} model, problems")
     for first in range(0, len(problems), at_once):
         part = slice(first, first + at_once)
+        begun = time.perf_counter()
         graded, _ = sample(run, state, phase, engine, params, problems[part], visit_P[part], limit)
         if taught:
             graded = in_the_students_words(graded, engine, run.engine)
             _tell_unusable(run, graded, [], limit)
-        table.add(graded, step=state.steps)
+        table.add(graded, step=state.steps, seconds=time.perf_counter() - begun)
         run.progress.update(
             min(len(problems), first + at_once),
             accuracy=float(graded.correct_B.mean()) if len(graded) else None,

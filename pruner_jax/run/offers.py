@@ -26,8 +26,11 @@ from pruner_jax.types import Graded, Problem, Rollouts
 _SCORED = 4_000_000  # response tokens that are scored together: their batch takes some 200 MB
 
 
-def context(run: Session, state: RunState, phase: Phase) -> Context:
-    """What the method may know of this step, and what it may ask."""
+def context(
+    run: Session, state: RunState, phase: Phase, wrote: Callable[[int], None] = lambda tokens: None
+) -> Context:
+    """What the method may know of this step, and what it may ask. ``wrote`` is told how many tokens
+    were written because it asked, by the policy or the expander."""
     engine = run.engine
 
     def prompt(problem: Problem, question: str) -> np.ndarray:
@@ -52,11 +55,13 @@ def context(run: Session, state: RunState, phase: Phase) -> Context:
             lasts = phase.collect.every != "step"
             folder = table_folder(run, state, phase) if lasts else None
             check = run.interrupts.check
-            return second.ask_again(asked, params, graded, prompts, limit, check, folder)
+            again = second.ask_again(asked, params, graded, prompts, limit, check, folder)
+        wrote(int(again.rollouts.length_B.sum()))
+        return again
 
     def expand(graded: Graded, mask_answers: bool = False) -> Graded:
         with run.clock.phase("expand"):
-            return second.expand(
+            expanded = second.expand(
                 run.expander,
                 run.settings.expander,
                 graded.rollouts,
@@ -64,6 +69,8 @@ def context(run: Session, state: RunState, phase: Phase) -> Context:
                 mask_answers,
                 on_progress=run.interrupts.check,
             )
+        wrote(int(expanded.rollouts.length_B.sum()))
+        return expanded
 
     offered = {} if run.expander is None else {"expand": expand}
     return Context(

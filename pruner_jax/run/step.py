@@ -113,11 +113,13 @@ def prepare(run: Session, state: RunState, phase: Phase) -> tuple[Work, dict[str
         problems = problems_of(phase, run.settings, len(run.problems["train"]))
     if phase.loss is None:
         return Work(phase, metrics, problems), state.method
+    further: list[int] = []
     with run.clock.phase("weigh"):
         weighted, method_state, weighing = weigh(
-            phase, graded, state.method, context(run, state, phase)
+            phase, graded, state.method, context(run, state, phase, further.append)
         )
     metrics |= weighing
+    metrics["prune/generated_tokens"] += sum(further)
     _say_what_cannot_train(run, state, phase, weighted)
     return ready(run, state, Work(phase, metrics, problems, weighted), graded), method_state
 

@@ -73,11 +73,18 @@ def _plain(value: Any) -> Any:
 
 
 def write_rollouts(
-    path: pathlib.Path, graded: Graded, *, round: int, step: int, weighted: Weighted | None = None
+    path: pathlib.Path,
+    graded: Graded,
+    *,
+    round: int,
+    step: int,
+    weighted: Weighted | None = None,
+    seconds: float | None = None,
 ) -> None:
     """Write graded rollouts to one Parquet file, a row each, whole or not at all, safe on the disk.
 
-    ``weight`` is the mean weight over a row's trained tokens, null where there is none.
+    ``weight`` is the mean weight over a row's trained tokens, null where there is none. ``seconds``
+    is noted beside the rows (`seconds_of`).
     """
     import pyarrow as pa
 
@@ -119,7 +126,15 @@ def write_rollouts(
         "detail": pa.array(graded.detail or [""] * len(graded), pa.string()),
         "prompt_tokens": pa.array([prompts.tokens[g] for g in groups], pa.list_(pa.int32())),
     }
-    _write_table(pa.table(columns), path)
+    noted = None if seconds is None else {"seconds": str(seconds)}
+    _write_table(pa.table(columns, metadata=noted), path)
+
+
+def seconds_of(path: pathlib.Path) -> float:
+    """What is noted in a file of rollouts, else 0."""
+    import pyarrow.parquet as pq
+
+    return float((pq.read_schema(path).metadata or {}).get(b"seconds", 0.0))
 
 
 def _write_table(table: Any, path: pathlib.Path) -> None:

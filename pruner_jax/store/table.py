@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 
 from pruner_jax.store.folder import write_atomically
-from pruner_jax.store.records import read_graded, read_rollouts, write_rollouts
+from pruner_jax.store.records import read_graded, read_rollouts, seconds_of, write_rollouts
 from pruner_jax.types import Graded, Problem, take_rows
 
 
@@ -65,13 +65,26 @@ class Table:
         wanted = zip(problems, visit_P.tolist())
         return [n for n, (problem, visit) in enumerate(wanted) if (problem.id, visit) not in have]
 
-    def add(self, graded: Graded, *, step: int) -> None:
-        """Write the rows of some problems as one part, whole or not at all."""
+    def add(self, graded: Graded, *, step: int, seconds: float = 0.0) -> None:
+        """Write the rows of some problems as one part, whole or not at all; ``seconds`` is what
+        they took."""
         prompts = graded.rollouts.prompts
         names = [problem.id for problem in prompts.problems]
         said = json.dumps([names, prompts.visit_P.tolist()])
         digest = hashlib.blake2b(said.encode(), digest_size=8).hexdigest()
-        write_rollouts(self.folder / f"part-{digest}.parquet", graded, round=0, step=step)
+        path = self.folder / f"part-{digest}.parquet"
+        write_rollouts(path, graded, round=0, step=step, seconds=seconds)
+
+    def seconds(self, problems: Sequence[Problem], visit_P: np.ndarray) -> float:
+        """What the rows of these visits to the problems took when they were written: of each part
+        as large a share as its rows are of it. Older parts do not say and count as nothing."""
+        wanted = set(zip([problem.id for problem in problems], visit_P.tolist()))
+        total = 0.0
+        for path in self._parts():
+            visits = _visits(path)
+            share = sum(visit in wanted for visit in visits) / max(1, len(visits))
+            total += share * seconds_of(path)
+        return total
 
     def read(
         self,

@@ -16,7 +16,7 @@ from pruner_jax.run import prune as prune_module
 from pruner_jax.run.checks import check_thoughts
 from pruner_jax.run.engine import Engine
 from pruner_jax.run.prune import prune
-from pruner_jax.store.records import read_rollouts
+from pruner_jax.store.records import read_rollouts, seconds_of
 from pruner_jax.types import Origin
 
 EVERYTHING = f"--method.name={pathlib.Path(__file__).parent / 'every_kind_of_phase.py'}"
@@ -190,6 +190,12 @@ def test_a_reference_table_serves_other_runs(settings, tmp_path, monkeypatch):
     # 6 problems, 2 of 3 rows kept: 12 rows in updates of 4 are 3, one a step.
     monkeypatch.setattr(collect, "_sample_parts", die)
     prune(o1(settings, tmp_path / "b", table, "--method.options.lam=5", "--seed=1"))
+    # It is charged to both, in tokens and in seconds.
+    used = [json.loads(x) for x in (tmp_path / "b" / "metrics.jsonl").read_text().splitlines()]
+    first, then = (next(x for x in lines if x["kind"] == "step") for lines in (made, used))
+    assert first["prune/generated_tokens"] == then["prune/generated_tokens"] > 0
+    spent = sum(map(seconds_of, (tmp_path / "table").glob("part-*.parquet")))
+    assert "time/table" not in first and then["time/table"] == pytest.approx(spent) and spent > 0
     for place, (words, says) in enumerate(
         (
             (["--text.instruction=Think."], "text: the table has"),

@@ -198,6 +198,10 @@ def test_wrong_rows_are_asked_for_again_with_a_hint_that_is_not_trained(play, wa
     assert again_options == options and (options.temperature, options.top_p) == (1, 0.9)
     (table,) = (out / "tables" / "imitate-00000").glob("part-*.parquet")
     table, logged = rows(table), step_of(out)
+    lines = map(json.loads, (out / "metrics.jsonl").read_text().splitlines())
+    (line,) = (line for line in lines if line["kind"] == "step")
+    tokens = sum(row["length"] for row in table) + int(again.length_B.sum())
+    assert line["prune/generated_tokens"] == tokens
     wrong = [row for row in table if row["verdict"] != "correct"]
     assert 0 < len(wrong) < len(table) == 24
     # One question with its answer for each wrong row.
