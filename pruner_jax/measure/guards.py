@@ -62,22 +62,24 @@ def diagnose(graded: Graded) -> dict[str, float]:
     """The guards' metrics of one step's rows.
 
     Thought and answer are averaged over finished rows: an unfinished row is all thought, so a
-    change in truncation alone would look like a change in the split.
+    change in truncation alone would look like a change in the split. Rows without tokens have no
+    repetition.
     """
     rollouts = graded.rollouts
     finished_B = rollouts.finished_B
-    repeated_B = repeated_ngrams(rollouts.tokens_BT, rollouts.length_B)
-    everything_B = np.ones(len(rollouts), bool)
 
     def mean(x_B: np.ndarray, mask_B: np.ndarray) -> float:
         return float(masked.mean(x_B.astype(np.float64), mask_B, empty=0.0))
 
-    return {
+    found = {
         "prune/thinking_tokens": mean(rollouts.thinking_B, finished_B),
         "prune/answer_tokens": mean(rollouts.answer_B, finished_B),
         "prune/empty_thinking": mean(rollouts.thinking_B <= EMPTY_THOUGHT, finished_B),
-        "prune/repetition": mean(repeated_B, everything_B),
     }
+    if rollouts.tokens_BT.shape[1] >= rollouts.length_B.max(initial=0):  # they were read, too
+        repeated_B = repeated_ngrams(rollouts.tokens_BT, rollouts.length_B)
+        found["prune/repetition"] = mean(repeated_B, np.ones(len(rollouts), bool))
+    return found
 
 
 def watch(history: History, options: GuardOptions) -> list[Alarm]:

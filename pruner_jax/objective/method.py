@@ -236,6 +236,16 @@ def idle(phase: Phase, limit: int) -> list[str]:
     return [f"{path}: {why}" for path, why in found if why]
 
 
+def looks_at_tokens(phase: Phase) -> bool:
+    """Whether weighing a phase's rows may take their tokens or texts, and not lengths and verdicts
+    alone: something rewrites them, a model is asked about them, they are not credited as wholes, or
+    a slot is one's own, of which nothing is known."""
+    own = any(not type(s).__module__.startswith("pruner_jax.") for _, s in slots.walk(phase))
+    asks = {"answers", "expander", "resample"} & set(needs(phase))
+    rewrites = phase.shape or phase.finish
+    return bool(own or asks or rewrites) or not isinstance(phase.credit, Broadcast)
+
+
 def follows_monitor(phase: Phase) -> bool:
     """Whether a phase learns from the evaluations on the monitor set: it takes statistics of them,
     or a controller follows a number of theirs."""

@@ -17,7 +17,7 @@ from pruner_jax.objective.groups import Groups
 from pruner_jax.objective.length import length_channel
 from pruner_jax.objective.method import Phase
 from pruner_jax.objective.metrics import measure
-from pruner_jax.types import Graded, Origin, Weighted
+from pruner_jax.types import Graded, Origin, Rollouts, Weighted
 
 
 def weigh(
@@ -73,16 +73,20 @@ def _weighted(phase: Phase, scene: Scene) -> Weighted:
             f"phase {phase.name!r}: a finish step made {len(graded)} rows of {len(scene.graded)}; "
             "steps that add or drop rows belong into shape"
         )
-    trained = [Origin[name.upper()] for name in phase.train]
     weight_BT = phase.credit(advantage_B.astype(np.float32), scene.replace(graded=graded))
     return Weighted(
         graded=graded,
         weight_BT=weight_BT,
-        train_BT=np.isin(graded.rollouts.origin_BT, trained),
+        train_BT=trained(phase, graded.rollouts),
         keep_B=groups.flat(scene.keep_PG),
         loss=phase.loss.kind,
         pair_B=None if scene.pair_PG is None else groups.flat(scene.pair_PG).astype(np.int32),
     )
+
+
+def trained(phase: Phase, rollouts: Rollouts) -> np.ndarray:
+    """Which tokens of the rows enter the loss, bool [B, T]."""
+    return np.isin(rollouts.origin_BT, [Origin[name.upper()] for name in phase.train])
 
 
 def _check_finite(phase: Phase, what: str, scene: Scene, x_PG: np.ndarray) -> None:

@@ -31,7 +31,8 @@ AES: 1 x relative saving of tokens + 3 x relative gain of accuracy, or - 5 x its
 Correlation: of difficulty and mean tokens over the problems. Per step: over the mean difficulty,
 which is the number of steps that an answer needs. Training: generated tokens and time of a run,
 means over seeds; evaluations on the monitor set are in them where method, limits or pick follow
-these."""
+these, tries with a hint and an expander's answers always, and so is a shared table in every run
+that uses it."""
 
 
 def markdown(result: Mapping[str, Any]) -> str:

@@ -33,6 +33,10 @@ class Clock:
             self.total[name] = self.total.get(name, 0.0) + own
             self._lap[name] = self._lap.get(name, 0.0) + own
 
+    def charge(self, name: str, seconds: float) -> None:
+        """Let the next lap tell of seconds that were spent elsewhere; no total has them."""
+        self._lap[name] = self._lap.get(name, 0.0) + seconds
+
     def lap(self) -> dict[str, float]:
         """Seconds by phase since the last lap, as metrics."""
         lap, self._lap = self._lap, {}

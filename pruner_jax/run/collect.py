@@ -9,13 +9,15 @@ from __future__ import annotations
 
 import dataclasses
 import pathlib
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 
 from pruner_jax.objective.groups import Groups, join
-from pruner_jax.objective.method import Phase
+from pruner_jax.objective.method import Phase, looks_at_tokens
+from pruner_jax.objective.weigh import trained
 from pruner_jax.problems.order import order
 from pruner_jax.run.ahead import own_sampling, table_key
 from pruner_jax.run.checks import collection_limit
@@ -33,9 +35,8 @@ from pruner_jax.run.session import PyTree, Session, problems_of
 from pruner_jax.run.state import RunState
 from pruner_jax.sample.sampler import SampleStats
 from pruner_jax.store.table import Table, open_table
-from pruner_jax.types import Graded, Problem, Purpose
+from pruner_jax.types import Graded, Problem, Purpose, Weighted, take_rows
 
-_ROWS = 4096  # that are sampled and written together
 # Added to the visits of what is collected once, and of each further phase that is not, so that no
 # phase makes the draws of another.
 _ONCE, _FURTHER = 1 << 20, 1 << 22
@@ -149,12 +150,15 @@ def sample(
 
 
 def collect_table(run: Session, state: RunState, phase: Phase) -> Graded:
-    """The rows of a collection that lasts, from its table; what the table lacks is written now."""
+    """The rows of a collection that lasts, from its table; what the table lacks is written now.
+    Without texts and tokens where nothing looks at them before it is known which rows count."""
     problems, visit_P = draw(run, state, phase)
-    limit = collection_limit(run.settings) if phase.collect.every == "once" else state.limit
+    limit = collection_limit(run.settings) if _is_once(phase) else state.limit
     table = _open(run, state, phase, limit)
     with table.filling(_waiting(run, table)):
         missing = table.missing(problems, visit_P)
+        if len(missing) < len(problems):
+            run.clock.charge("table", table.seconds(problems, visit_P))
         asked, visit_M = [problems[i] for i in missing], visit_P[missing]
         if missing and phase.collect.policy == "teacher" and run.settings.teacher.file is not None:
             _read_teacher(run, state, table, asked, visit_M, limit)
@@ -164,10 +168,33 @@ def collect_table(run: Session, state: RunState, phase: Phase) -> Graded:
         state.tables = {**state.tables, phase.name: _name(state, phase)}
         run.tables.clear()
     # A teacher's rows that are too long stay in the table, or it would be asked again for them.
-    rows = table.read(problems, visit_P, tokens=phase.loss is not None, longest=limit)
+    wanted = phase.loss is not None and looks_at_tokens(phase)
+    rows = table.read(problems, visit_P, tokens=wanted, longest=limit)
     if phase.collect.policy == "teacher":
         run.progress.log(f"teacher: {said(taxonomy(rows))}")
     return rows
+
+
+def that_count(
+    run: Session, state: RunState, phase: Phase, weighted: Weighted
+) -> Iterator[Weighted]:
+    """The rows of a table that were weighed without their tokens and count, with them: the rows of
+    some problems at a time, so that never all of them are in memory."""
+    kept = np.flatnonzero(weighted.keep_B)
+    group_B = weighted.graded.rollouts.group_B[kept]
+    # Cut where a problem begins, for the rows of a preference pair stay together.
+    first_B = np.searchsorted(group_B, group_B)
+    at_once = run.engine.rows_together(weighted.graded.rollouts.limit)
+    parts = np.split(kept, np.flatnonzero(np.diff(first_B // at_once)) + 1) if len(kept) else []
+    table = Table(table_folder(run, state, phase))
+    for rows, graded in zip(parts, table.with_tokens(weighted.graded, parts)):
+        pair_B = None if weighted.pair_B is None else weighted.pair_B[rows]
+        yield dataclasses.replace(
+            take_rows(weighted, rows),
+            graded=graded,
+            train_BT=trained(phase, graded.rollouts),
+            pair_B=None if pair_B is None else pair_B - pair_B.min(),
+        )
 
 
 def _waiting(run: Session, table: Table) -> Callable[[], None]:
@@ -193,18 +220,19 @@ def _sample_parts(
     visit_P: np.ndarray,
     limit: int,
 ) -> None:
-    """Sample rows of all these problems into the table, some thousands at a time."""
+    """Sample rows of all these problems into the table, part by part (`Engine.rows_together`)."""
     taught = phase.collect.policy == "teacher"
     engine, params = writer(run, state, phase)
-    at_once = max(1, _ROWS // phase.collect.samples)
+    at_once = max(1, engine.rows_together(limit) // phase.collect.samples)
     run.progress.start(len(problems), f"{phase.name}: {phase.collect.policy} model, problems")
     for first in range(0, len(problems), at_once):
         part = slice(first, first + at_once)
+        begun = time.perf_counter()
         graded, _ = sample(run, state, phase, engine, params, problems[part], visit_P[part], limit)
         if taught:
             graded = in_the_students_words(graded, engine, run.engine)
             _tell_unusable(run, graded, [], limit)
-        table.add(graded, step=state.steps)
+        table.add(graded, step=state.steps, seconds=time.perf_counter() - begun)
         run.progress.update(
             min(len(problems), first + at_once),
             accuracy=float(graded.correct_B.mean()) if len(graded) else None,
@@ -261,7 +289,12 @@ def _tell_unusable(
 def _open(run: Session, state: RunState, phase: Phase, limit: int) -> Table:
     """The table of a phase: of its own name, of an iteration its step too."""
     key = table_key(run.settings, run.engine, run.policy.folder, phase, limit)
-    return open_table(_folder(run, phase, _name(state, phase)), key)
+    return open_table(table_folder(run, state, phase), key)
+
+
+def table_folder(run: Session, state: RunState, phase: Phase) -> pathlib.Path:
+    """Where the table of what a phase collects now lies, and what belongs to it."""
+    return _folder(run, phase, _name(state, phase))
 
 
 def _name(state: RunState, phase: Phase) -> str:

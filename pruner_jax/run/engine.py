@@ -9,6 +9,7 @@ serve all.
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -17,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from pruner_jax import text
-from pruner_jax.mesh import DECODE_RULES
+from pruner_jax.mesh import DECODE_RULES, ROWS
 from pruner_jax.policy.config import ModelConfig
 from pruner_jax.policy.handle import Policy
 from pruner_jax.policy.weights import unstack, weight_shardings
@@ -35,6 +36,9 @@ from pruner_jax.verify.pool import Verifier
 
 PyTree = Any
 Progress = Callable[[int, int, int], None]  # rows done, rows in all, tokens so far
+
+# Of what is sampled and written together: most rows and tokens; but so many rows for each seat.
+_TOGETHER, _TOKENS, _REFILLS = 4096, 4096 * 512, 8
 
 
 @dataclasses.dataclass(frozen=True)
@@ -140,6 +144,14 @@ class Engine:
         config = self.config
         per_token = 2 * config.layers * config.kv_heads * config.head_width
         return self.sampling.rows * limit * per_token * jnp.dtype(self.dtype).itemsize
+
+    def rows_together(self, limit: int) -> int:
+        """How many rows of up to so many tokens are sampled and written together, where they last:
+        no more than a stop may cost, but each seat is taken several times, for most stand empty
+        while the last rows are written."""
+        shards = 1 if self.mesh is None else math.prod(self.mesh.shape[axis] for axis in ROWS)
+        seats = self.sampling.rows * shards
+        return max(_REFILLS * seats, min(_TOGETHER, _TOKENS // limit))
 
     def rollout(
         self,

@@ -7,6 +7,7 @@ from the expander; all of them for whole collections at once.
 from __future__ import annotations
 
 import dataclasses
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Literal
 
@@ -18,21 +19,22 @@ from pruner_jax.learn.step import score
 from pruner_jax.objective.context import Context, PolicyName
 from pruner_jax.objective.method import Phase
 from pruner_jax.run import second
-from pruner_jax.run.collect import parameters, reference, writer
+from pruner_jax.run.collect import parameters, reference, table_folder, writer
 from pruner_jax.run.session import PyTree, Session
 from pruner_jax.run.state import RunState
 from pruner_jax.types import Graded, Problem, Rollouts
 
+GENERATED = "prune/generated_tokens"  # by the policy and by an expander
 _SCORED = 4_000_000  # response tokens that are scored together: their batch takes some 200 MB
 
 
 def context(
     run: Session, state: RunState, phase: Phase, told: dict[str, float] | None = None
 ) -> Context:
-    """What the method may know of this step, and what it may ask; metrics of the asking go into
-    ``told``."""
+    """What the method may know of this step, and what it may ask; what the asking took is added to
+    ``told``, metrics of the step."""
     engine = run.engine
-    told = {} if told is None else told
+    told = Counter() if told is None else told  # missing ones are 0
 
     def prompt(problem: Problem, question: str) -> np.ndarray:
         asked = dataclasses.replace(problem, question=question, messages=None)
@@ -53,11 +55,16 @@ def context(
         with run.clock.phase("rollout"):
             asked, params = writer(run, state, phase)
             limit = graded.rollouts.limit
-            return second.ask_again(asked, params, graded, prompts, limit, run.interrupts.check)
+            lasts = phase.collect.every != "step"
+            folder = table_folder(run, state, phase) if lasts else None
+            check = run.interrupts.check
+            again = second.ask_again(asked, params, graded, prompts, limit, check, folder)
+        told[GENERATED] += int(again.rollouts.length_B.sum())
+        return again
 
     def expand(graded: Graded, mask_answers: bool = False) -> Graded:
         with run.clock.phase("expand"):
-            found = second.expand(
+            expanded = second.expand(
                 run.expander,
                 run.settings.expander,
                 graded.rollouts,
@@ -65,8 +72,9 @@ def context(
                 mask_answers,
                 on_progress=run.interrupts.check,
             )
-            told["prune/expander_too_long"] = float(second.too_long(found.rollouts).mean())
-            return found
+        told["prune/expander_too_long"] = float(second.too_long(expanded.rollouts).mean())
+        told[GENERATED] += int(expanded.rollouts.length_B.sum())
+        return expanded
 
     offered = {} if run.expander is None else {"expand": expand}
     return Context(

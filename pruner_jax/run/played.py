@@ -92,7 +92,8 @@ def _counted(
 
 def _training(folder: RunFolder, records: Sequence[dict[str, Any]], run: Run) -> dict[str, Any]:
     """What training took, and how it went. Evaluations on monitor are part of it where something
-    follows them; else they, the test and saving are left out."""
+    follows them; else they, the test and saving are left out. A table that other runs share is
+    charged in full to each that uses it, tokens and seconds, whoever made it (``time/table``)."""
     summary = json.loads(folder.summary.read_text())
     followed = _follows_monitor(run.settings)
     training = [record for record in records if followed or record["kind"] != "evaluate"]
@@ -123,7 +124,8 @@ def _follows_monitor(settings: PruneConfig) -> bool:
 
 
 def generated_tokens(record: Mapping[str, Any]) -> float:
-    """Tokens that were sampled for a record, by all phases of the method; for an evaluation, and in
+    """Tokens that were sampled for a record, by all phases of the method: rows, second tries with a
+    hint, and an expander's answers, whose tokens count as the policy's; for an evaluation, and in
     older runs, rows times their mean length."""
     found = [n for name, n in record.items() if name.endswith("prune/generated_tokens")]
     if found:

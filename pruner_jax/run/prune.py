@@ -45,7 +45,6 @@ from pruner_jax.store.folder import RunFolder, write_atomically
 from pruner_jax.store.records import join_rollouts, keep_only, write_rollouts
 
 _TEST_FILES = ("base-test.*", "final-test.*")
-_TEST_ROWS = 4096  # responses to the test set that are kept together
 
 
 def prune_verb(settings: PruneConfig) -> dict[str, Any]:
@@ -348,15 +347,19 @@ def test(run: Session, params: PyTree, name: str) -> Outcomes:
     goes on with the part that it was at."""
     path = run.folder.rollouts / f"{name}-test.parquet"
     if not path.exists():
-        problems, at_once = len(run.set("test")), max(1, _TEST_ROWS // run.settings.test.samples)
-        parts = []
-        for first in range(0, problems, at_once):
-            part = slice(first, min(first + at_once, problems))
-            parts.append(path.with_name(f"{name}-test.{part.start}-{part.stop}.parquet"))
-            if not parts[-1].exists():
-                some = f", problems {part.start + 1} to {part.stop}" if at_once < problems else ""
+        rows = run.engine.rows_together(run.cap("test"))
+        problems, at_once = len(run.set("test")), max(1, rows // run.settings.test.samples)
+        parts, first = [], 0
+        while first < problems:
+            found = path.parent.glob(f"{name}-test.{first}-*.parquet")  # of any size
+            last = max((int(part.stem.rpartition("-")[2]) for part in found), default=None)
+            part = slice(first, last or min(first + at_once, problems))
+            parts.append(path.with_name(f"{name}-test.{first}-{part.stop}.parquet"))
+            if last is None:
+                some = f", problems {first + 1} to {part.stop}" if at_once < problems else ""
                 graded = evaluate(run, params, "test", f"test set, {name} model{some}", part)
                 write_rollouts(parts[-1], graded, round=0, step=0)
+            first = part.stop
         join_rollouts(parts, path)
     for part in path.parent.glob(f"{name}-test.*-*.parquet"):
         part.unlink()

@@ -8,6 +8,7 @@ text in the student's tokens, without log-probabilities.
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import pathlib
 from collections.abc import Sequence
@@ -27,6 +28,7 @@ from pruner_jax.sample.options import SampleOptions
 from pruner_jax.sample.records import Given
 from pruner_jax.sample.second import ExpanderOptions, TeacherOptions
 from pruner_jax.store.folder import write_atomically
+from pruner_jax.store.records import read_graded, write_rollouts
 from pruner_jax.text import TextOptions
 from pruner_jax.types import Graded, Origin, Problem, Prompts, Purpose, Rollouts, Verdict
 from pruner_jax.verify.pool import Verifier
@@ -355,25 +357,32 @@ def ask_again(
     prompt_tokens: Sequence[np.ndarray],
     limit: int,
     on_progress: Progress | None = None,
+    folder: pathlib.Path | None = None,
 ) -> Graded:
     """One new row in place of each given one, under another prompt; problems, groups and sample
-    numbers stay, the random numbers are others."""
+    numbers stay, the random numbers are others. With a folder they are written there part by part,
+    as they were sampled, and those that are there already are not sampled again."""
     old = graded.rollouts
-    asked = Prompts(
-        problems=tuple(old.prompts.problems[g] for g in old.group_B),
-        text=tuple(text.decode(engine.tokenizer, tokens) for tokens in prompt_tokens),
-        tokens=tuple(np.asarray(tokens, np.int32) for tokens in prompt_tokens),
-        purpose=old.prompts.purpose,
-        visit_P=old.prompts.visit_P[old.group_B] + _AGAIN,
-    )
-    nothing = np.zeros(0, np.int32)
-    given = {
-        b: Given(nothing, nothing.astype(np.float32), nothing.astype(np.uint8), sample=int(sample))
-        for b, sample in enumerate(old.sample_B)
-    }
-    found, _ = engine.rollout(
-        params, asked, samples=1, limit=limit, given=given, on_progress=on_progress
-    )
+
+    def ask(asked: Prompts, sample_B: np.ndarray) -> Graded:
+        nothing = (np.zeros(0, np.int32), np.zeros(0, np.float32), np.zeros(0, np.uint8))
+        given = {b: Given(*nothing, sample=int(sample)) for b, sample in enumerate(sample_B)}
+        found, _ = engine.rollout(
+            params, asked, samples=1, limit=limit, given=given, on_progress=on_progress
+        )
+        return found
+
+    every = np.arange(len(old))
+    if folder is None:
+        found = ask(_asked_again(engine, old, prompt_tokens, every), old.sample_B)
+    else:
+        paths, at_once = [], engine.rows_together(limit)
+        for rows in np.split(every, every[at_once::at_once]):
+            asked = _asked_again(engine, old, prompt_tokens, rows)
+            paths.append(folder / f"again-{_digest(asked, old.sample_B[rows], limit)}.parquet")
+            if not paths[-1].exists():
+                write_rollouts(paths[-1], ask(asked, old.sample_B[rows]), round=0, step=0)
+        found = read_graded(paths, {problem.id: problem for problem in old.prompts.problems})
     rollouts = dataclasses.replace(
         found.rollouts,
         prompts=old.prompts,
@@ -381,6 +390,27 @@ def ask_again(
         logp_BT=np.full_like(found.rollouts.logp_BT, np.nan),  # not those under the old prompt
     )
     return dataclasses.replace(found, rollouts=rollouts)
+
+
+def _asked_again(
+    engine: Engine, old: Rollouts, prompt_tokens: Sequence[np.ndarray], rows: np.ndarray
+) -> Prompts:
+    """The prompts of these rows, one each."""
+    groups, tokens = old.group_B[rows], [prompt_tokens[b] for b in rows]
+    return Prompts(
+        problems=tuple(old.prompts.problems[g] for g in groups),
+        text=tuple(text.decode(engine.tokenizer, ids) for ids in tokens),
+        tokens=tuple(np.asarray(ids, np.int32) for ids in tokens),
+        purpose=old.prompts.purpose,
+        visit_P=old.prompts.visit_P[groups] + _AGAIN,
+    )
+
+
+def _digest(asked: Prompts, sample_B: np.ndarray, limit: int) -> str:
+    """Of what rows that are sampled again depend on beside their folder."""
+    ids, tokens = [p.id for p in asked.problems], [ids.tolist() for ids in asked.tokens]
+    said = json.dumps([ids, tokens, asked.visit_P.tolist(), sample_B.tolist(), limit])
+    return hashlib.blake2b(said.encode(), digest_size=8).hexdigest()
 
 
 _AGAIN = 1 << 21  # added to the visits of a problem: draws that no plain visit makes

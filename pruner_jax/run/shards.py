@@ -46,22 +46,30 @@ def read_shards(paths: Sequence[pathlib.Path]) -> Rows:
 
 
 def _read(path: pathlib.Path) -> Rows:
+    import pyarrow.compute as pc
     import pyarrow.parquet as pq
 
     table = pq.read_table(path)
-    response = tuple(np.array(tokens, np.int32) for tokens in table["response"].to_pylist())
+
+    def flat(name: str) -> np.ndarray:
+        return pc.list_flatten(table[name]).to_numpy()
+
+    def ragged(name: str) -> tuple[np.ndarray, ...]:
+        ends_B = np.cumsum(pc.list_value_length(table[name]).to_numpy())
+        return tuple(np.split(flat(name).astype(np.int32), ends_B[:-1]))
+
+    response = ragged("response")
     length_B = np.array([len(tokens) for tokens in response])
     inside_BT = np.arange(length_B.max(initial=0)) < length_B[:, None]
     fields: dict[str, np.ndarray] = {}
     for name, dtype in _RAGGED.items():
         if name in table.column_names:
             fields[name] = np.zeros(inside_BT.shape, dtype)
-            flat = table[name].combine_chunks().flatten()
-            fields[name][inside_BT] = flat.to_numpy(zero_copy_only=False)
+            fields[name][inside_BT] = flat(name)
     if "pair_B" in table.column_names:
         fields["pair_B"] = table["pair_B"].to_numpy().astype(np.int32)
     return Rows(
-        prompt=tuple(np.array(tokens, np.int32) for tokens in table["prompt"].to_pylist()),
+        prompt=ragged("prompt"),
         response=response,
         temperature=table["temperature"][0].as_py(),
         limit=table["limit"][0].as_py(),

@@ -66,10 +66,10 @@ class Store:
     shards: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)  # files
     since: Mapping[str, int] = dataclasses.field(default_factory=dict)  # step of the newest
 
-    def add(self, phase: str, shard: str, step: int, keep: bool) -> Store:
-        """With a shard that was collected at a step, beside the earlier ones or in their place."""
-        shards = (*self.shards.get(phase, ()), shard) if keep else (shard,)
-        return Store({**self.shards, phase: shards}, {**self.since, phase: step})
+    def add(self, phase: str, shards: tuple[str, ...], step: int, keep: bool) -> Store:
+        """With shards that were collected at a step, beside the earlier ones or in their place."""
+        before = self.shards.get(phase, ()) if keep else ()
+        return Store({**self.shards, phase: (*before, *shards)}, {**self.since, phase: step})
 
 
 @dataclasses.dataclass(frozen=True)

@@ -8,6 +8,7 @@ course of the steps until they collect again.
 from __future__ import annotations
 
 import dataclasses
+from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -18,7 +19,7 @@ from pruner_jax.learn.optimizer import learning_rate
 from pruner_jax.learn.rows import Rows, rows_of
 from pruner_jax.measure import guards
 from pruner_jax.objective.condition import Begin
-from pruner_jax.objective.method import Phase
+from pruner_jax.objective.method import Phase, looks_at_tokens
 from pruner_jax.objective.rows import first_prompts, together
 from pruner_jax.objective.weigh import weigh
 from pruner_jax.run import collect
@@ -46,7 +47,7 @@ class Work:
     metrics: Mapping[str, Any]
     problems: int = 0  # collected at this step; 0: it goes on with the rows it has
     weighted: Weighted | None = None  # what was collected; None: nothing to learn from
-    shard: str | None = None  # where they are, if they last
+    shards: tuple[str, ...] = ()  # files of what counts of it, if it lasts
     broken: bool = False  # they hold numbers that nothing can be learnt from
 
 
@@ -113,31 +114,54 @@ def prepare(run: Session, state: RunState, phase: Phase) -> tuple[Work, dict[str
         problems = problems_of(phase, run.settings, len(run.problems["train"]))
     if phase.loss is None:
         return Work(phase, metrics, problems), state.method
+    told: Counter[str] = Counter()
     with run.clock.phase("weigh"):
-        told: dict[str, float] = {}
         weighted, method_state, weighing = weigh(
             phase, graded, state.method, context(run, state, phase, told)
         )
-    metrics |= weighing | told
+    metrics |= weighing | {name: metrics.get(name, 0) + value for name, value in told.items()}
     _say_what_cannot_train(run, state, phase, weighted)
-    sampled_BT = graded.rollouts.origin_BT == Origin.SAMPLED
-    finite = np.isfinite(graded.rollouts.logp_BT[sampled_BT]).all()
-    broken = not finite and phase.collect.policy != "teacher"
-    if broken and run.settings.guards.not_finite:  # which will ring; without it, learn refuses
-        return Work(phase, metrics, problems, weighted, broken=True), method_state
-    with run.clock.phase("learn"):
-        weighted = with_log_probabilities(run, state, phase, weighted)
-    if phase.collect.every == "step" and not phase.collect.keep:
-        return Work(phase, metrics, problems, weighted), method_state
-    shard = f"{phase.name}-{state.steps:05d}.parquet"
-    if weighted.keep_B.any():
-        run.folder.store.mkdir(exist_ok=True)
-        write_shard(run.folder.store / shard, rows_of(weighted, phase.loss))
-    elif not (phase.collect.keep and state.store.shards.get(phase.name)):
+    return ready(run, state, Work(phase, metrics, problems, weighted), graded), method_state
+
+
+def ready(run: Session, state: RunState, work: Work, graded: Graded) -> Work:
+    """Weighed rows with the log-probabilities that the loss needs; in files, if they last. Those
+    that were weighed without tokens come in several parts, each with its own file."""
+    phase, bare, shards = work.phase, without_tokens(work.phase), []
+    parts = [(graded, work.weighted)]
+    if bare:
+        found = collect.that_count(run, state, phase, work.weighted)
+        parts = ((part.graded, part) for part in found)
+    for number, (written, weighted) in enumerate(parts):
+        if run.settings.guards.not_finite and not _is_finite(phase, written):
+            return dataclasses.replace(work, broken=True)  # a guard will ring
+        with run.clock.phase("learn"):
+            weighted = with_log_probabilities(run, state, phase, weighted)
+        if not bare:
+            work = dataclasses.replace(work, weighted=weighted)
+        if phase.collect.every == "step" and not phase.collect.keep:
+            return work
+        if weighted.keep_B.any():
+            run.folder.store.mkdir(exist_ok=True)
+            place = f"-{number:05d}" if number else ""
+            shards.append(f"{phase.name}-{state.steps:05d}{place}.parquet")
+            write_shard(run.folder.store / shards[-1], rows_of(weighted, phase.loss))
+    if not shards and not (phase.collect.keep and state.store.shards.get(phase.name)):
         raise ValueError(_nothing_kept(phase, graded))
-    else:
-        shard = None
-    return Work(phase, metrics, problems, weighted, shard), method_state
+    return dataclasses.replace(work, shards=tuple(shards))
+
+
+def without_tokens(phase: Phase) -> bool:
+    """Whether a phase's rows are weighed without their tokens, which are read from its table for
+    those that count."""
+    return phase.collect.every != "step" and not looks_at_tokens(phase)
+
+
+def _is_finite(phase: Phase, graded: Graded) -> bool:
+    """Whether every token that the policy drew has a log-probability; a teacher's have none."""
+    drawn_BT = graded.rollouts.origin_BT == Origin.SAMPLED
+    finite = np.isfinite(graded.rollouts.logp_BT[drawn_BT]).all()
+    return bool(finite) or phase.collect.policy == "teacher"
 
 
 def sampled(run: Session, state: RunState, phase: Phase) -> tuple[Graded, dict[str, float]]:
@@ -200,8 +224,8 @@ def _nothing_kept(phase: Phase, graded: Graded) -> str:
 
 def _say_what_cannot_train(run: Session, state: RunState, phase: Phase, weighted: Weighted) -> None:
     """A collection without any signal is told, once in a round."""
-    trains_BT = weighted.train_BT & weighted.keep_B[:, None] & (weighted.weight_BT != 0)
-    if trains_BT.any():
+    train_BT = True if without_tokens(phase) else weighted.train_BT
+    if (train_BT & weighted.keep_B[:, None] & (weighted.weight_BT != 0)).any():
         return
     said = {(r.get("round"), r.get("phase")) for r in run.history if r["kind"] == "no_signal"}
     if (state.round + 1, phase.name) in said:
@@ -267,8 +291,8 @@ def finish(run: Session, state: RunState, work: Work) -> dict[str, float]:
         collect.drawn(state, phase, work.problems)
         if phase.loss is not None and phase.collect.every == "iteration":
             start_anew(run, state, phase)
-    if work.shard is not None:
-        state.store = state.store.add(phase.name, work.shard, state.steps, phase.collect.keep)
+    if work.shards:
+        state.store = state.store.add(phase.name, work.shards, state.steps, phase.collect.keep)
     if phase.loss is None or work.broken:
         return {}
     if not wants_reference(run, state):
@@ -408,9 +432,10 @@ def _made_to_begin(graded: Graded, phase: Phase) -> np.ndarray:
 
 
 def log_rollouts(run: Session, state: RunState, work: Work) -> None:
-    """Every so many steps the rows go to a file of their own."""
+    """Every so many steps the rows go to a file of their own; not those that are weighed without
+    their tokens, which are in the tables."""
     every = run.settings.rounds.log_rollouts_every
-    if every and state.steps % every == 0:
+    if every and state.steps % every == 0 and not without_tokens(work.phase):
         name = f"round-{state.round + 1:02d}-step-{state.steps:05d}"
         if work.phase is not run.training[0]:
             name += f"-{work.phase.name}"

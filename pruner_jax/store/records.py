@@ -11,7 +11,7 @@ import json
 import math
 import os
 import pathlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -73,11 +73,18 @@ def _plain(value: Any) -> Any:
 
 
 def write_rollouts(
-    path: pathlib.Path, graded: Graded, *, round: int, step: int, weighted: Weighted | None = None
+    path: pathlib.Path,
+    graded: Graded,
+    *,
+    round: int,
+    step: int,
+    weighted: Weighted | None = None,
+    seconds: float | None = None,
 ) -> None:
     """Write graded rollouts to one Parquet file, a row each, whole or not at all, safe on the disk.
 
-    ``weight`` is the mean weight over a row's trained tokens, null where there is none.
+    ``weight`` is the mean weight over a row's trained tokens, null where there is none. ``seconds``
+    is noted beside the rows (`seconds_of`).
     """
     import pyarrow as pa
 
@@ -119,7 +126,15 @@ def write_rollouts(
         "detail": pa.array(graded.detail or [""] * len(graded), pa.string()),
         "prompt_tokens": pa.array([prompts.tokens[g] for g in groups], pa.list_(pa.int32())),
     }
-    _write_table(pa.table(columns), path)
+    noted = None if seconds is None else {"seconds": str(seconds)}
+    _write_table(pa.table(columns, metadata=noted), path)
+
+
+def seconds_of(path: pathlib.Path) -> float:
+    """What is noted in a file of rollouts, else 0."""
+    import pyarrow.parquet as pq
+
+    return float((pq.read_schema(path).metadata or {}).get(b"seconds", 0.0))
 
 
 def _write_table(table: Any, path: pathlib.Path) -> None:
@@ -165,13 +180,15 @@ def read_graded(
     *,
     tokens: bool = True,
     longest: int | None = None,
+    only: Container[tuple[str, int, int]] | None = None,
 ) -> Graded:
     """The graded rows of several files, as one: what ``write_rollouts`` was given, file by file.
 
     ``problems``: those that the rows answer, by id. In each file the rows of one visit to a problem
     stand together; a problem that is visited twice, or comes in two files, is two groups. Without
     ``tokens`` texts are empty and the arrays ``*_BT`` have no columns. ``longest``: rows of more
-    tokens are left out, and no row has a parent.
+    tokens are left out, and no row has a parent. ``only``: of all rows these, by problem, visit and
+    sample.
 
     Raises:
       ValueError: ``longest`` leaves no row.
@@ -184,6 +201,12 @@ def read_graded(
     tables = [pq.read_table(path, columns=wanted) for path in paths]
     if longest is not None:
         tables = [part.filter(pc.less_equal(part["length"], longest)) for part in tables]
+    if only is not None:
+        names_of_rows = ("problem_id", "visit", "sample")
+        tables = [
+            part.filter([row in only for row in zip(*(part[n].to_pylist() for n in names_of_rows))])
+            for part in tables
+        ]
     table = pa.concat_tables(tables)
     if longest is not None and not len(table):
         raise ValueError(f"{paths[0].parent} has only rows of more than {longest} tokens")
@@ -209,7 +232,7 @@ def read_graded(
         if name not in wanted:
             return np.zeros((len(length_B), 0), dtype)
         padded_BT = np.zeros(inside_BT.shape, dtype)
-        padded_BT[inside_BT] = table[name].combine_chunks().flatten().to_numpy()
+        padded_BT[inside_BT] = pc.list_flatten(table[name]).to_numpy()
         return padded_BT
 
     parent_B, limit = of_rows("parent", np.int32), int(of_rows("limit", np.int32).max())

@@ -2,6 +2,7 @@
 
     FOLDER/key.json         model, tokenizer, template, sampler, K ... by name
     FOLDER/part-*.parquet   rows of some problems each, as `records.write_rollouts` has them
+    FOLDER/again-*.parquet  rows that were sampled again, with a hint (`run.second.ask_again`)
 
 A table is filled part by part, so making one can be stopped and goes on; it serves every run whose
 key is the same, as far as it has the problems that the run wants. Reference lengths, a teacher's
@@ -23,7 +24,7 @@ from typing import Any
 import numpy as np
 
 from pruner_jax.store.folder import write_atomically
-from pruner_jax.store.records import read_graded, read_rollouts, write_rollouts
+from pruner_jax.store.records import read_graded, read_rollouts, seconds_of, write_rollouts
 from pruner_jax.types import Graded, Problem, take_rows
 
 
@@ -64,13 +65,26 @@ class Table:
         wanted = zip(problems, visit_P.tolist())
         return [n for n, (problem, visit) in enumerate(wanted) if (problem.id, visit) not in have]
 
-    def add(self, graded: Graded, *, step: int) -> None:
-        """Write the rows of some problems as one part, whole or not at all."""
+    def add(self, graded: Graded, *, step: int, seconds: float = 0.0) -> None:
+        """Write the rows of some problems as one part, whole or not at all; ``seconds`` is what
+        they took."""
         prompts = graded.rollouts.prompts
         names = [problem.id for problem in prompts.problems]
         said = json.dumps([names, prompts.visit_P.tolist()])
         digest = hashlib.blake2b(said.encode(), digest_size=8).hexdigest()
-        write_rollouts(self.folder / f"part-{digest}.parquet", graded, round=0, step=step)
+        path = self.folder / f"part-{digest}.parquet"
+        write_rollouts(path, graded, round=0, step=step, seconds=seconds)
+
+    def seconds(self, problems: Sequence[Problem], visit_P: np.ndarray) -> float:
+        """What the rows of these visits to the problems took when they were written: of each part
+        as large a share as its rows are of it. Older parts do not say and count as nothing."""
+        wanted = set(zip([problem.id for problem in problems], visit_P.tolist()))
+        total = 0.0
+        for path in self._parts():
+            visits = _visits(path)
+            share = sum(visit in wanted for visit in visits) / max(1, len(visits))
+            total += share * seconds_of(path)
+        return total
 
     def read(
         self,
@@ -88,11 +102,28 @@ class Table:
           ValueError: all of them are longer than ``longest``.
         """
         wanted = list(zip([problem.id for problem in problems], visit_P.tolist()))
-        parts = [path for path in self._parts() if set(wanted) & set(_visits(path))]
+        known = set(wanted)
+        parts = [path for path in self._parts() if not known.isdisjoint(_visits(path))]
         if not parts:
             raise TableError(f"{self.folder} has no rows of the {len(problems)} problems")
         graded = read_graded(parts, _by_id(parts, problems), tokens=tokens, longest=longest)
         return _in_order(graded, wanted)
+
+    def with_tokens(self, graded: Graded, parts: Sequence[np.ndarray]) -> Iterator[Graded]:
+        """Rows that were read without texts and tokens, with them: one part of their places (int32,
+        ascending) after the other, each with the prompts of its own rows only."""
+        old = graded.rollouts
+        problems, visit_P = old.prompts.problems, old.prompts.visit_P.tolist()
+        file_of = {visit: path for path in self._parts() for visit in _visits(path)}
+        for rows in parts:
+            wanted = [(problems[g].id, visit_P[g]) for g in old.group_B[rows]]
+            paths = sorted({file_of[visit] for visit in wanted})
+            samples = old.sample_B[rows].tolist()
+            only = {(*visit, sample) for visit, sample in zip(wanted, samples)}
+            more = read_graded(paths, _by_id(paths, problems), only=only)
+            more = _in_order(more, list(dict.fromkeys(wanted)))
+            rollouts = dataclasses.replace(more.rollouts, limit=old.limit)
+            yield dataclasses.replace(more, rollouts=rollouts)
 
     def everything(self) -> Graded:
         """All rows, without texts and tokens; of the problems only the ids are known.

@@ -1,5 +1,6 @@
 """Each guard fires on what it is for, and not without it."""
 
+import dataclasses
 import math
 
 import numpy as np
@@ -140,3 +141,7 @@ def test_diagnosis_looks_at_finished_rows(graded_rows):
     assert found["prune/answer_tokens"] == 3.0
     assert found["prune/empty_thinking"] == pytest.approx(2 / 3)
     assert found["prune/repetition"] == 0.0
+    bare = graded.rollouts.tokens_BT[:, :0]  # only lengths were read
+    bare = dataclasses.replace(graded.rollouts, tokens_BT=bare)
+    found.pop("prune/repetition")
+    assert diagnose(dataclasses.replace(graded, rollouts=bare)) == found

@@ -84,7 +84,7 @@ def test_numbers_that_are_none_any_more_end_the_round(play):
 
 def test_imitation_may_be_sure_of_itself(play):
     """Taught its own shortest responses again and again, the model leaves nothing to chance."""
-    summary, records = play(
+    _, records = play(
         "--method.name=sft_shortest",
         "--method.options={samples: 4, epochs: 12}",
         "--method.collect.problems=24",

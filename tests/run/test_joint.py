@@ -240,7 +240,16 @@ def test_a_run_goes_on_where_thoughts_do_not_fit_into_the_expander(settings, mod
 
 
 def test_a_run_with_an_expander_goes_on_exactly(settings, model, tmp_path, monkeypatch):
-    prune(hawkeye(settings, model, tmp_path / "whole"))
+    expand, written = second.expand, []
+
+    def watched(*args, **kwargs):
+        expanded = expand(*args, **kwargs)
+        written.append(int(expanded.rollouts.length_B.sum()))
+        return expanded
+
+    with monkeypatch.context() as patch:
+        patch.setattr(second, "expand", watched)
+        prune(hawkeye(settings, model, tmp_path / "whole"))
     given = hawkeye(settings, model, tmp_path / "died")
     at_visit(monkeypatch, second, "expand", 2, die)
     with pytest.raises(Died):
@@ -249,3 +258,7 @@ def test_a_run_with_an_expander_goes_on_exactly(settings, model, tmp_path, monke
     whole, again = (left_behind(tmp_path / name) for name in ("whole", "died"))
     for part, value in whole.items():
         assert again[part] == value, part
+    steps = [line for line in whole["metrics"] if line["kind"] == "step"]
+    for line, tokens in zip(steps, written, strict=True):  # 4 problems with 8 rows each
+        rows = 32 * line["completions/mean_length"]
+        assert line["prune/generated_tokens"] == pytest.approx(rows + tokens)

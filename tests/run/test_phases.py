@@ -15,8 +15,9 @@ from pruner_jax.problems import last_digit
 from pruner_jax.run import collect, offers, step
 from pruner_jax.run import prune as prune_module
 from pruner_jax.run.checks import check_thoughts
+from pruner_jax.run.engine import Engine
 from pruner_jax.run.prune import prune
-from pruner_jax.store.records import read_rollouts
+from pruner_jax.store.records import read_rollouts, seconds_of
 from pruner_jax.types import Origin
 
 EVERYTHING = f"--method.name={pathlib.Path(__file__).parent / 'every_kind_of_phase.py'}"
@@ -43,7 +44,7 @@ def files(out):
 def small_parts():
     """A table of 8 problems with 3 rows each is made in two parts."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(collect, "_ROWS", 12)
+        patch.setattr(Engine, "rows_together", lambda self, limit: 12)
         yield
 
 
@@ -128,6 +129,24 @@ def test_a_run_that_dies_goes_on_exactly(
         assert again[part] == value, part
 
 
+def test_a_table_goes_on_in_parts_of_another_size(settings, tmp_path, whole, monkeypatch):
+    at_visit(monkeypatch, collect, "sample", 2, die)
+    out = tmp_path / "run"
+    with pytest.raises(Died):
+        prune(everything(settings, out))
+    monkeypatch.setattr(Engine, "rows_together", lambda self, limit: 6)
+    prune(everything(settings, out))
+    again = files(out)
+    for part in ("metrics", "summary", "store", "export"):
+        assert again[part] == whole[1][part], part
+    names = ("problem_id", "visit", "sample", "text")
+    made = [
+        sorted(x for p in (o / "tables").rglob("*.parquet") for x in rows(p, *names))
+        for o in (out, whole[0])
+    ]
+    assert made[0] == made[1] and len(again["tables"]) > len(whole[1]["tables"])
+
+
 def test_what_a_rollback_takes_is_collected_again(settings, tmp_path, monkeypatch):
     """The store is again what it was when the round began: here, empty."""
     from pruner_jax.measure import guards
@@ -172,6 +191,12 @@ def test_a_reference_table_serves_other_runs(settings, tmp_path, monkeypatch):
     # 6 problems, 2 of 3 rows kept: 12 rows in updates of 4 are 3, one a step.
     monkeypatch.setattr(collect, "_sample_parts", die)
     prune(o1(settings, tmp_path / "b", table, "--method.options.lam=5", "--seed=1"))
+    # It is charged to both, in tokens and in seconds.
+    used = [json.loads(x) for x in (tmp_path / "b" / "metrics.jsonl").read_text().splitlines()]
+    first, then = (next(x for x in lines if x["kind"] == "step") for lines in (made, used))
+    assert first["prune/generated_tokens"] == then["prune/generated_tokens"] > 0
+    spent = sum(map(seconds_of, (tmp_path / "table").glob("part-*.parquet")))
+    assert "time/table" not in first and then["time/table"] == pytest.approx(spent) and spent > 0
     for place, (words, says) in enumerate(
         (
             (["--text.instruction=Think."], "text: the table has"),

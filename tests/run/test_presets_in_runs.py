@@ -14,8 +14,9 @@ import pytest
 
 from pruner_jax import text
 from pruner_jax.problems import last_digit
-from pruner_jax.run import engine, step
+from pruner_jax.run import collect, engine, second, step
 from pruner_jax.run.prune import prune
+from pruner_jax.store import table as table_module
 from pruner_jax.store.records import read_rollouts
 from pruner_jax.types import Origin, Purpose
 
@@ -195,8 +196,12 @@ def test_wrong_rows_are_asked_for_again_with_a_hint_that_is_not_trained(play, wa
     out = play(method, {"samples": 2, "problems": 12, "temperature": 1, "hint": HINT}, *IMITATE)
     (plain, options, _), (hinted, again_options, again) = watched.of(Purpose.TRAIN)
     assert again_options == options and (options.temperature, options.top_p) == (1, 0.9)
-    (table,) = (out / "tables" / "imitate-00000").glob("*.parquet")
+    (table,) = (out / "tables" / "imitate-00000").glob("part-*.parquet")
     table, logged = rows(table), step_of(out)
+    lines = map(json.loads, (out / "metrics.jsonl").read_text().splitlines())
+    (line,) = (line for line in lines if line["kind"] == "step")
+    tokens = sum(row["length"] for row in table) + int(again.length_B.sum())
+    assert line["prune/generated_tokens"] == tokens
     wrong = [row for row in table if row["verdict"] != "correct"]
     assert 0 < len(wrong) < len(table) == 24
     # One question with its answer for each wrong row.
@@ -221,6 +226,38 @@ def test_wrong_rows_are_asked_for_again_with_a_hint_that_is_not_trained(play, wa
     assert all(row["prompt_tokens"] in questions for row in kept)
     replaced = {(row["problem_id"], row["sample"]) for row in wrong}
     assert any((row["problem_id"], row["sample"]) in replaced for row in kept)
+
+
+def test_hinted_rows_are_kept_through_a_stop(play, watched, monkeypatch, tmp_path):
+    class Died(BaseException):
+        pass
+
+    def dies(path, *args, **kwargs):
+        written.append(path)
+        if len(written) == 2:
+            raise Died
+        write(path, *args, **kwargs)
+
+    def star():
+        play("star", {"samples": 2, "problems": 12, "temperature": 1, "hint": HINT}, *IMITATE)
+        hinted = [call[2] for call in watched.of(Purpose.TRAIN) if call[0].visit_P.all()]
+        watched.sampled.clear()
+        return [len(rollouts) for rollouts in hinted]
+
+    write, written = second.write_rollouts, []
+    monkeypatch.setattr(second, "write_rollouts", dies)
+    monkeypatch.setattr(engine.Engine, "rows_together", lambda self, limit: 4)
+    with pytest.raises(Died):
+        star()
+    watched.sampled.clear()
+    again = star()  # the part that was lost and those behind it
+    assert written[1] == written[2] and len(again) == len(written) - 2
+    (tmp_path / "run").rename(tmp_path / "stopped")
+    assert star() == [4, *again]
+    stopped, whole = watched.learnt
+    for name in ("prompt", "response"):
+        ours, theirs = getattr(stopped, name), getattr(whole, name)
+        assert [x.tolist() for x in ours] == [x.tolist() for x in theirs]
 
 
 def test_a_worked_example_is_shown_while_sampling_only(play, watched):
@@ -262,6 +299,56 @@ def test_the_longest_prompt_of_any_step_is_known_not_to_fit_before_anything_star
     play(method, options, *words, f"--rounds.limits=[{fits}]")
     with pytest.raises(ValueError, match="do not fit into the model's context of 512"):
         play(method, options, *words, f"--rounds.limits=[{fits + 1}]")
+
+
+# -- collected once, weighed by lengths and verdicts -----------------------------------------------
+
+
+@pytest.mark.parametrize("method", ["o1_pruner", "sft_shortest", "dpo_shortest"])
+def test_of_a_table_only_the_tokens_that_train_are_read(play, monkeypatch, method):
+    """Some at a time; the learner gets the same rows as if all tokens had been there."""
+    ready, read, seen, learnt = step.ready, table_module.read_graded, [], []
+
+    class Compared(BaseException):
+        pass
+
+    def reading(*args, **kwargs):
+        graded = read(*args, **kwargs)
+        if graded.rollouts.tokens_BT.size:
+            seen.append(len(graded))
+        return graded
+
+    def comparing(run, state, work, graded):
+        assert graded.rollouts.tokens_BT.size == 0
+        for looks in (False, True):  # at tokens, while it weighs
+            for module in (collect, step):
+                monkeypatch.setattr(module, "looks_at_tokens", lambda phase, looks=looks: looks)
+            graded = collect.collect_table(run, state, work.phase)
+            weighed = step.weigh(work.phase, graded, {}, step.context(run, state, work.phase))
+            work = dataclasses.replace(work, weighted=weighed[0])
+            shards = ready(run, state, work, graded).shards
+            learnt.append(step.read_shards([run.folder.store / name for name in shards]))
+            learnt.append((len(shards), seen[:]))
+            seen.clear()
+        raise Compared
+
+    monkeypatch.setattr(engine.Engine, "rows_together", lambda self, limit: 16)
+    monkeypatch.setattr(table_module, "read_graded", reading)
+    monkeypatch.setattr(step, "ready", comparing)
+    with pytest.raises(Compared):
+        options = {"samples": 4, "temperature": 1.0, "top_p": 1.0}
+        play(method, options, EASY, "--rounds.limits=[48]", "--problems.options.train=24")
+    bare, (files, tokens_of), whole, (one, all_tokens) = learnt
+    assert (one, sum(all_tokens)) == (1, 4 * 24) and files > 1
+    assert sum(tokens_of) == len(bare) == len(whole) > 16 and max(tokens_of) < 16 + 4
+    for field in dataclasses.fields(bare):
+        ours, theirs = getattr(bare, field.name), getattr(whole, field.name)
+        if field.name in ("prompt", "response"):
+            assert [x.tolist() for x in ours] == [x.tolist() for x in theirs]
+        elif field.name.endswith("logp_BT") and ours is not None:
+            np.testing.assert_allclose(ours, theirs, atol=1e-5)  # in other batches
+        else:
+            np.testing.assert_array_equal(ours, theirs, err_msg=field.name)
 
 
 # -- a teacher's programs --------------------------------------------------------------------------

@@ -4,6 +4,7 @@ import functools
 import json
 import pathlib
 import signal
+import types
 
 import numpy as np
 import pytest
@@ -12,8 +13,10 @@ import pruner_jax as pj
 from pruner_jax.report.read import read_run
 from pruner_jax.run import collect, monitor, step
 from pruner_jax.run import prune as prune_module
+from pruner_jax.run.engine import Engine
 from pruner_jax.run.interrupts import Interrupted
 from pruner_jax.run.prune import prune
+from pruner_jax.sample.options import SampleOptions
 from pruner_jax.store.folder import FolderError
 from pruner_jax.store.records import read_rollouts
 from pruner_jax.types import Purpose
@@ -116,10 +119,15 @@ def test_a_run_that_dies_goes_on_exactly(
         assert again[part] == value, part
 
 
-@pytest.mark.parametrize("visit", [1, 2, 3, 4])
-def test_a_test_goes_on_with_the_part_that_it_was_at(settings, tmp_path, whole, monkeypatch, visit):
-    """Here two parts for each model, of four problems with two samples."""
-    monkeypatch.setattr(prune_module, "_TEST_ROWS", 8)
+@pytest.mark.parametrize(
+    ("visit", "then", "wanted"),
+    [*((visit, 8, [4] * 5) for visit in (1, 2, 3, 4)), (2, 4, [4, 4, *[2] * 6])],
+)
+def test_a_test_goes_on_with_the_part_that_it_was_at(
+    settings, tmp_path, whole, monkeypatch, visit, then, wanted
+):
+    """Here two parts for each model, of four problems with two samples; or smaller ones then."""
+    monkeypatch.setattr(Engine, "rows_together", lambda self, limit: 8)
     real, sampled = monitor.measure, []
 
     def measure(engine, params, problems, *args, **kwargs):
@@ -133,9 +141,32 @@ def test_a_test_goes_on_with_the_part_that_it_was_at(settings, tmp_path, whole, 
     given = settings(f"--out={tmp_path / 'run'}")
     with pytest.raises(Died):
         prune(given)
+    monkeypatch.setattr(Engine, "rows_together", lambda self, limit: then)
     prune(given)
-    assert sampled == [4] * 5  # the one that was interrupted twice
-    assert left_behind(tmp_path / "run") == whole
+    assert sampled == wanted  # the one that was interrupted twice
+    again, before = left_behind(tmp_path / "run"), whole
+    if then != 8:  # in other batches log-probabilities are rounded otherwise
+        again, before = (
+            {**found, "rollouts": {n: {**x, "logp": None} for n, x in found["rollouts"].items()}}
+            for found in (again, before)
+        )
+    assert again == before
+
+
+@pytest.mark.parametrize(
+    ("limit", "shape", "rows"),
+    [
+        (512, None, 4096),
+        (1024, None, 2048),
+        (8192, None, 512),
+        (8192, {"data": 2, "fsdp": 4}, 4096),
+    ],
+)
+def test_long_rows_are_written_a_few_at_a_time(limit, shape, rows):
+    """Some two million tokens, but eight rows for each of 64 seats of a device."""
+    mesh = shape and types.SimpleNamespace(shape=shape)
+    engine = types.SimpleNamespace(mesh=mesh, sampling=SampleOptions(rows=64))
+    assert Engine.rows_together(engine, limit) == rows
 
 
 @pytest.fixture
