@@ -171,6 +171,7 @@ def alone(name: str, folder: pathlib.Path) -> str:
 
 
 SIDES = ("against", "model")  # the model before and after
+SHARES = ("accuracy", "large_alone_accuracy", "leak_rate")
 
 
 def columns(folder: pathlib.Path, side: str) -> np.ndarray:
@@ -183,11 +184,11 @@ def together(name: str, folders: Sequence[pathlib.Path]) -> str:
     """The runs of all seeds, with intervals over problems and seeds (see ``measure.frontier``)."""
     values_SMPQ = np.stack([[columns(folder, side) for side in SIDES] for folder in folders])
     everywhere = subsets(np.full(values_SMPQ.shape[2], np.nan))
-    shares = [quantity for quantity in QUANTITIES if quantity != "chain_tokens"]
-    means = resampled({name: values_SMPQ}, QUANTITIES, everywhere, shares=shares)[name]
+    means = resampled({name: values_SMPQ}, QUANTITIES, everywhere)[name]
 
-    def say(draws: np.ndarray) -> dict[str, float]:
-        return dataclasses.asdict(estimate(draws))
+    def say(key: str, draws: np.ndarray) -> dict[str, float]:
+        within = (0.0, 1.0) if key in SHARES else (-np.inf, np.inf)
+        return dataclasses.asdict(estimate(draws, within=within))
 
     found = {
         "accuracy": means("accuracy"),
@@ -202,8 +203,8 @@ def together(name: str, folders: Sequence[pathlib.Path]) -> str:
     }
     return row(
         f"**{name}**",
-        {key: say(draws) for key, draws in found.items()},
-        {key: say(draws) for key, draws in against.items()},
+        {key: say(key, draws) for key, draws in found.items()},
+        {key: say(key, draws) for key, draws in against.items()},
     )
 
 

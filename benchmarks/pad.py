@@ -305,7 +305,7 @@ def report(out: pathlib.Path, found: dict[str, list[dict[str, Any]]]) -> None:
     accuracy, claims = {}, {}
     print("\n| student | measurement | set | accuracy | of each seed |\n|---|---|---|---|---|")
     for name, entries in found.items():
-        made = estimate(draws[name])
+        made = estimate(draws[name], within=(0.0, 1.0))
         each[name] = [float(np.mean(entry["correct_P"])) for entry in entries]
         accuracy[name] = {**dataclasses.asdict(made), "entries": entries}
         said = " ".join(f"{x:.3f}" for x in each[name])
@@ -347,7 +347,7 @@ def resampled_accuracy(found: dict[str, list[dict[str, Any]]]) -> dict[str, np.n
             ]
         )
         everywhere_PU = subsets(np.full(correct_SPQ.shape[1], np.nan))
-        means = resampled({student: correct_SPQ[:, None]}, own, everywhere_PU, shares=own)[student]
+        means = resampled({student: correct_SPQ[:, None]}, own, everywhere_PU)[student]
         draws |= {n: means(n, model=MODELS[0]) for n in own}
     return draws
 

@@ -27,7 +27,7 @@ from __future__ import annotations
 
 import dataclasses
 import zlib
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -38,7 +38,7 @@ MODELS = ("base", "final")
 SUBSETS = ("all", "easy", "hard")
 _MOST_LEVELS = 10  # with more distinct difficulties the ends are fifths
 _CHUNK = 256  # resamples at once
-_LEAST = 1e-9  # of a mean, so that it can be divided by
+_LEAST = 1e-9  # of what is divided by
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,12 +70,17 @@ MEASURES = (*_MEANS, "adaptivity")
 """What a model is measured by; at_once is the share of responses without a thought."""
 
 
+def bounds(name: str) -> tuple[float, float]:
+    """Where one of ``MEASURES`` can lie."""
+    return (0.0, 1.0) if name.endswith(("accuracy", "at_once")) else (0.0, np.inf)
+
+
 def measure(means: Means, name: str, model: str = "final") -> np.ndarray:
     """One of ``MEASURES``, float64 [1 + R]. Adaptivity: mean tokens on hard problems over those on
     easy ones (ALP, arXiv 2506.05256)."""
     if name == "adaptivity":
         hard, easy = (means("tokens", subset, model) for subset in ("hard", "easy"))
-        return masked.ratio(hard, easy, np.nan)
+        return ratio(hard, easy)
     return means(*_MEANS[name], model)
 
 
@@ -103,18 +108,18 @@ def resampled(
     quantities: Sequence[str],
     subsets_PU: np.ndarray,
     *,
-    shares: Collection[str] = ("accuracy", "at_once"),
     resamples: int = 10_000,
     seed: int = 0,
 ) -> dict[str, Means]:
-    """Means of every point and of its draws, as above. Seeds of negative weight may lead beyond
-    what a quantity can be; a draw ends there.
+    """Means of every point and of its draws, as above.
+
+    Seeds of negative weight may lead a draw beyond what the quantity can be. It is left there, so
+    that differences of means with the same seeds stay what they are; ``estimate`` cuts intervals.
 
     Args:
       values: by the point's name float [S, M, P, Q], the mean over samples of each problem.
       quantities: what the Q columns are called.
       subsets_PU: of ``subsets``.
-      shares: the quantities that are 1 at most; none is below 0.
       resamples: R.
       seed: of the draws; a point's do not depend on which other points there are.
     """
@@ -132,14 +137,7 @@ def resampled(
         for name, x in values.items():
             weights_RS = _seed_weights(own[name], size, len(x))
             draws[name].append(_means(x, times_RP, weights_RS, subsets_PU))
-    most_Q = [1.0 if name in shares else np.inf for name in quantities]
-    return {
-        name: Means(
-            tuple(quantities),
-            np.concatenate([first, np.clip(np.concatenate(others), _LEAST, most_Q)]),
-        )
-        for name, (first, *others) in draws.items()
-    }
+    return {name: Means(tuple(quantities), np.concatenate(parts)) for name, parts in draws.items()}
 
 
 def _times(rng: np.random.Generator, rows: int, things: int) -> np.ndarray:
@@ -179,10 +177,18 @@ def _means(
     return masked.ratio(means_RUMQ, counts_RU[:, :, None, None], np.nan).transpose(0, 2, 1, 3)
 
 
-def estimate(draws: np.ndarray, confidence: float = 0.95) -> Estimate:
-    """The value in the first place with the central interval of the others."""
-    low, high = interval(draws[1:], confidence)
+def estimate(
+    draws: np.ndarray, confidence: float = 0.95, within: tuple[float, float] = (-np.inf, np.inf)
+) -> Estimate:
+    """The value in the first place with the central interval of the others, cut to where the
+    quantity can lie."""
+    low, high = np.clip(interval(draws[1:], confidence), *within)
     return Estimate(float(draws[0]), float(low), float(high))
+
+
+def ratio(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
+    """Of two means that are positive; a draw of 0 or less counts as next to nothing."""
+    return np.maximum(numerator, 0.0) / np.maximum(denominator, _LEAST)
 
 
 def on_frontier(tokens_RN: np.ndarray, accuracy_RN: np.ndarray) -> np.ndarray:
@@ -207,10 +213,10 @@ def hypervolume(tokens_RN: np.ndarray, accuracy_RN: np.ndarray, limit: int) -> n
     """
     if limit < 2:
         raise ValueError(f"the hypervolume needs a token limit of 2 or more, found {limit}")
-    x_RN = np.clip(1.0 - np.log(tokens_RN) / np.log(limit), 0.0, 1.0)
+    x_RN = np.clip(1.0 - np.log(np.maximum(tokens_RN, 1.0)) / np.log(limit), 0.0, 1.0)
     order = np.argsort(x_RN, axis=1)
     x_RN = np.take_along_axis(x_RN, order, axis=1)
-    a_RN = np.take_along_axis(accuracy_RN, order, axis=1)
+    a_RN = np.take_along_axis(np.clip(accuracy_RN, 0.0, 1.0), order, axis=1)
     reached_RN = np.maximum.accumulate(a_RN[:, ::-1], axis=1)[:, ::-1]
     return (np.diff(x_RN, axis=1, prepend=0.0) * reached_RN).sum(axis=1)
 

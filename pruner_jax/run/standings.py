@@ -13,17 +13,18 @@ from typing import Any
 
 import numpy as np
 
-from pruner_jax import masked
 from pruner_jax.config import CompareConfig
 from pruner_jax.measure import paired
 from pruner_jax.measure.frontier import (
     MEASURES,
     Means,
+    bounds,
     correlation,
     estimate,
     hypervolume,
     measure,
     on_frontier,
+    ratio,
     resampled,
     subsets,
 )
@@ -118,19 +119,18 @@ def _described(means: Means, quantities: Sequence[str], confidence: float) -> di
     """A point's numbers, each with its interval."""
     accuracy, tokens = means("accuracy"), means("tokens")
     accuracy_0, tokens_0 = means("accuracy", model=BASE), means("tokens", model=BASE)
+    least = [np.maximum(mean, 1e-9) for mean in (accuracy_0, tokens_0, accuracy, tokens)]
     draws = {
-        **{name: measure(means, name) for name in MEASURES},
-        "accuracy_change": accuracy - accuracy_0,
-        "token_ratio": masked.ratio(tokens, tokens_0, np.nan),
-        "aes": paired.aes(accuracy_0, tokens_0, accuracy, tokens),
+        "accuracy_change": (accuracy - accuracy_0, (-1.0, 1.0)),
+        "token_ratio": (ratio(tokens, tokens_0), (0.0, np.inf)),
+        "aes": (paired.aes(*least), (-np.inf, np.inf)),
+        **{name: (measure(means, name), bounds(name)) for name in MEASURES},
     }
-    found = {name: _estimate(draw, confidence) for name, draw in draws.items()}
+    found = {name: _estimate(draw, confidence, within) for name, (draw, within) in draws.items()}
     found["redundancy"] = {
         name: {
-            "per_response": _estimate(means(name), confidence),
-            "per_step": _estimate(
-                masked.ratio(means(name), means("difficulty"), np.nan), confidence
-            ),
+            "per_response": _estimate(means(name), confidence, (0.0, np.inf)),
+            "per_step": _estimate(ratio(means(name), means("difficulty")), confidence),
         }
         for name in quantities
         if name not in QUANTITIES
@@ -138,8 +138,8 @@ def _described(means: Means, quantities: Sequence[str], confidence: float) -> di
     return found
 
 
-def _estimate(draws: np.ndarray, confidence: float) -> dict[str, float]:
-    return dataclasses.asdict(estimate(draws, confidence))
+def _estimate(draws: np.ndarray, confidence: float, *within: tuple[float, float]) -> dict:
+    return dataclasses.asdict(estimate(draws, confidence, *within))
 
 
 def _trained(runs: list[Played]) -> dict[str, Any]:

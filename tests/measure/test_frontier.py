@@ -4,11 +4,13 @@ import numpy as np
 import pytest
 
 from pruner_jax.measure.frontier import (
+    bounds,
     correlation,
     estimate,
     hypervolume,
     measure,
     on_frontier,
+    ratio,
     resampled,
     subsets,
 )
@@ -66,16 +68,17 @@ def test_over_seeds_the_interval_is_students(seeds, t):
     assert found.value - found.low == pytest.approx(half, rel=0.06)
 
 
-def test_a_draw_ends_where_the_quantity_does():
+def test_an_interval_ends_where_the_quantity_does_and_differences_stay_paired():
     """Two seeds, whose mean is spread as wide as Cauchy's distribution."""
-    point = values([[0.9] * 5, [0.2] * 5])
+    point = values([[0.9] * 5, [0.2] * 5], base=[[0.8] * 5, [0.1] * 5])
     means = resampled({"a": point}, QUANTITIES, subsets(np.arange(5.0)), resamples=2000)["a"]
-    accuracy = estimate(measure(means, "accuracy"))
-    assert (accuracy.low, accuracy.high) == (pytest.approx(0, abs=1e-6), 1)
-    tokens = estimate(measure(means, "tokens"))
-    assert tokens.low == pytest.approx(0, abs=1e-6) and tokens.high > 2
-    change = measure(means, "tokens") / measure(means, "tokens", "base")
-    assert np.isfinite(change).all()
+    accuracy = estimate(measure(means, "accuracy"), within=bounds("accuracy"))
+    assert (accuracy.low, accuracy.high) == (0, 1)
+    tokens = estimate(measure(means, "tokens"), within=bounds("tokens"))
+    assert tokens.low == 0 and tokens.high > 2
+    change = measure(means, "accuracy") - measure(means, "accuracy", "base")
+    np.testing.assert_allclose(change, 0.1)
+    assert np.isfinite(ratio(measure(means, "tokens"), measure(means, "tokens", "base"))).all()
 
 
 def test_problems_are_drawn_as_the_plain_bootstrap_draws_them():
