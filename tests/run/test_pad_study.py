@@ -107,6 +107,7 @@ def test_intervals_of_the_study_are_over_problems_and_seeds(pad, tmp_path, capsy
         "filtered | greedy | test": [{"correct_P": [0.2 + 0.5 * p for p in problems]}] * 3,
         "filtered | beam | test": [{"correct_P": [0.4 + 0.5 * p for p in problems]}] * 3,
         "unfiltered | greedy | test": [{"correct_P": [x] * 100} for x in (0.0, 0.45, 0.9)],
+        "chains | greedy | test": [{"correct_P": [x] * 100} for x in (0.4, 0.42, 0.44)],
     }
     pad.report(tmp_path, found)
     written = json.loads((tmp_path / "study.json").read_text())
@@ -115,5 +116,9 @@ def test_intervals_of_the_study_are_over_problems_and_seeds(pad, tmp_path, capsy
     greedy = written["accuracy"]["filtered | greedy | test"]
     assert 0.38 < greedy["low"] < 0.42 < greedy["value"] < 0.48 < greedy["high"] < 0.52
     apart = written["accuracy"]["unfiltered | greedy | test"]
-    assert (apart["low"], apart["high"]) == (0.0, pytest.approx(0.9))
+    assert (apart["low"], apart["high"]) == (0.0, 1.0)  # three seeds: .45 +- 4.3 * .26
+    close = written["accuracy"]["chains | greedy | test"]
+    half = 4.303 * 0.02 / 3**0.5  # Student's t
+    assert close["low"] == pytest.approx(0.42 - half, abs=0.004)
+    assert close["high"] == pytest.approx(0.42 + half, abs=0.004)
     assert "| step beam over greedy | test | +0.200" in capsys.readouterr().out

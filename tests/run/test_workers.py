@@ -28,7 +28,7 @@ def test_runs_side_by_side_are_those_of_one_after_the_other(comparison, tmp_path
 
 def test_an_accelerator_is_not_shared(comparison, tmp_path, monkeypatch):  # noqa: F811
     monkeypatch.setattr(compare_module.jax, "default_backend", lambda: "tpu")
-    with pytest.raises(ValueError, match="workers is 2, but the runs would share one tpu"):
+    with pytest.raises(ValueError, match="workers is 2, but a run takes every tpu device"):
         compare(comparison(tmp_path / "out", workers=2))
 
 
