@@ -38,7 +38,6 @@ MODELS = ("base", "final")
 SUBSETS = ("all", "easy", "hard")
 _MOST_LEVELS = 10  # with more distinct difficulties the ends are fifths
 _CHUNK = 256  # resamples at once
-_LEAST = 1e-9  # of what is divided by
 
 
 @dataclasses.dataclass(frozen=True)
@@ -187,8 +186,14 @@ def estimate(
 
 
 def ratio(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
-    """Of two means that are positive; a draw of 0 or less counts as next to nothing."""
-    return np.maximum(numerator, 0.0) / np.maximum(denominator, _LEAST)
+    """Of the draws of two means that are never negative; NaN where the denominator is 0."""
+    return masked.ratio(np.maximum(numerator, 0.0), divisor(denominator), np.nan)
+
+
+def divisor(draws: np.ndarray) -> np.ndarray:
+    """Draws of a positive mean that something is divided by: those that seeds lead to 0 or below
+    become a hundredth of the value. All 0 where the value is."""
+    return np.maximum(draws, draws[0] / 100) if draws[0] > 0 else np.zeros_like(draws)
 
 
 def on_frontier(tokens_RN: np.ndarray, accuracy_RN: np.ndarray) -> np.ndarray:

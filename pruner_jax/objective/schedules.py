@@ -151,7 +151,7 @@ def steer(phase: Any, state: Mapping[str, Any], metrics: Mapping[str, float]) ->
         key = _key(phase, path)
         if slot.metric.startswith("monitor/"):
             evaluated = int(metrics["monitor/step"])
-            if heard.get(key) == evaluated:
+            if heard.get(key, -1) >= evaluated:
                 continue
             heard[key] = np.asarray(evaluated, np.int64)
         value = float(values.get(key, slot.start))

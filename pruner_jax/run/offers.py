@@ -83,7 +83,7 @@ def context(
         round_step=state.step,
         round=state.round,
         seed=run.settings.seed,
-        metrics=run.latest_evaluation(),
+        metrics=run.latest_evaluation(state),
         reference=reference(run, state),
         end_token=engine.end_id,
         encode=lambda said: text.encode(engine.tokenizer, said),

@@ -49,7 +49,7 @@ from pruner_jax.run.heap import give_back_large_blocks
 from pruner_jax.run.interrupts import Interrupts
 from pruner_jax.run.measuring import read_outcomes
 from pruner_jax.run.second import Second, check_room, load_expander, load_second
-from pruner_jax.run.state import Mark
+from pruner_jax.run.state import Mark, RunState
 from pruner_jax.store.checkpoints import Checkpoints
 from pruner_jax.store.folder import RunFolder, check_folder, open_folder
 from pruner_jax.store.records import Metrics, write_rollouts
@@ -196,12 +196,15 @@ class Session:
         self.history.append(record)
         return record
 
-    def latest_evaluation(self) -> dict[str, float]:
-        """Numbers of the newest evaluation on monitor, under ``monitor/``, and its ``step``.
-        ``margin``, which the start model has not: lower confidence bound of the change in accuracy
-        plus the tolerance."""
+    def latest_evaluation(self, state: RunState) -> dict[str, float]:
+        """Numbers of the newest evaluation on monitor of what is trained, under ``monitor/``, and
+        its ``step``: of this round, or else of the model that the round began with, for the others
+        of earlier rounds were of parameters that are gone. ``margin``, which the start model has
+        not: lower confidence bound of the change in accuracy plus the tolerance."""
         for record in reversed(self.history):
-            if record["kind"] == "evaluate":
+            if record["kind"] != "evaluate":
+                continue
+            if record["round"] == state.current_round or record["step"] == state.origin.step:
                 names = ("step", "accuracy", "mean_tokens", "truncated", "margin")
                 return {f"monitor/{name}": record[name] for name in names if name in record}
         return {}

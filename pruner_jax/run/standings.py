@@ -20,6 +20,7 @@ from pruner_jax.measure.frontier import (
     Means,
     bounds,
     correlation,
+    divisor,
     estimate,
     hypervolume,
     measure,
@@ -119,11 +120,13 @@ def _described(means: Means, quantities: Sequence[str], confidence: float) -> di
     """A point's numbers, each with its interval."""
     accuracy, tokens = means("accuracy"), means("tokens")
     accuracy_0, tokens_0 = means("accuracy", model=BASE), means("tokens", model=BASE)
-    least = [np.maximum(mean, 1e-9) for mean in (accuracy_0, tokens_0, accuracy, tokens)]
     draws = {
         "accuracy_change": (accuracy - accuracy_0, (-1.0, 1.0)),
         "token_ratio": (ratio(tokens, tokens_0), (0.0, np.inf)),
-        "aes": (paired.aes(*least), (-np.inf, np.inf)),
+        "aes": (
+            paired.aes(divisor(accuracy_0), divisor(tokens_0), accuracy, tokens),
+            (-np.inf, np.inf),
+        ),
         **{name: (measure(means, name), bounds(name)) for name in MEASURES},
     }
     found = {name: _estimate(draw, confidence, within) for name, (draw, within) in draws.items()}

@@ -6,6 +6,7 @@ import pytest
 from pruner_jax.measure.frontier import (
     bounds,
     correlation,
+    divisor,
     estimate,
     hypervolume,
     measure,
@@ -79,6 +80,13 @@ def test_an_interval_ends_where_the_quantity_does_and_differences_stay_paired():
     change = measure(means, "accuracy") - measure(means, "accuracy", "base")
     np.testing.assert_allclose(change, 0.1)
     assert np.isfinite(ratio(measure(means, "tokens"), measure(means, "tokens", "base"))).all()
+
+
+def test_nothing_is_divided_by_a_mean_of_0():
+    draws = np.array([2.0, 4.0, -1.0])
+    np.testing.assert_allclose(ratio(np.array([1.0, 1.0, 1.0]), draws), [0.5, 0.25, 50.0])
+    assert np.isnan(ratio(draws, np.array([0.0, 1.0, 2.0]))).all()
+    np.testing.assert_array_equal(divisor(draws), [2.0, 4.0, 0.02])
 
 
 def test_problems_are_drawn_as_the_plain_bootstrap_draws_them():

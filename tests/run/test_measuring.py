@@ -1,6 +1,7 @@
 """Measuring a model with its thoughts ended at a budget, or after worked examples."""
 
 import pathlib
+import types
 
 import pytest
 
@@ -8,6 +9,8 @@ from pruner_jax.config import EvaluateConfig, load
 from pruner_jax.run import engine
 from pruner_jax.run.evaluate import evaluate_verb
 from pruner_jax.run.prune import prune
+from pruner_jax.run.session import Session
+from pruner_jax.run.state import Mark
 from pruner_jax.store.records import read_rollouts
 from pruner_jax.types import Origin
 
@@ -55,3 +58,24 @@ def test_worked_examples_must_fit_before_a_run_starts(settings, tmp_path, name):
     words = (f"--out={tmp_path / 'run'}", f"--text.examples={long}", f"--{name}.examples=1")
     with pytest.raises(ValueError, match=rf"{name} set, problem .* do not fit into the model"):
         prune(settings(*words))
+
+
+def test_the_newest_evaluation_is_of_what_is_trained():
+    """The first round went back to step 20 after 40; what was seen at 40 is of nobody any more."""
+    history = [
+        {"kind": "evaluate", "round": 0, "step": 0, "accuracy": 0.9},
+        {"kind": "evaluate", "round": 1, "step": 20, "accuracy": 0.8, "margin": 0.1},
+        {"kind": "evaluate", "round": 1, "step": 40, "accuracy": 0.1, "margin": -0.7},
+        {"kind": "step", "round": 2, "step": 41},
+    ]
+    run = types.SimpleNamespace(history=history)
+
+    def newest(round, origin):
+        state = types.SimpleNamespace(current_round=round, origin=Mark(origin, "", ""))
+        return Session.latest_evaluation(run, state)
+
+    assert newest(1, 0)["monitor/step"] == 40
+    assert newest(2, 20) == {"monitor/step": 20, "monitor/accuracy": 0.8, "monitor/margin": 0.1}
+    assert newest(2, 0) == {"monitor/step": 0, "monitor/accuracy": 0.9}
+    history.append({"kind": "evaluate", "round": 2, "step": 60, "accuracy": 0.7})
+    assert newest(2, 20)["monitor/step"] == 60
