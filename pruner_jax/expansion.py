@@ -42,8 +42,9 @@ def _number(answer: str) -> str | None:
     sign, whole, part = found[1], found[2].replace(",", ""), (found[3] or "").rstrip("0")
     first = len(whole) % 3 or 3
     groups = [whole[:first], *(whole[n : n + 3] for n in range(first, len(whole), 3))]
-    before = re.escape(sign) if sign else r"(?<![\d.])"
-    if not sign and len(whole) == 3:  # it may be the end of 1,234
+    # Letters on either side are let pass: 5km says 5. Before a sign stands nothing to take from.
+    before = rf"(?<![\w)]){re.escape(sign)}" if sign else r"(?<![\d.])"
+    if not sign and len(whole) % 3 == 0:  # it may be the end of 1,234
         before += r"(?<!\d,)"
     zeros = rf"\.{part}0*" if part else r"(?:\.0+)?"
     return before + ",?".join(groups) + zeros + r"(?!\d|\.\d|,\d{3}(?!\d))"
