@@ -94,7 +94,8 @@ class AutoOptions:
     """Where these two would keep the limit up: it becomes this share of the current one. For as
     long as a checkpoint stays in the band there is something to win."""
     least: float = 0.25
-    """Stop where fewer of the solvable monitor problems would keep a correct answer."""
+    """Share of the solvable monitor problems that must keep a correct answer: the limit goes no
+    further down, and the rounds end where that leaves no room."""
     floor: int = 1
     """No limit below this many tokens."""
 

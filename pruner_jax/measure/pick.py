@@ -25,6 +25,8 @@ from pruner_jax.measure.outcomes import Outcomes
 from pruner_jax.measure.paired import accuracy_lower_bound, smallest_detectable_change
 from pruner_jax.measure.stats import accuracy, mean_tokens
 
+_HARDLY_LESS = 0.95  # a limit above this share of the last one is not worth a round
+
 
 @dataclasses.dataclass(frozen=True)
 class Candidate:
@@ -182,8 +184,9 @@ def next_limit(outcomes: Outcomes, current: int, options: AutoOptions) -> NextLi
 
     A model that has learnt to fit its limit would so keep it for ever; but the round had a
     checkpoint in the band, so the limit falls to the ``shrink`` share of the last one at least
-    (ThinkPrune's 4000, 3000, 2000, chosen by hand, are 0.75 and 0.67). It ends at ``floor``, and
-    where fewer than the ``least`` share of the solvable problems would keep a correct answer.
+    (ThinkPrune's 4000, 3000, 2000, chosen by hand, are 0.75 and 0.67). It falls less far where
+    fewer than the ``least`` share of the solvable problems would keep a correct answer. It ends
+    where that, or ``floor``, is within 5 % of the last limit.
     """
     solved_PG = outcomes.correct_PG & outcomes.mask_PG
     if not solved_PG.any():
@@ -194,19 +197,19 @@ def next_limit(outcomes: Outcomes, current: int, options: AutoOptions) -> NextLi
     solvable_P = solved_PG.any(axis=1)
     coverage = float(masked.quantile(shortest_P, solvable_P, options.coverage, empty=np.nan))
     wished = max(math.ceil(pressure), math.ceil(coverage))
-    limit = max(min(wished, math.floor(options.shrink * current)), options.floor)
+    enough = math.ceil(options.least * np.count_nonzero(solvable_P))  # problems
+    reachable = math.ceil(np.sort(shortest_P[solvable_P])[enough - 1])
+    lowest = max(reachable, options.floor)
+    limit = max(min(wished, math.floor(options.shrink * current)), lowest)
     basis = (
         f"{options.quantile:.0%} of the correct answers fit into {math.ceil(pressure)} tokens, "
         f"{options.coverage:.0%} of the solvable problems into {math.ceil(coverage)}"
     )
-    if limit >= current:
-        return NextLimit(None, f"{basis}: no room below the current limit of {current}")
-    kept = float(masked.mean(1.0 * (shortest_P <= limit), solvable_P, empty=0.0))
-    if kept < options.least:
+    if limit > _HARDLY_LESS * current:
         return NextLimit(
             None,
-            f"{basis}: at a limit of {limit} only {kept:.0%} of them would keep a correct answer "
-            f"(auto.least {options.least:.0%})",
+            f"{basis}, {options.least:.0%} into {reachable} (auto.least; auto.floor is "
+            f"{options.floor}): no room below the current limit of {current}",
         )
     return NextLimit(limit, f"{basis}: limit {current} -> {limit}")
 
