@@ -48,7 +48,7 @@ class Work:
     problems: int = 0  # collected at this step; 0: it goes on with the rows it has
     weighted: Weighted | None = None  # what was collected; None: nothing to learn from
     shards: tuple[str, ...] = ()  # files of what counts of it, if it lasts
-    broken: bool = False  # they hold numbers that nothing can be learnt from
+    broken: bool = False  # it holds numbers that nothing can be learnt from; a metric is NaN
 
 
 def train_step(run: Session, state: RunState) -> dict[str, Any]:
@@ -134,7 +134,9 @@ def ready(run: Session, state: RunState, work: Work, graded: Graded) -> Work:
         parts = ((part.graded, part) for part in found)
     for number, (written, weighted) in enumerate(parts):
         if run.settings.guards.not_finite and not _is_finite(phase, written):
-            return dataclasses.replace(work, broken=True)  # a guard will ring
+            # At every later step they are weighed again: the guard has to see it in the record.
+            broken = {**work.metrics, "prune/sampled_logp": np.nan}
+            return dataclasses.replace(work, metrics=broken, broken=True)
         with run.clock.phase("learn"):
             weighted = with_log_probabilities(run, state, phase, weighted)
         if not bare:

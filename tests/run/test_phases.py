@@ -167,6 +167,27 @@ def test_what_a_rollback_takes_is_collected_again(settings, tmp_path, monkeypatc
     assert all(line["prune/updates"] > 0 for line in steps)
 
 
+def test_a_table_with_numbers_that_are_none_rings(settings, tmp_path, monkeypatch):
+    """Nothing is learnt from it, and without an alarm all steps would pass without a word."""
+    real = collect.sample
+
+    def sample(*args):
+        graded, stats = real(*args)
+        graded.rollouts.logp_BT[:, 0] = np.nan
+        return graded, stats
+
+    monkeypatch.setattr(collect, "sample", sample)
+    for guard, rung in ((True, ["not_finite", "not_finite"]), (False, [])):
+        out = tmp_path / str(guard)
+        words = ("--rounds.limits=[24,24]", "--guards.action=rollback")
+        prune(o1(settings, out, f"--guards.not_finite={str(guard).lower()}", *words))
+        lines = [json.loads(x) for x in (out / "metrics.jsonl").read_text().splitlines()]
+        assert [line["guard"] for line in lines if line["kind"] == "alarm"] == rung
+        steps = [line for line in lines if line["kind"] == "step"]
+        assert len(steps) == (2 if guard else 6)
+        assert ("prune/sampled_logp" in steps[0]) == guard
+
+
 # -- tables that are shared ------------------------------------------------------------------------
 
 
