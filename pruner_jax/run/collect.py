@@ -41,6 +41,8 @@ from pruner_jax.types import Graded, Problem, Purpose, Weighted, take_rows
 # phase makes the draws of another.
 _ONCE, _FURTHER = 1 << 20, 1 << 22
 
+GENERATED = "prune/generated_tokens"  # by the policy and by an expander
+
 
 # -- which problems --------------------------------------------------------------------------------
 
@@ -157,7 +159,7 @@ def collect_table(run: Session, state: RunState, phase: Phase) -> Graded:
     table = _open(run, state, phase, limit)
     with table.filling(_waiting(run, table)):
         missing = table.missing(problems, visit_P)
-        if len(missing) < len(problems):
+        if len(missing) < len(problems) and not is_charged(run, phase):
             run.clock.charge("table", table.seconds(problems, visit_P))
         asked, visit_M = [problems[i] for i in missing], visit_P[missing]
         if missing and phase.collect.policy == "teacher" and run.settings.teacher.file is not None:
@@ -173,6 +175,23 @@ def collect_table(run: Session, state: RunState, phase: Phase) -> Graded:
     if phase.collect.policy == "teacher":
         run.progress.log(f"teacher: {said(taxonomy(rows))}")
     return rows
+
+
+def is_charged(run: Session, phase: Phase) -> bool:
+    """Whether the run's records have what a phase's table took, as where a rollback took what came
+    of it: each run is charged once for a table, whoever made it."""
+    name = metric_of(run, phase, GENERATED)
+    return _is_once(phase) and any(name in record for record in run.history)
+
+
+def metric_of(run: Session, phase: Phase, name: str) -> str:
+    """The name of a phase's metric in a record, its own for the first one that learns; of a further
+    phase ``reward`` is ``gradient/reward``, ``perf/x`` is ``perf/gradient/x``."""
+    if phase is run.training[0]:
+        return name
+    if name.startswith("perf/"):
+        return name.replace("/", f"/{phase.name}/", 1)
+    return f"{phase.name}/{name}"
 
 
 def that_count(

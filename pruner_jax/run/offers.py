@@ -19,12 +19,18 @@ from pruner_jax.learn.step import score
 from pruner_jax.objective.context import Context, PolicyName
 from pruner_jax.objective.method import Phase
 from pruner_jax.run import second
-from pruner_jax.run.collect import parameters, reference, table_folder, writer
+from pruner_jax.run.collect import (
+    GENERATED,
+    is_charged,
+    parameters,
+    reference,
+    table_folder,
+    writer,
+)
 from pruner_jax.run.session import PyTree, Session
 from pruner_jax.run.state import RunState
 from pruner_jax.types import Graded, Problem, Rollouts
 
-GENERATED = "prune/generated_tokens"  # by the policy and by an expander
 _SCORED = 4_000_000  # response tokens that are scored together: their batch takes some 200 MB
 
 
@@ -59,7 +65,8 @@ def context(
             folder = table_folder(run, state, phase) if lasts else None
             check = run.interrupts.check
             again = second.ask_again(asked, params, graded, prompts, limit, check, folder)
-        told[GENERATED] += int(again.rollouts.length_B.sum())
+        if not is_charged(run, phase):
+            told[GENERATED] += int(again.rollouts.length_B.sum())
         return again
 
     def expand(graded: Graded, mask_answers: bool = False) -> Graded:

@@ -67,9 +67,8 @@ def train_step(run: Session, state: RunState) -> dict[str, Any]:
         raise
     found: dict[str, Any] = {}
     for done in work:
-        first = done.phase is run.training[0]
         for name, value in {**done.metrics, **finish(run, state, done)}.items():
-            found[name if first else metric_of(done.phase, name)] = value
+            found[collect.metric_of(run, done.phase, name)] = value
     state.step += 1
     state.steps += 1
     for done in work:
@@ -88,14 +87,6 @@ def train_step(run: Session, state: RunState) -> dict[str, Any]:
     )
 
 
-def metric_of(phase: Phase, name: str) -> str:
-    """The name of a metric of a further phase: ``reward`` is ``gradient/reward``, ``perf/x`` is
-    ``perf/gradient/x``."""
-    if name.startswith("perf/"):
-        return name.replace("/", f"/{phase.name}/", 1)
-    return f"{phase.name}/{name}"
-
-
 # -- collect and weigh -----------------------------------------------------------------------------
 
 
@@ -111,6 +102,8 @@ def prepare(run: Session, state: RunState, phase: Phase) -> tuple[Work, dict[str
     else:
         graded = collect.collect_table(run, state, phase)
         metrics = completions(graded, phase)
+        if collect.is_charged(run, phase):
+            metrics[collect.GENERATED] = 0
         problems = problems_of(phase, run.settings, len(run.problems["train"]))
     if phase.loss is None:
         return Work(phase, metrics, problems), state.method
@@ -193,7 +186,7 @@ def sampled(run: Session, state: RunState, phase: Phase) -> tuple[Graded, dict[s
             graded = first_prompts(graded, useful[wanted - 1] + 1)
             break
         count = _expected(wanted, wanted - len(useful), len(useful) / (ahead + count))
-    generated = {"prune/generated_tokens": stats.tokens, "prune/draws": draws}
+    generated = {collect.GENERATED: stats.tokens, "prune/draws": draws}
     return graded, {**stats.metrics(), **generated}
 
 
@@ -419,7 +412,7 @@ def completions(graded: Graded, phase: Phase) -> dict[str, float]:
         **{name: float(value) for name, value in found.items()},
         **guards.diagnose(take_rows(graded, ~_made_to_begin(graded, phase))),
         **counts(graded),
-        "prune/generated_tokens": int(length_B.sum()),
+        collect.GENERATED: int(length_B.sum()),
     }
 
 

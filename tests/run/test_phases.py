@@ -186,6 +186,10 @@ def test_a_table_with_numbers_that_are_none_rings(settings, tmp_path, monkeypatc
         steps = [line for line in lines if line["kind"] == "step"]
         assert len(steps) == (2 if guard else 6)
         assert ("prune/sampled_logp" in steps[0]) == guard
+        # The round after a rollback finds the table, which the run has paid for.
+        tokens = [x["prune/generated_tokens"] for x in steps if "prune/generated_tokens" in x]
+        assert tokens[0] > 0 and tokens[1:] == ([0] if guard else [])
+        assert not any("time/table" in step for step in steps)
 
 
 # -- tables that are shared ------------------------------------------------------------------------
