@@ -64,9 +64,10 @@ def context(
             lasts = phase.collect.every != "step"
             folder = table_folder(run, state, phase) if lasts else None
             check = run.interrupts.check
-            again = second.ask_again(asked, params, graded, prompts, limit, check, folder)
+            again, spent = second.ask_again(asked, params, graded, prompts, limit, check, folder)
         if not is_charged(run, phase):
             told[GENERATED] += int(again.rollouts.length_B.sum())
+            run.clock.charge("table", spent)
         return again
 
     def expand(graded: Graded, mask_answers: bool = False) -> Graded:

@@ -17,7 +17,7 @@ from pruner_jax.problems import last_digit
 from pruner_jax.run import collect, engine, second, step
 from pruner_jax.run.prune import prune
 from pruner_jax.store import table as table_module
-from pruner_jax.store.records import read_rollouts
+from pruner_jax.store.records import read_rollouts, seconds_of
 from pruner_jax.types import Origin, Purpose
 
 REASONER = f"--model={pathlib.Path(__file__).parents[2] / 'configs' / 'tiny_reasoner'}"
@@ -252,6 +252,12 @@ def test_hinted_rows_are_kept_through_a_stop(play, watched, monkeypatch, tmp_pat
     watched.sampled.clear()
     again = star()  # the part that was lost and those behind it
     assert written[1] == written[2] and len(again) == len(written) - 2
+    # The first part is charged as it was when it was sampled, like the rows of the table.
+    lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
+    (line,) = (line for line in map(json.loads, lines) if line["kind"] == "step")
+    there = [*written[0].parent.glob("part-*.parquet"), written[0]]
+    assert line["time/table"] == pytest.approx(sum(map(seconds_of, there)))
+    assert seconds_of(written[0]) > 0
     (tmp_path / "run").rename(tmp_path / "stopped")
     assert star() == [4, *again]
     stopped, whole = watched.learnt
