@@ -253,6 +253,24 @@ def test_a_reference_table_serves_other_runs(settings, tmp_path, monkeypatch):
         prune(settings(f"--out={tmp_path / 'e'}", table))
 
 
+def test_rows_that_were_weighed_without_their_tokens_are_logged_with_them(
+    settings, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(Engine, "rows_together", lambda self, limit: 6)
+    prune(o1(settings, tmp_path / "run", "--rounds.log_rollouts_every=1"))
+    names = [f"round-01-step-00001{part}" for part in ("", "-00001")]  # none else collected
+    logged = [tmp_path / "run" / "rollouts" / f"{name}.parquet" for name in names]
+    found = logged[0].parent.glob("round-01-step-*")
+    assert {path.stem for path in found} == {*names, "round-01-step-00003-monitor"}
+    kept = sorted((tmp_path / "run" / "store").iterdir(), key=lambda path: path.stem)
+    for path, shard in zip(logged, map(read_rollouts, kept), strict=True):
+        assert [row for (row,) in rows(path, "tokens")] == shard["response"]
+        assert [round(x, 5) for (x,) in rows(path, "weight")] == [
+            round(weights[0], 5) for weights in shard["weight_BT"]
+        ]
+        assert all(said for (said,) in rows(path, "text"))
+
+
 def test_a_table_that_does_not_say_what_it_was_made_with_is_refused(settings, tmp_path):
     table = tmp_path / "table"
     prune(o1(settings, tmp_path / "a", f"--reference_table={table}"))
