@@ -1,6 +1,7 @@
 """Methods of several phases in real runs: what is collected, kept, told, forced and reset."""
 
 import json
+import os
 import pathlib
 import shutil
 
@@ -12,7 +13,7 @@ from test_prune import Died, at_visit, die, left_behind
 from pruner_jax import methods
 from pruner_jax.config import plain
 from pruner_jax.problems import last_digit
-from pruner_jax.run import collect, offers, step
+from pruner_jax.run import ahead, collect, offers, step
 from pruner_jax.run import prune as prune_module
 from pruner_jax.run.checks import check_thoughts
 from pruner_jax.run.engine import Engine
@@ -251,6 +252,38 @@ def test_a_reference_table_serves_other_runs(settings, tmp_path, monkeypatch):
     assert not (tmp_path / "d").exists()
     with pytest.raises(ValueError, match=r"thinkprune has no phase with collect.reference"):
         prune(settings(f"--out={tmp_path / 'e'}", table))
+
+
+def test_weights_are_read_once_for_a_table_and_not_again_when_a_run_goes_on(
+    settings, tmp_path, monkeypatch
+):
+    read = []
+
+    def watched(path, *args):
+        read.extend([path.parent] if path.suffix == ".safetensors" else [])
+        return open(path, *args)
+
+    monkeypatch.setattr(ahead, "open", watched, raising=False)
+    ahead._digest_of.cache_clear()
+    given = o1(settings, tmp_path / "run", f"--reference_table={tmp_path / 'table'}")
+    prune(o1(settings, tmp_path / "other", f"--reference_table={tmp_path / 'table'}"))
+    at_visit(monkeypatch, step, "learn", 2, die)
+    with pytest.raises(Died):
+        prune(given)
+    assert len(read) == 1
+    ahead._digest_of.cache_clear()  # a new process
+    prune(given)
+    assert len(read) == 1
+
+
+def test_weights_that_were_changed_are_read_again(tmp_path):
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(b"a")
+    os.utime(path, ns=(1, 1))
+    before = ahead._model_digest(tmp_path)
+    path.write_bytes(b"b")
+    os.utime(path, ns=(2, 2))
+    assert ahead._model_digest(tmp_path) != before
 
 
 def test_rows_that_were_weighed_without_their_tokens_are_logged_with_them(
