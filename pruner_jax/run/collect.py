@@ -198,7 +198,8 @@ def that_count(
     run: Session, state: RunState, phase: Phase, weighted: Weighted
 ) -> Iterator[Weighted]:
     """The rows of a table that were weighed without their tokens and count, with them: the rows of
-    some problems at a time, so that never all of them are in memory."""
+    some problems at a time. Texts and what the learner leaves out are never in memory for all;
+    what it takes (`learn.rows.Rows`) is, once it learns from them."""
     kept = np.flatnonzero(weighted.keep_B)
     group_B = weighted.graded.rollouts.group_B[kept]
     # Cut where a problem begins, for the rows of a preference pair stay together.
