@@ -157,7 +157,7 @@ def collect_table(run: Session, state: RunState, phase: Phase) -> Graded:
     problems, visit_P = draw(run, state, phase)
     limit = collection_limit(run.settings) if _is_once(phase) else state.limit
     table = _open(run, state, phase, limit)
-    with table.filling(_waiting(run, table)):
+    with table.filling(waiting(run, table)):
         missing = table.missing(problems, visit_P)
         if len(missing) < len(problems) and not is_charged(run, phase):
             run.clock.charge("table", table.seconds(problems, visit_P))
@@ -217,7 +217,7 @@ def that_count(
         )
 
 
-def _waiting(run: Session, table: Table) -> Callable[[], None]:
+def waiting(run: Session, table: Table) -> Callable[[], None]:
     """What is done while another run fills the table."""
     said = False
 

@@ -50,7 +50,7 @@ class Table:
                 except BlockingIOError:
                     waiting()
                     time.sleep(0.2)
-            for half_written in self.folder.glob(".part-*.tmp"):
+            for half_written in self.folder.glob(".*.parquet.tmp"):
                 half_written.unlink()
             yield
 

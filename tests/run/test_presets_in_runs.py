@@ -5,6 +5,7 @@ from what a run leaves.
 """
 
 import dataclasses
+import fcntl
 import json
 import math
 import pathlib
@@ -234,6 +235,8 @@ def test_hinted_rows_are_kept_through_a_stop(play, watched, monkeypatch, tmp_pat
 
     def dies(path, *args, **kwargs):
         written.append(path)
+        with open(path.parent / ".lock") as lock, pytest.raises(BlockingIOError):
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # nobody else writes there
         if len(written) == 2:
             raise Died
         write(path, *args, **kwargs)
@@ -250,8 +253,11 @@ def test_hinted_rows_are_kept_through_a_stop(play, watched, monkeypatch, tmp_pat
     with pytest.raises(Died):
         star()
     watched.sampled.clear()
+    half_written = written[1].with_name(".again-0.parquet.tmp")
+    half_written.touch()
     again = star()  # the part that was lost and those behind it
     assert written[1] == written[2] and len(again) == len(written) - 2
+    assert not half_written.exists()
     # The first part is charged as it was when it was sampled, like the rows of the table.
     lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
     (line,) = (line for line in map(json.loads, lines) if line["kind"] == "step")
