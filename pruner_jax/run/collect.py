@@ -309,7 +309,7 @@ def _tell_unusable(
 def _open(run: Session, state: RunState, phase: Phase, limit: int) -> Table:
     """The table of a phase: of its own name, of an iteration its step too."""
     key = table_key(run.settings, run.engine, run.policy.folder, phase, limit)
-    return open_table(table_folder(run, state, phase), key)
+    return open_table(table_folder(run, state, phase), key, own=not _is_shared(run, phase))
 
 
 def table_folder(run: Session, state: RunState, phase: Phase) -> pathlib.Path:
@@ -323,9 +323,13 @@ def _name(state: RunState, phase: Phase) -> str:
 
 def _folder(run: Session, phase: Phase, name: str) -> pathlib.Path:
     """Where a table lies; not remembered, for a run's folder may be moved."""
-    if phase.collect.reference and run.settings.reference_table is not None:
+    if _is_shared(run, phase):
         return pathlib.Path(run.settings.reference_table)
     return run.folder.tables / name
+
+
+def _is_shared(run: Session, phase: Phase) -> bool:
+    return phase.collect.reference and run.settings.reference_table is not None
 
 
 def reference(run: Session, state: RunState) -> Groups | None:

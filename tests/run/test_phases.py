@@ -308,11 +308,31 @@ def test_a_table_that_does_not_say_what_it_was_made_with_is_refused(settings, tm
     table = tmp_path / "table"
     prune(o1(settings, tmp_path / "a", f"--reference_table={table}"))
     key = json.loads((table / "key.json").read_text())
-    for name in ("checker", "checker_settings", "correct_from", "dtype", "end_tokens"):
+    for name in ("checker", "dtype", "end_tokens"):
         del key[name]
     (table / "key.json").write_text(json.dumps(key))
-    with pytest.raises(ValueError, match=r"dtype: the table has None.*end_tokens: .*\[\d+"):
+    says = (
+        r"an older version, which did not note dtype, end_tokens, checker, so .* Take the folder "
+        r"away and they are made anew, or name another folder \(reference_table\)"
+    )
+    with pytest.raises(ValueError, match=says):
         prune(o1(settings, tmp_path / "b", f"--reference_table={table}"))
+    (table / "key.json").write_text(json.dumps(key | {"limit": 20}))
+    with pytest.raises(
+        ValueError, match=r"something else \(limit: the table has 20, this run 24\)"
+    ):
+        prune(o1(settings, tmp_path / "b", f"--reference_table={table}"))
+
+
+def test_a_runs_own_table_that_does_not_fit_asks_for_another_run(settings, tmp_path, monkeypatch):
+    at_visit(monkeypatch, step, "learn", 1, die)
+    with pytest.raises(Died):
+        prune(o1(settings, tmp_path / "run"))
+    path = tmp_path / "run" / "tables" / "prune" / "key.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"limit": 20}))
+    with pytest.raises(ValueError, match=r"limit: the table has 20.*another --out") as told:
+        prune(o1(settings, tmp_path / "run"))
+    assert "reference_table" not in str(told.value)
 
 
 def test_another_model_does_not_fit_the_table(settings, tmp_path, model):
