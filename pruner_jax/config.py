@@ -189,7 +189,9 @@ class RoundsOptions:
     """Steps between saved states; a run that is stopped loses at most these."""
 
     log_rollouts_every: int = 10
-    """Steps between rollouts written to OUT/rollouts; 0 writes those of evaluations only."""
+    """Steps between rollouts written to OUT/rollouts; 0 writes those of evaluations only. A step
+    that collects nothing has none, and of a collection whose tokens the method does not look at
+    (o1_pruner, sft_shortest...) those that count are written, part by part."""
 
     logp_tolerance: float | None = None
     """The run stops when the log-probabilities of sampler and learner differ by more than this on

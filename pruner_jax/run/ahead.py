@@ -20,6 +20,7 @@ from pruner_jax.policy import handle
 from pruner_jax.run.checks import collection_limit
 from pruner_jax.run.engine import Engine
 from pruner_jax.run.second import read_responses
+from pruner_jax.store.folder import RunFolder
 from pruner_jax.store.table import find_table
 from pruner_jax.types import Problem
 
@@ -32,7 +33,8 @@ def check_collections(
     problems: Sequence[Problem],
 ) -> None:
     """The reference table fits if it is there, the teacher's file or model can be read; nothing is
-    written. ``folder``: of the start model; ``problems``: those to train on.
+    written. ``folder``: of the start model; ``problems``: those to train on. A run that goes on
+    after its first step has what it wants of the table, which is looked at again if it does not.
 
     Raises:
       ValueError: with what differs, or which line or file is wrong.
@@ -40,7 +42,7 @@ def check_collections(
     limit = collection_limit(settings)
     for phase in method.phases:
         once = phase.collect.reference and phase.collect.every == "once"
-        if once and settings.reference_table is not None:
+        if once and settings.reference_table is not None and not _has_made_a_step(settings):
             place = pathlib.Path(settings.reference_table)
             key = functools.partial(table_key, settings, engine, folder, phase, limit)
             table = find_table(place, key)
@@ -51,6 +53,12 @@ def check_collections(
             read_responses(settings.teacher, problems)
         else:
             _check_teacher(settings)
+
+
+def _has_made_a_step(settings: PruneConfig) -> bool:
+    """Whether the run was stopped after its first step."""
+    path = RunFolder(pathlib.Path(settings.out)).metrics
+    return path.exists() and '"kind": "step"' in path.read_text()  # a line may be half-written
 
 
 def _check_teacher(settings: PruneConfig) -> None:
@@ -109,9 +117,16 @@ def table_key(
 
 
 def _model_digest(folder: pathlib.Path) -> str:
-    """Of a model's weights."""
+    """Of a model's weights, which are read once as long as the files stay as they are."""
+    stats = [(path, path.stat()) for path in sorted(folder.glob("*.safetensors"))]
+    return _digest_of(tuple((path, stat.st_size, stat.st_mtime_ns) for path, stat in stats))
+
+
+@functools.cache
+def _digest_of(files: tuple[tuple[pathlib.Path, int, int], ...]) -> str:
+    """Of files, each with its size and when it was changed."""
     digest = hashlib.blake2b(digest_size=8)
-    for path in sorted(folder.glob("*.safetensors")):
+    for path, _, _ in files:
         digest.update(path.name.encode())
         with open(path, "rb") as file:
             while block := file.read(1 << 24):

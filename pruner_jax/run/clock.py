@@ -35,7 +35,8 @@ class Clock:
 
     def charge(self, name: str, seconds: float) -> None:
         """Let the next lap tell of seconds that were spent elsewhere; no total has them."""
-        self._lap[name] = self._lap.get(name, 0.0) + seconds
+        if seconds:
+            self._lap[name] = self._lap.get(name, 0.0) + seconds
 
     def lap(self) -> dict[str, float]:
         """Seconds by phase since the last lap, as metrics."""

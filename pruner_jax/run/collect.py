@@ -41,6 +41,8 @@ from pruner_jax.types import Graded, Problem, Purpose, Weighted, take_rows
 # phase makes the draws of another.
 _ONCE, _FURTHER = 1 << 20, 1 << 22
 
+GENERATED = "prune/generated_tokens"  # by the policy and by an expander
+
 
 # -- which problems --------------------------------------------------------------------------------
 
@@ -155,9 +157,9 @@ def collect_table(run: Session, state: RunState, phase: Phase) -> Graded:
     problems, visit_P = draw(run, state, phase)
     limit = collection_limit(run.settings) if _is_once(phase) else state.limit
     table = _open(run, state, phase, limit)
-    with table.filling(_waiting(run, table)):
+    with table.filling(waiting(run, table)):
         missing = table.missing(problems, visit_P)
-        if len(missing) < len(problems):
+        if len(missing) < len(problems) and not is_charged(run, phase):
             run.clock.charge("table", table.seconds(problems, visit_P))
         asked, visit_M = [problems[i] for i in missing], visit_P[missing]
         if missing and phase.collect.policy == "teacher" and run.settings.teacher.file is not None:
@@ -175,11 +177,29 @@ def collect_table(run: Session, state: RunState, phase: Phase) -> Graded:
     return rows
 
 
+def is_charged(run: Session, phase: Phase) -> bool:
+    """Whether the run's records have what a phase's table took, as where a rollback took what came
+    of it: each run is charged once for a table, whoever made it."""
+    name = metric_of(run, phase, GENERATED)
+    return _is_once(phase) and any(name in record for record in run.history)
+
+
+def metric_of(run: Session, phase: Phase, name: str) -> str:
+    """The name of a phase's metric in a record, its own for the first one that learns; of a further
+    phase ``reward`` is ``gradient/reward``, ``perf/x`` is ``perf/gradient/x``."""
+    if phase is run.training[0]:
+        return name
+    if name.startswith("perf/"):
+        return name.replace("/", f"/{phase.name}/", 1)
+    return f"{phase.name}/{name}"
+
+
 def that_count(
     run: Session, state: RunState, phase: Phase, weighted: Weighted
 ) -> Iterator[Weighted]:
     """The rows of a table that were weighed without their tokens and count, with them: the rows of
-    some problems at a time, so that never all of them are in memory."""
+    some problems at a time. Texts and what the learner leaves out are never in memory for all;
+    what it takes (`learn.rows.Rows`) is, once it learns from them."""
     kept = np.flatnonzero(weighted.keep_B)
     group_B = weighted.graded.rollouts.group_B[kept]
     # Cut where a problem begins, for the rows of a preference pair stay together.
@@ -197,7 +217,7 @@ def that_count(
         )
 
 
-def _waiting(run: Session, table: Table) -> Callable[[], None]:
+def waiting(run: Session, table: Table) -> Callable[[], None]:
     """What is done while another run fills the table."""
     said = False
 
@@ -289,7 +309,7 @@ def _tell_unusable(
 def _open(run: Session, state: RunState, phase: Phase, limit: int) -> Table:
     """The table of a phase: of its own name, of an iteration its step too."""
     key = table_key(run.settings, run.engine, run.policy.folder, phase, limit)
-    return open_table(table_folder(run, state, phase), key)
+    return open_table(table_folder(run, state, phase), key, own=not _is_shared(run, phase))
 
 
 def table_folder(run: Session, state: RunState, phase: Phase) -> pathlib.Path:
@@ -303,9 +323,13 @@ def _name(state: RunState, phase: Phase) -> str:
 
 def _folder(run: Session, phase: Phase, name: str) -> pathlib.Path:
     """Where a table lies; not remembered, for a run's folder may be moved."""
-    if phase.collect.reference and run.settings.reference_table is not None:
+    if _is_shared(run, phase):
         return pathlib.Path(run.settings.reference_table)
     return run.folder.tables / name
+
+
+def _is_shared(run: Session, phase: Phase) -> bool:
+    return phase.collect.reference and run.settings.reference_table is not None
 
 
 def reference(run: Session, state: RunState) -> Groups | None:

@@ -6,6 +6,7 @@ from the expander; all of them for whole collections at once.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -19,12 +20,20 @@ from pruner_jax.learn.step import score
 from pruner_jax.objective.context import Context, PolicyName
 from pruner_jax.objective.method import Phase
 from pruner_jax.run import second
-from pruner_jax.run.collect import parameters, reference, table_folder, writer
+from pruner_jax.run.collect import (
+    GENERATED,
+    is_charged,
+    parameters,
+    reference,
+    table_folder,
+    waiting,
+    writer,
+)
 from pruner_jax.run.session import PyTree, Session
 from pruner_jax.run.state import RunState
+from pruner_jax.store.table import Table
 from pruner_jax.types import Graded, Problem, Rollouts
 
-GENERATED = "prune/generated_tokens"  # by the policy and by an expander
 _SCORED = 4_000_000  # response tokens that are scored together: their batch takes some 200 MB
 
 
@@ -55,11 +64,18 @@ def context(
         with run.clock.phase("rollout"):
             asked, params = writer(run, state, phase)
             limit = graded.rollouts.limit
-            lasts = phase.collect.every != "step"
-            folder = table_folder(run, state, phase) if lasts else None
+            folder, alone = None, contextlib.nullcontext()
+            if phase.collect.every != "step":
+                table = Table(table_folder(run, state, phase))
+                folder, alone = table.folder, table.filling(waiting(run, table))
             check = run.interrupts.check
-            again = second.ask_again(asked, params, graded, prompts, limit, check, folder)
-        told[GENERATED] += int(again.rollouts.length_B.sum())
+            with alone:
+                again, spent = second.ask_again(
+                    asked, params, graded, prompts, limit, check, folder
+                )
+        if not is_charged(run, phase):
+            told[GENERATED] += int(again.rollouts.length_B.sum())
+            run.clock.charge("table", spent)
         return again
 
     def expand(graded: Graded, mask_answers: bool = False) -> Graded:

@@ -11,6 +11,7 @@ import dataclasses
 import hashlib
 import json
 import pathlib
+import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -28,7 +29,7 @@ from pruner_jax.sample.options import SampleOptions
 from pruner_jax.sample.records import Given
 from pruner_jax.sample.second import ExpanderOptions, TeacherOptions
 from pruner_jax.store.folder import write_atomically
-from pruner_jax.store.records import read_graded, write_rollouts
+from pruner_jax.store.records import read_graded, seconds_of, write_rollouts
 from pruner_jax.text import TextOptions
 from pruner_jax.types import Graded, Origin, Problem, Prompts, Purpose, Rollouts, Verdict
 from pruner_jax.verify.pool import Verifier
@@ -358,10 +359,11 @@ def ask_again(
     limit: int,
     on_progress: Progress | None = None,
     folder: pathlib.Path | None = None,
-) -> Graded:
+) -> tuple[Graded, float]:
     """One new row in place of each given one, under another prompt; problems, groups and sample
     numbers stay, the random numbers are others. With a folder they are written there part by part,
-    as they were sampled, and those that are there already are not sampled again."""
+    as they were sampled, and those that are there already are not sampled again; the second result
+    is the seconds that these had taken."""
     old = graded.rollouts
 
     def ask(asked: Prompts, sample_B: np.ndarray) -> Graded:
@@ -372,7 +374,7 @@ def ask_again(
         )
         return found
 
-    every = np.arange(len(old))
+    every, seconds = np.arange(len(old)), 0.0
     if folder is None:
         found = ask(_asked_again(engine, old, prompt_tokens, every), old.sample_B)
     else:
@@ -380,8 +382,13 @@ def ask_again(
         for rows in np.split(every, every[at_once::at_once]):
             asked = _asked_again(engine, old, prompt_tokens, rows)
             paths.append(folder / f"again-{_digest(asked, old.sample_B[rows], limit)}.parquet")
-            if not paths[-1].exists():
-                write_rollouts(paths[-1], ask(asked, old.sample_B[rows]), round=0, step=0)
+            if paths[-1].exists():
+                seconds += seconds_of(paths[-1])
+                continue
+            begun = time.perf_counter()
+            part = ask(asked, old.sample_B[rows])
+            spent = time.perf_counter() - begun
+            write_rollouts(paths[-1], part, round=0, step=0, seconds=spent)
         found = read_graded(paths, {problem.id: problem for problem in old.prompts.problems})
     rollouts = dataclasses.replace(
         found.rollouts,
@@ -389,7 +396,7 @@ def ask_again(
         group_B=old.group_B,
         logp_BT=np.full_like(found.rollouts.logp_BT, np.nan),  # not those under the old prompt
     )
-    return dataclasses.replace(found, rollouts=rollouts)
+    return dataclasses.replace(found, rollouts=rollouts), seconds
 
 
 def _asked_again(

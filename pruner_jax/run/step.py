@@ -8,8 +8,9 @@ course of the steps until they collect again.
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -48,7 +49,7 @@ class Work:
     problems: int = 0  # collected at this step; 0: it goes on with the rows it has
     weighted: Weighted | None = None  # what was collected; None: nothing to learn from
     shards: tuple[str, ...] = ()  # files of what counts of it, if it lasts
-    broken: bool = False  # they hold numbers that nothing can be learnt from
+    broken: bool = False  # it holds numbers that nothing can be learnt from; a metric is NaN
 
 
 def train_step(run: Session, state: RunState) -> dict[str, Any]:
@@ -67,14 +68,13 @@ def train_step(run: Session, state: RunState) -> dict[str, Any]:
         raise
     found: dict[str, Any] = {}
     for done in work:
-        first = done.phase is run.training[0]
         for name, value in {**done.metrics, **finish(run, state, done)}.items():
-            found[name if first else metric_of(done.phase, name)] = value
+            found[collect.metric_of(run, done.phase, name)] = value
     state.step += 1
     state.steps += 1
     for done in work:
-        if done.weighted is not None:
-            log_rollouts(run, state, done)
+        if done.weighted is not None and not without_tokens(done.phase):
+            log_rollouts(run, state, done.phase, done.weighted, state.steps)
     return run.record(
         {
             "kind": "step",
@@ -86,14 +86,6 @@ def train_step(run: Session, state: RunState) -> dict[str, Any]:
             **run.clock.lap(),
         }
     )
-
-
-def metric_of(phase: Phase, name: str) -> str:
-    """The name of a metric of a further phase: ``reward`` is ``gradient/reward``, ``perf/x`` is
-    ``perf/gradient/x``."""
-    if name.startswith("perf/"):
-        return name.replace("/", f"/{phase.name}/", 1)
-    return f"{phase.name}/{name}"
 
 
 # -- collect and weigh -----------------------------------------------------------------------------
@@ -111,6 +103,8 @@ def prepare(run: Session, state: RunState, phase: Phase) -> tuple[Work, dict[str
     else:
         graded = collect.collect_table(run, state, phase)
         metrics = completions(graded, phase)
+        if collect.is_charged(run, phase):
+            metrics[collect.GENERATED] = 0
         problems = problems_of(phase, run.settings, len(run.problems["train"]))
     if phase.loss is None:
         return Work(phase, metrics, problems), state.method
@@ -121,34 +115,65 @@ def prepare(run: Session, state: RunState, phase: Phase) -> tuple[Work, dict[str
         )
     metrics |= weighing | {name: metrics.get(name, 0) + value for name, value in told.items()}
     _say_what_cannot_train(run, state, phase, weighted)
-    return ready(run, state, Work(phase, metrics, problems, weighted), graded), method_state
+    prepared = ready_in_parts if without_tokens(phase) else ready
+    return prepared(run, state, Work(phase, metrics, problems, weighted), graded), method_state
 
 
 def ready(run: Session, state: RunState, work: Work, graded: Graded) -> Work:
-    """Weighed rows with the log-probabilities that the loss needs; in files, if they last. Those
-    that were weighed without tokens come in several parts, each with its own file."""
-    phase, bare, shards = work.phase, without_tokens(work.phase), []
-    parts = [(graded, work.weighted)]
-    if bare:
-        found = collect.that_count(run, state, phase, work.weighted)
-        parts = ((part.graded, part) for part in found)
-    for number, (written, weighted) in enumerate(parts):
-        if run.settings.guards.not_finite and not _is_finite(phase, written):
-            return dataclasses.replace(work, broken=True)  # a guard will ring
+    """Weighed rows with the log-probabilities that the loss needs; in a file, if they last."""
+    phase = work.phase
+    if _is_broken(run, phase, graded):
+        return _broken(work)
+    writer = functools.partial(collect.parameters, run, state, phase.collect.policy)
+    with run.clock.phase("learn"):
+        weighted = with_log_probabilities(run, state, phase, work.weighted, writer)
+    work = dataclasses.replace(work, weighted=weighted)
+    if phase.collect.every == "step" and not phase.collect.keep:
+        return work
+    shards = [_keep(run, state, phase, weighted)] if weighted.keep_B.any() else []
+    return _lasting(state, work, shards, graded)
+
+
+def ready_in_parts(run: Session, state: RunState, work: Work, graded: Graded) -> Work:
+    """As `ready`, for rows that were weighed without tokens: those that count, read from the table
+    some problems at a time, a file each."""
+    phase, shards = work.phase, []
+    writer = functools.cache(lambda: collect.parameters(run, state, phase.collect.policy))
+    for number, part in enumerate(collect.that_count(run, state, phase, work.weighted)):
+        if _is_broken(run, phase, part.graded):
+            return _broken(work)
         with run.clock.phase("learn"):
-            weighted = with_log_probabilities(run, state, phase, weighted)
-        if not bare:
-            work = dataclasses.replace(work, weighted=weighted)
-        if phase.collect.every == "step" and not phase.collect.keep:
-            return work
-        if weighted.keep_B.any():
-            run.folder.store.mkdir(exist_ok=True)
-            place = f"-{number:05d}" if number else ""
-            shards.append(f"{phase.name}-{state.steps:05d}{place}.parquet")
-            write_shard(run.folder.store / shards[-1], rows_of(weighted, phase.loss))
-    if not shards and not (phase.collect.keep and state.store.shards.get(phase.name)):
-        raise ValueError(_nothing_kept(phase, graded))
+            part = with_log_probabilities(run, state, phase, part, writer)
+        shards.append(_keep(run, state, phase, part, number))
+        log_rollouts(run, state, phase, part, state.steps + 1, number)
+    return _lasting(state, work, shards, graded)
+
+
+def _keep(run: Session, state: RunState, phase: Phase, weighted: Weighted, number: int = 0) -> str:
+    """Write rows that are trained on later; the name of the file."""
+    name = f"{phase.name}-{state.steps:05d}{_part(number)}.parquet"
+    run.folder.store.mkdir(exist_ok=True)
+    write_shard(run.folder.store / name, rows_of(weighted, phase.loss))
+    return name
+
+
+def _part(number: int) -> str:
+    return f"-{number:05d}" if number else ""
+
+
+def _lasting(state: RunState, work: Work, shards: Sequence[str], graded: Graded) -> Work:
+    """The work with its files; there must be one, or an earlier one to go on with."""
+    keeps = work.phase.collect.keep and state.store.shards.get(work.phase.name)
+    if not shards and not keeps:
+        raise ValueError(_nothing_kept(work.phase, graded))
     return dataclasses.replace(work, shards=tuple(shards))
+
+
+def _broken(work: Work) -> Work:
+    """Work that is not learnt from. A collection comes again at every later step, so the guard has
+    to see it in the record."""
+    metrics = {**work.metrics, "prune/sampled_logp": np.nan}
+    return dataclasses.replace(work, metrics=metrics, broken=True)
 
 
 def without_tokens(phase: Phase) -> bool:
@@ -157,11 +182,13 @@ def without_tokens(phase: Phase) -> bool:
     return phase.collect.every != "step" and not looks_at_tokens(phase)
 
 
-def _is_finite(phase: Phase, graded: Graded) -> bool:
-    """Whether every token that the policy drew has a log-probability; a teacher's have none."""
+def _is_broken(run: Session, phase: Phase, graded: Graded) -> bool:
+    """Whether a token that the policy drew has no log-probability, which a guard watches over; a
+    teacher's have none."""
+    if not run.settings.guards.not_finite or phase.collect.policy == "teacher":
+        return False
     drawn_BT = graded.rollouts.origin_BT == Origin.SAMPLED
-    finite = np.isfinite(graded.rollouts.logp_BT[drawn_BT]).all()
-    return bool(finite) or phase.collect.policy == "teacher"
+    return not np.isfinite(graded.rollouts.logp_BT[drawn_BT]).all()
 
 
 def sampled(run: Session, state: RunState, phase: Phase) -> tuple[Graded, dict[str, float]]:
@@ -191,7 +218,7 @@ def sampled(run: Session, state: RunState, phase: Phase) -> tuple[Graded, dict[s
             graded = first_prompts(graded, useful[wanted - 1] + 1)
             break
         count = _expected(wanted, wanted - len(useful), len(useful) / (ahead + count))
-    generated = {"prune/generated_tokens": stats.tokens, "prune/draws": draws}
+    generated = {collect.GENERATED: stats.tokens, "prune/draws": draws}
     return graded, {**stats.metrics(), **generated}
 
 
@@ -247,10 +274,11 @@ def _say_what_cannot_train(run: Session, state: RunState, phase: Phase, weighted
 
 
 def with_log_probabilities(
-    run: Session, state: RunState, phase: Phase, weighted: Weighted
+    run: Session, state: RunState, phase: Phase, weighted: Weighted, writer: Callable[[], PyTree]
 ) -> Weighted:
     """The rows with the log-probabilities that the loss needs: of the policy that wrote them, where
-    the sampler's will not do, and of the reference policy."""
+    the sampler's will not do, and of the reference policy. ``writer`` gives the parameters of the
+    first, which may have to be read."""
     spec, rollouts = phase.loss, weighted.graded.rollouts
     temperature = spec.temperature_of(rollouts.temperature)
     trained_BT = weighted.train_BT & weighted.keep_B[:, None]
@@ -269,8 +297,7 @@ def with_log_probabilities(
         return into_BT
 
     if spec.kind == "pg" and unlike:
-        params = collect.parameters(run, state, phase.collect.policy)
-        logp_BT = scored(params, rollouts.logp_BT.copy())
+        logp_BT = scored(writer(), rollouts.logp_BT.copy())
         graded = dataclasses.replace(
             weighted.graded, rollouts=dataclasses.replace(rollouts, logp_BT=logp_BT)
         )
@@ -417,7 +444,7 @@ def completions(graded: Graded, phase: Phase) -> dict[str, float]:
         **{name: float(value) for name, value in found.items()},
         **guards.diagnose(take_rows(graded, ~_made_to_begin(graded, phase))),
         **counts(graded),
-        "prune/generated_tokens": int(length_B.sum()),
+        collect.GENERATED: int(length_B.sum()),
     }
 
 
@@ -431,18 +458,20 @@ def _made_to_begin(graded: Graded, phase: Phase) -> np.ndarray:
     return np.isin(graded.rollouts.mode_B, modes)
 
 
-def log_rollouts(run: Session, state: RunState, work: Work) -> None:
-    """Every so many steps the rows go to a file of their own; not those that are weighed without
-    their tokens, which are in the tables."""
+def log_rollouts(
+    run: Session, state: RunState, phase: Phase, weighted: Weighted, step: int, number: int = 0
+) -> None:
+    """Every so many steps the rows go to a file of their own, or a part of them if they come in
+    parts."""
     every = run.settings.rounds.log_rollouts_every
-    if every and state.steps % every == 0 and not without_tokens(work.phase):
-        name = f"round-{state.round + 1:02d}-step-{state.steps:05d}"
-        if work.phase is not run.training[0]:
-            name += f"-{work.phase.name}"
+    if every and step % every == 0:
+        name = f"round-{state.round + 1:02d}-step-{step:05d}"
+        if phase is not run.training[0]:
+            name += f"-{phase.name}"
         run.write_rollouts(
-            name,
-            work.weighted.graded,
+            name + _part(number),
+            weighted.graded,
             round=state.round + 1,
-            step=state.steps,
-            weighted=work.weighted,
+            step=step,
+            weighted=weighted,
         )

@@ -34,9 +34,11 @@ class TableError(ValueError):
 
 @dataclasses.dataclass(frozen=True)
 class Table:
-    """A table's folder, opened under a key."""
+    """A table's folder, opened under a key. ``own``: it is part of a run's folder; others are
+    named by reference_table."""
 
     folder: pathlib.Path
+    own: bool = False
 
     @contextlib.contextmanager
     def filling(self, waiting: Callable[[], None] = lambda: None) -> Iterator[None]:
@@ -50,7 +52,7 @@ class Table:
                 except BlockingIOError:
                     waiting()
                     time.sleep(0.2)
-            for half_written in self.folder.glob(".part-*.tmp"):
+            for half_written in self.folder.glob(".*.parquet.tmp"):
                 half_written.unlink()
             yield
 
@@ -152,30 +154,32 @@ class Table:
                 if known.get(name, tuple(said)) != tuple(said):
                     raise TableError(
                         f"{self.folder} was made with other problems: {name!r} asks "
-                        f"{said[0][:80]!r} there and {known[name][0][:80]!r} here; name another "
-                        "folder (reference_table)"
+                        f"{said[0][:80]!r} there and {known[name][0][:80]!r} here; "
+                        f"{_ways_out(self.own)}"
                     )
 
     def _parts(self) -> list[pathlib.Path]:
         return sorted(self.folder.glob("part-*.parquet"))
 
 
-def open_table(folder: pathlib.Path, key: Mapping[str, Any]) -> Table:
-    """The table of a folder, which is made if it is not there.
+def open_table(folder: pathlib.Path, key: Mapping[str, Any], own: bool = False) -> Table:
+    """The table of a folder, which is made if it is not there; ``own`` as of `Table`.
 
     Raises:
       TableError: as of ``find_table``.
     """
-    found = find_table(folder, lambda: key)
+    found = find_table(folder, lambda: key, own)
     if found is None:
         folder.mkdir(parents=True, exist_ok=True)
         write_atomically(folder / "key.json", json.dumps(key, indent=2) + "\n")
-    return found or Table(folder)
+    return found or Table(folder, own)
 
 
-def find_table(folder: pathlib.Path, make_key: Callable[[], Mapping[str, Any]]) -> Table | None:
+def find_table(
+    folder: pathlib.Path, make_key: Callable[[], Mapping[str, Any]], own: bool = False
+) -> Table | None:
     """The table of a folder if there is one; nothing is written. ``make_key`` is called only then:
-    a key may take long to make.
+    a key may take long to make. ``own`` as of `Table`.
 
     Raises:
       TableError: the folder has a table that was made under another key (says what differs), or
@@ -184,23 +188,39 @@ def find_table(folder: pathlib.Path, make_key: Callable[[], Mapping[str, Any]]) 
     path = folder / "key.json"
     if not path.exists():
         if folder.exists() and not folder.is_dir():
-            raise TableError(f"{folder} is a file; name a folder (reference_table)")
+            raise TableError(f"{folder} is a file; {_ways_out(own)}")
         if folder.exists() and any(not other.name.startswith(".") for other in folder.iterdir()):
-            raise TableError(f"{folder} is no table: it has files but no key.json")
+            raise TableError(
+                f"{folder} is no table: it has files but no key.json; {_ways_out(own)}"
+            )
         return None
     before, key = json.loads(path.read_text()), make_key()
     after = json.loads(json.dumps(key))
-    differing = [name for name in {**before, **after} if before.get(name) != after.get(name)]
+    differing = [name for name in before if before[name] != after.get(name)]
     if differing:
         told = "; ".join(
-            f"{name}: the table has {before.get(name)!r}, this run {after.get(name)!r}"
+            f"{name}: the table has {before[name]!r}, this run {after.get(name)!r}"
             for name in differing
         )
+        raise TableError(f"{folder} was made with something else ({told}); {_ways_out(own)}")
+    unknown = [name for name in after if name not in before]
+    if unknown:
         raise TableError(
-            f"{folder} was made with something else ({told}); name another folder, or take away "
-            "reference_table so that the run makes its own"
+            f"{folder} was made by an older version, which did not note {', '.join(unknown)}, so "
+            "nobody knows whether its rows are what this run would collect. Take the folder away "
+            f"and they are made anew, or {_ways_out(own)}"
         )
-    return Table(folder)
+    return Table(folder, own)
+
+
+def _ways_out(own: bool) -> str:
+    """What to do where a table does not fit."""
+    if own:
+        return "start again with another --out"
+    return (
+        "name another folder (reference_table), or leave reference_table out so that the run makes "
+        "its own"
+    )
 
 
 def _visits(path: pathlib.Path) -> list[tuple[str, int]]:

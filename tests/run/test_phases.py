@@ -1,6 +1,7 @@
 """Methods of several phases in real runs: what is collected, kept, told, forced and reset."""
 
 import json
+import os
 import pathlib
 import shutil
 
@@ -12,7 +13,7 @@ from test_prune import Died, at_visit, die, left_behind
 from pruner_jax import methods
 from pruner_jax.config import plain
 from pruner_jax.problems import last_digit
-from pruner_jax.run import collect, offers, step
+from pruner_jax.run import ahead, collect, offers, step
 from pruner_jax.run import prune as prune_module
 from pruner_jax.run.checks import check_thoughts
 from pruner_jax.run.engine import Engine
@@ -167,6 +168,31 @@ def test_what_a_rollback_takes_is_collected_again(settings, tmp_path, monkeypatc
     assert all(line["prune/updates"] > 0 for line in steps)
 
 
+def test_a_table_with_numbers_that_are_none_rings(settings, tmp_path, monkeypatch):
+    """Nothing is learnt from it, and without an alarm all steps would pass without a word."""
+    real = collect.sample
+
+    def sample(*args):
+        graded, stats = real(*args)
+        graded.rollouts.logp_BT[:, 0] = np.nan
+        return graded, stats
+
+    monkeypatch.setattr(collect, "sample", sample)
+    for guard, rung in ((True, ["not_finite", "not_finite"]), (False, [])):
+        out = tmp_path / str(guard)
+        words = ("--rounds.limits=[24,24]", "--guards.action=rollback")
+        prune(o1(settings, out, f"--guards.not_finite={str(guard).lower()}", *words))
+        lines = [json.loads(x) for x in (out / "metrics.jsonl").read_text().splitlines()]
+        assert [line["guard"] for line in lines if line["kind"] == "alarm"] == rung
+        steps = [line for line in lines if line["kind"] == "step"]
+        assert len(steps) == (2 if guard else 6)
+        assert ("prune/sampled_logp" in steps[0]) == guard
+        # The round after a rollback finds the table, which the run has paid for.
+        tokens = [x["prune/generated_tokens"] for x in steps if "prune/generated_tokens" in x]
+        assert tokens[0] > 0 and tokens[1:] == ([0] if guard else [])
+        assert not any("time/table" in step for step in steps)
+
+
 # -- tables that are shared ------------------------------------------------------------------------
 
 
@@ -228,15 +254,85 @@ def test_a_reference_table_serves_other_runs(settings, tmp_path, monkeypatch):
         prune(settings(f"--out={tmp_path / 'e'}", table))
 
 
+def test_weights_are_read_once_for_a_table_and_not_again_when_a_run_goes_on(
+    settings, tmp_path, monkeypatch
+):
+    read = []
+
+    def watched(path, *args):
+        read.extend([path.parent] if path.suffix == ".safetensors" else [])
+        return open(path, *args)
+
+    monkeypatch.setattr(ahead, "open", watched, raising=False)
+    ahead._digest_of.cache_clear()
+    given = o1(settings, tmp_path / "run", f"--reference_table={tmp_path / 'table'}")
+    prune(o1(settings, tmp_path / "other", f"--reference_table={tmp_path / 'table'}"))
+    at_visit(monkeypatch, step, "learn", 2, die)
+    with pytest.raises(Died):
+        prune(given)
+    assert len(read) == 1
+    ahead._digest_of.cache_clear()  # a new process
+    prune(given)
+    assert len(read) == 1
+
+
+def test_weights_that_were_changed_are_read_again(tmp_path):
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(b"a")
+    os.utime(path, ns=(1, 1))
+    before = ahead._model_digest(tmp_path)
+    path.write_bytes(b"b")
+    os.utime(path, ns=(2, 2))
+    assert ahead._model_digest(tmp_path) != before
+
+
+def test_rows_that_were_weighed_without_their_tokens_are_logged_with_them(
+    settings, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(Engine, "rows_together", lambda self, limit: 6)
+    prune(o1(settings, tmp_path / "run", "--rounds.log_rollouts_every=1"))
+    names = [f"round-01-step-00001{part}" for part in ("", "-00001")]  # none else collected
+    logged = [tmp_path / "run" / "rollouts" / f"{name}.parquet" for name in names]
+    found = logged[0].parent.glob("round-01-step-*")
+    assert {path.stem for path in found} == {*names, "round-01-step-00003-monitor"}
+    kept = sorted((tmp_path / "run" / "store").iterdir(), key=lambda path: path.stem)
+    for path, shard in zip(logged, map(read_rollouts, kept), strict=True):
+        assert [row for (row,) in rows(path, "tokens")] == shard["response"]
+        assert [round(x, 5) for (x,) in rows(path, "weight")] == [
+            round(weights[0], 5) for weights in shard["weight_BT"]
+        ]
+        assert all(said for (said,) in rows(path, "text"))
+
+
 def test_a_table_that_does_not_say_what_it_was_made_with_is_refused(settings, tmp_path):
     table = tmp_path / "table"
     prune(o1(settings, tmp_path / "a", f"--reference_table={table}"))
     key = json.loads((table / "key.json").read_text())
-    for name in ("checker", "checker_settings", "correct_from", "dtype", "end_tokens"):
+    for name in ("checker", "dtype", "end_tokens"):
         del key[name]
     (table / "key.json").write_text(json.dumps(key))
-    with pytest.raises(ValueError, match=r"dtype: the table has None.*end_tokens: .*\[\d+"):
+    says = (
+        r"an older version, which did not note dtype, end_tokens, checker, so .* Take the folder "
+        r"away and they are made anew, or name another folder \(reference_table\)"
+    )
+    with pytest.raises(ValueError, match=says):
         prune(o1(settings, tmp_path / "b", f"--reference_table={table}"))
+    (table / "key.json").write_text(json.dumps(key | {"limit": 20}))
+    with pytest.raises(
+        ValueError, match=r"something else \(limit: the table has 20, this run 24\)"
+    ):
+        prune(o1(settings, tmp_path / "b", f"--reference_table={table}"))
+
+
+def test_a_runs_own_table_that_does_not_fit_asks_for_another_run(settings, tmp_path, monkeypatch):
+    at_visit(monkeypatch, step, "learn", 1, die)
+    with pytest.raises(Died):
+        prune(o1(settings, tmp_path / "run"))
+    path = tmp_path / "run" / "tables" / "prune" / "key.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"limit": 20}))
+    with pytest.raises(ValueError, match=r"limit: the table has 20.*another --out") as told:
+        prune(o1(settings, tmp_path / "run"))
+    assert "reference_table" not in str(told.value)
 
 
 def test_another_model_does_not_fit_the_table(settings, tmp_path, model):

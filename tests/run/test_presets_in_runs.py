@@ -5,6 +5,7 @@ from what a run leaves.
 """
 
 import dataclasses
+import fcntl
 import json
 import math
 import pathlib
@@ -17,7 +18,7 @@ from pruner_jax.problems import last_digit
 from pruner_jax.run import collect, engine, second, step
 from pruner_jax.run.prune import prune
 from pruner_jax.store import table as table_module
-from pruner_jax.store.records import read_rollouts
+from pruner_jax.store.records import read_rollouts, seconds_of
 from pruner_jax.types import Origin, Purpose
 
 REASONER = f"--model={pathlib.Path(__file__).parents[2] / 'configs' / 'tiny_reasoner'}"
@@ -234,6 +235,8 @@ def test_hinted_rows_are_kept_through_a_stop(play, watched, monkeypatch, tmp_pat
 
     def dies(path, *args, **kwargs):
         written.append(path)
+        with open(path.parent / ".lock") as lock, pytest.raises(BlockingIOError):
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # nobody else writes there
         if len(written) == 2:
             raise Died
         write(path, *args, **kwargs)
@@ -250,8 +253,17 @@ def test_hinted_rows_are_kept_through_a_stop(play, watched, monkeypatch, tmp_pat
     with pytest.raises(Died):
         star()
     watched.sampled.clear()
+    half_written = written[1].with_name(".again-0.parquet.tmp")
+    half_written.touch()
     again = star()  # the part that was lost and those behind it
     assert written[1] == written[2] and len(again) == len(written) - 2
+    assert not half_written.exists()
+    # The first part is charged as it was when it was sampled, like the rows of the table.
+    lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
+    (line,) = (line for line in map(json.loads, lines) if line["kind"] == "step")
+    there = [*written[0].parent.glob("part-*.parquet"), written[0]]
+    assert line["time/table"] == pytest.approx(sum(map(seconds_of, there)))
+    assert seconds_of(written[0]) > 0
     (tmp_path / "run").rename(tmp_path / "stopped")
     assert star() == [4, *again]
     stopped, whole = watched.learnt
