@@ -29,6 +29,7 @@ from pruner_jax.report import html
 from pruner_jax.report.progress import Progress
 from pruner_jax.run.checks import check_thoughts
 from pruner_jax.run.interrupts import Interrupted
+from pruner_jax.run.learning import back_to_start, wants_reference
 from pruner_jax.run.measuring import read_outcomes
 from pruner_jax.run.monitor import (
     add_candidate,
@@ -40,7 +41,7 @@ from pruner_jax.run.monitor import (
 )
 from pruner_jax.run.session import PyTree, Session, finished_folder, open_session
 from pruner_jax.run.state import RunState, meta_of, parameters_in_use, position, state_of
-from pruner_jax.run.step import back_to_start, train_step, wants_reference
+from pruner_jax.run.step import train_step
 from pruner_jax.store.folder import RunFolder, write_atomically
 from pruner_jax.store.records import join_rollouts, keep_only, write_rollouts
 
