@@ -15,7 +15,7 @@ import pytest
 
 from pruner_jax import text
 from pruner_jax.problems import last_digit
-from pruner_jax.run import collect, engine, second, step
+from pruner_jax.run import collect, engine, learning, second, step
 from pruner_jax.run.prune import prune
 from pruner_jax.store import table as table_module
 from pruner_jax.store.records import read_rollouts, seconds_of
@@ -43,19 +43,19 @@ class Watched:
 
 @pytest.fixture
 def watched(monkeypatch):
-    seen, sample, learn = Watched(), engine.sample, step.learn
+    seen, sample, learn = Watched(), engine.sample, learning.learn
 
     def sampling(params, config, prompts, *, options, **others):
         rollouts, stats = sample(params, config, prompts, options=options, **others)
         seen.sampled.append((prompts, options, rollouts))
         return rollouts, stats
 
-    def learning(state, rows, *args, **kwargs):
+    def learning_from(state, rows, *args, **kwargs):
         seen.learnt.append(rows)
         return learn(state, rows, *args, **kwargs)
 
     monkeypatch.setattr(engine, "sample", sampling)
-    monkeypatch.setattr(step, "learn", learning)
+    monkeypatch.setattr(learning, "learn", learning_from)
     return seen
 
 
@@ -319,7 +319,8 @@ def test_the_longest_prompt_of_any_step_is_known_not_to_fit_before_anything_star
 @pytest.mark.parametrize("method", ["o1_pruner", "sft_shortest", "dpo_shortest"])
 def test_of_a_table_only_the_tokens_that_train_are_read(play, monkeypatch, method):
     """Some at a time; the learner gets the same rows as if all tokens had been there."""
-    ready, read, seen, learnt = step.ready, table_module.read_graded, [], []
+    whole, parts = step.ready, step.ready_in_parts
+    read, seen, learnt = table_module.read_graded, [], []
 
     class Compared(BaseException):
         pass
@@ -338,15 +339,15 @@ def test_of_a_table_only_the_tokens_that_train_are_read(play, monkeypatch, metho
             graded = collect.collect_table(run, state, work.phase)
             weighed = step.weigh(work.phase, graded, {}, step.context(run, state, work.phase))
             work = dataclasses.replace(work, weighted=weighed[0])
-            shards = ready(run, state, work, graded).shards
-            learnt.append(step.read_shards([run.folder.store / name for name in shards]))
+            shards = (whole if looks else parts)(run, state, work, graded).shards
+            learnt.append(learning.read_shards([run.folder.store / name for name in shards]))
             learnt.append((len(shards), seen[:]))
             seen.clear()
         raise Compared
 
     monkeypatch.setattr(engine.Engine, "rows_together", lambda self, limit: 16)
     monkeypatch.setattr(table_module, "read_graded", reading)
-    monkeypatch.setattr(step, "ready", comparing)
+    monkeypatch.setattr(step, "ready_in_parts", comparing)
     with pytest.raises(Compared):
         options = {"samples": 4, "temperature": 1.0, "top_p": 1.0}
         play(method, options, EASY, "--rounds.limits=[48]", "--problems.options.train=24")
