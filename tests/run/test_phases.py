@@ -13,7 +13,7 @@ from test_prune import Died, at_visit, die, left_behind
 from pruner_jax import methods
 from pruner_jax.config import plain
 from pruner_jax.problems import last_digit
-from pruner_jax.run import ahead, collect, offers, step
+from pruner_jax.run import ahead, collect, learning, offers, step
 from pruner_jax.run import prune as prune_module
 from pruner_jax.run.checks import check_thoughts
 from pruner_jax.run.engine import Engine
@@ -113,7 +113,7 @@ def test_rows_are_told_and_made_to_write_what_the_condition_says(whole):
         (collect, "sample", 3),
         (step, "write_shard", 2),
         (step, "weigh", 3),
-        (step, "learn", 4),
+        (learning, "learn", 4),
         (prune_module, "save", 3),
     ],
 )
@@ -267,7 +267,7 @@ def test_weights_are_read_once_for_a_table_and_not_again_when_a_run_goes_on(
     ahead._digest_of.cache_clear()
     given = o1(settings, tmp_path / "run", f"--reference_table={tmp_path / 'table'}")
     prune(o1(settings, tmp_path / "other", f"--reference_table={tmp_path / 'table'}"))
-    at_visit(monkeypatch, step, "learn", 2, die)
+    at_visit(monkeypatch, learning, "learn", 2, die)
     with pytest.raises(Died):
         prune(given)
     assert len(read) == 1
@@ -325,7 +325,7 @@ def test_a_table_that_does_not_say_what_it_was_made_with_is_refused(settings, tm
 
 
 def test_a_runs_own_table_that_does_not_fit_asks_for_another_run(settings, tmp_path, monkeypatch):
-    at_visit(monkeypatch, step, "learn", 1, die)
+    at_visit(monkeypatch, learning, "learn", 1, die)
     with pytest.raises(Died):
         prune(o1(settings, tmp_path / "run"))
     path = tmp_path / "run" / "tables" / "prune" / "key.json"

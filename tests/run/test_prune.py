@@ -11,7 +11,7 @@ import pytest
 
 import pruner_jax as pj
 from pruner_jax.report.read import read_run
-from pruner_jax.run import collect, monitor, step
+from pruner_jax.run import collect, learning, monitor, step
 from pruner_jax.run import prune as prune_module
 from pruner_jax.run.engine import Engine
 from pruner_jax.run.interrupts import Interrupted
@@ -335,7 +335,7 @@ def test_a_round_goes_on_while_its_newest_checkpoint_recovers(settings, tmp_path
     monkeypatch.setattr(monitor, "recovers", lambda *_: True)
     prune(settings(f"--out={tmp_path / 'whole'}", *PATIENT))
     assert steps_of(tmp_path / "whole") == ([1, 2, 3, 4, 5, 6, 7], [0, 2, 4, 6, 7])
-    at_visit(monkeypatch, step, "learn", 6, die)
+    at_visit(monkeypatch, learning, "learn", 6, die)
     with pytest.raises(Died):
         prune(settings(f"--out={tmp_path / 'killed'}", *PATIENT))
     prune(settings(f"--out={tmp_path / 'killed'}", *PATIENT))
