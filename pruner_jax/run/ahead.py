@@ -20,7 +20,7 @@ from pruner_jax.policy import handle
 from pruner_jax.run.checks import collection_limit
 from pruner_jax.run.engine import Engine
 from pruner_jax.run.second import read_responses
-from pruner_jax.store.folder import RunFolder
+from pruner_jax.store.folder import steps_made
 from pruner_jax.store.table import find_table
 from pruner_jax.types import Problem
 
@@ -40,9 +40,10 @@ def check_collections(
       ValueError: with what differs, or which line or file is wrong.
     """
     limit = collection_limit(settings)
+    goes_on = steps_made(pathlib.Path(settings.out)) > 0
     for phase in method.phases:
         once = phase.collect.reference and phase.collect.every == "once"
-        if once and settings.reference_table is not None and not _has_made_a_step(settings):
+        if once and settings.reference_table is not None and not goes_on:
             place = pathlib.Path(settings.reference_table)
             key = functools.partial(table_key, settings, engine, folder, phase, limit)
             table = find_table(place, key)
@@ -53,12 +54,6 @@ def check_collections(
             read_responses(settings.teacher, problems)
         else:
             _check_teacher(settings)
-
-
-def _has_made_a_step(settings: PruneConfig) -> bool:
-    """Whether the run was stopped after its first step."""
-    path = RunFolder(pathlib.Path(settings.out)).metrics
-    return path.exists() and '"kind": "step"' in path.read_text()  # a line may be half-written
 
 
 def _check_teacher(settings: PruneConfig) -> None:
