@@ -13,7 +13,8 @@ import argparse
 
 import numpy as np
 
-from pruner_jax.measure.frontier import estimate, measure, resampled, subsets
+from pruner_jax.measure.bootstrap import estimate
+from pruner_jax.measure.frontier import measure, resampled, subsets
 
 PROBLEMS = 200
 OF_PROBLEMS, OF_SEEDS = 1.0, (0.0, 0.03, 0.1, 0.3, 1.0)  # standard deviations

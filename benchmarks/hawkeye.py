@@ -26,7 +26,8 @@ import numpy as np
 
 from pruner_jax.config import EvaluateConfig, PruneConfig, load
 from pruner_jax.expansion import AGAIN, STEP, thinned
-from pruner_jax.measure.frontier import estimate, resampled, subsets
+from pruner_jax.measure.bootstrap import estimate
+from pruner_jax.measure.frontier import resampled, subsets
 from pruner_jax.mesh import make_mesh
 from pruner_jax.problems.source import load_problems
 from pruner_jax.report.progress import Progress

@@ -26,7 +26,8 @@ from typing import Any
 import numpy as np
 
 from pruner_jax import config
-from pruner_jax.measure.frontier import MODELS, estimate, resampled, subsets
+from pruner_jax.measure.bootstrap import estimate
+from pruner_jax.measure.frontier import MODELS, resampled, subsets
 from pruner_jax.measure.options import EvaluateOptions
 from pruner_jax.measure.outcomes import outcomes
 from pruner_jax.measure.stats import per_problem

@@ -245,6 +245,20 @@ def test_a_run_of_other_settings_stays_as_it_is(finished, capfd):
     assert contents(finished.out) == before
 
 
+def test_a_run_of_a_version_without_a_setting_is_known_by_its_default(finished, capfd):
+    config = finished.out / "config.yaml"
+    written = config.read_text()
+    older = yaml.safe_load(written)
+    del older["pick"]["rule"], older["mesh"]
+    try:
+        config.write_text(yaml.safe_dump(older))
+        assert finished.prune() == 0
+        said = message(capfd, finished.prune("--pick.rule=last"))
+        assert "  pick.rule: was 'shortest', now 'last'\n" in said
+    finally:
+        config.write_text(written)
+
+
 def test_a_folder_that_is_no_run_stays_as_it_is(run, capfd):
     run.out.mkdir()
     (run.out / "thesis.tex").write_text("To be finished.")

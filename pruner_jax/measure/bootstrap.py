@@ -36,10 +36,14 @@ def resampled_means(values_PC: np.ndarray, resamples: int, seed: int) -> np.ndar
     means = np.empty((resamples, values_PC.shape[1]))
     for start in range(0, resamples, _CHUNK):
         size = min(_CHUNK, resamples - start)
-        drawn = rng.integers(0, n, (size, n)) + n * np.arange(size)[:, None]
-        times = np.bincount(drawn.ravel(), minlength=size * n).reshape(size, n)
-        means[start : start + size] = times @ values_PC / n
+        means[start : start + size] = times_drawn(rng, size, n) @ values_PC / n
     return means
+
+
+def times_drawn(rng: np.random.Generator, rows: int, things: int) -> np.ndarray:
+    """How often each thing is drawn when as many are, with replacement, int [rows, things]."""
+    drawn = rng.integers(0, things, (rows, things)) + things * np.arange(rows)[:, None]
+    return np.bincount(drawn.ravel(), minlength=rows * things).reshape(rows, things)
 
 
 def interval(draws: np.ndarray, confidence: float) -> tuple[np.ndarray, np.ndarray]:
@@ -47,6 +51,15 @@ def interval(draws: np.ndarray, confidence: float) -> tuple[np.ndarray, np.ndarr
     tail = (1.0 - confidence) / 2.0
     low, high = np.quantile(draws, [tail, 1.0 - tail], axis=0)
     return low, high
+
+
+def estimate(
+    draws: np.ndarray, confidence: float = 0.95, within: tuple[float, float] = (-np.inf, np.inf)
+) -> Estimate:
+    """The value in the first place with the central interval of the others, cut to where the
+    quantity can lie."""
+    low, high = np.clip(interval(draws[1:], confidence), *within)
+    return Estimate(float(draws[0]), float(low), float(high))
 
 
 def normal_quantile(probability: float) -> float:

@@ -32,7 +32,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from pruner_jax import masked
-from pruner_jax.measure.bootstrap import Estimate, interval
+from pruner_jax.measure.bootstrap import times_drawn
 
 MODELS = ("base", "final")
 SUBSETS = ("all", "easy", "hard")
@@ -132,17 +132,11 @@ def resampled(
     own = {name: np.random.default_rng([seed, zlib.crc32(name.encode())]) for name in values}
     for start in range(0, resamples, _CHUNK):
         size = min(_CHUNK, resamples - start)
-        times_RP = _times(rng, size, problems)
+        times_RP = times_drawn(rng, size, problems)
         for name, x in values.items():
             weights_RS = _seed_weights(own[name], size, len(x))
             draws[name].append(_means(x, times_RP, weights_RS, subsets_PU))
     return {name: Means(tuple(quantities), np.concatenate(parts)) for name, parts in draws.items()}
-
-
-def _times(rng: np.random.Generator, rows: int, things: int) -> np.ndarray:
-    """How often each thing is drawn when as many are, with replacement, int [rows, things]."""
-    drawn = rng.integers(0, things, (rows, things)) + things * np.arange(rows)[:, None]
-    return np.bincount(drawn.ravel(), minlength=rows * things).reshape(rows, things)
 
 
 def _seed_weights(rng: np.random.Generator, rows: int, seeds: int) -> np.ndarray:
@@ -174,15 +168,6 @@ def _means(
     counts_RU = times_RP @ subsets_PU.astype(float)
     means_RUMQ = np.einsum("rs,rusmq->rumq", weights_RS, sums_RUSMQ)
     return masked.ratio(means_RUMQ, counts_RU[:, :, None, None], np.nan).transpose(0, 2, 1, 3)
-
-
-def estimate(
-    draws: np.ndarray, confidence: float = 0.95, within: tuple[float, float] = (-np.inf, np.inf)
-) -> Estimate:
-    """The value in the first place with the central interval of the others, cut to where the
-    quantity can lie."""
-    low, high = np.clip(interval(draws[1:], confidence), *within)
-    return Estimate(float(draws[0]), float(low), float(high))
 
 
 def ratio(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:

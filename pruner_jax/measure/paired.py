@@ -21,7 +21,7 @@ import dataclasses
 import numpy as np
 
 from pruner_jax import masked
-from pruner_jax.measure.bootstrap import Estimate, interval, normal_quantile, resampled_means
+from pruner_jax.measure.bootstrap import Estimate, estimate, normal_quantile, resampled_means
 from pruner_jax.measure.outcomes import Outcomes, take_problems
 from pruner_jax.measure.stats import per_problem, sampling_error
 
@@ -82,16 +82,11 @@ def paired(
     columns_PC = _columns(*aligned(base, final))
     drawn = resampled_means(columns_PC, resamples, seed)
 
-    def estimate(statistic: np.ndarray) -> Estimate:
-        """Row 0 is the data itself, the others are draws."""
-        low, high = interval(statistic[1:], confidence)
-        return Estimate(float(statistic[0]), float(low), float(high))
-
     acc_0, tok_0, acc_1, tok_1 = np.vstack([columns_PC.mean(axis=0), drawn]).T
     return Paired(
-        accuracy_change=estimate(acc_1 - acc_0),
-        token_ratio=estimate(masked.ratio(tok_1, tok_0, np.nan)),
-        aes=estimate(aes(acc_0, tok_0, acc_1, tok_1)),
+        accuracy_change=estimate(acc_1 - acc_0, confidence),
+        token_ratio=estimate(masked.ratio(tok_1, tok_0, np.nan), confidence),
+        aes=estimate(aes(acc_0, tok_0, acc_1, tok_1), confidence),
     )
 
 

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import optax
 
 from pruner_jax import methods
-from pruner_jax.config import PruneConfig, plain
+from pruner_jax.config import ConfigError, PruneConfig, layered, plain
 from pruner_jax.learn.optimizer import make_optimizer, warmup
 from pruner_jax.learn.rows import Rows
 from pruner_jax.learn.step import LearnState, Update, make_update, state_shardings
@@ -335,7 +335,7 @@ def open_session(settings: PruneConfig) -> Iterator[Session]:
         del policy, engine  # the session alone holds the parameters, until they are taken
         if not settings.dry_run:
             session.folder = stack.enter_context(
-                open_folder(settings.out, plain(settings), MACHINE, inputs(settings))
+                open_folder(settings.out, plain(settings), MACHINE, inputs(settings), _today)
             )
             for change in session.folder.changes:
                 progress.log(f"changed since the run was stopped: {change}")
@@ -347,8 +347,17 @@ def open_session(settings: PruneConfig) -> Iterator[Session]:
 
 def finished_folder(settings: PruneConfig) -> RunFolder | None:
     """The folder of a run that is complete, checked and locked as for any start, or None."""
-    folder = check_folder(settings.out, plain(settings), machine=MACHINE)
+    folder = check_folder(settings.out, plain(settings), MACHINE, _today)
     return folder if folder.summary.exists() else None
+
+
+def _today(written: dict[str, Any]) -> dict[str, Any]:
+    """Settings that an older version wrote, as this one would: what came since is at its default,
+    which is how that version ran. With one that is no more they stay what they are."""
+    try:
+        return plain(layered(None, [written]))
+    except ConfigError:
+        return written
 
 
 def problems_of(phase: Phase, settings: PruneConfig, train: int) -> int:

@@ -15,13 +15,13 @@ import numpy as np
 
 from pruner_jax.config import CompareConfig
 from pruner_jax.measure import paired
+from pruner_jax.measure.bootstrap import estimate
 from pruner_jax.measure.frontier import (
     MEASURES,
     Means,
     bounds,
     correlation,
     divisor,
-    estimate,
     hypervolume,
     measure,
     on_frontier,

@@ -20,7 +20,7 @@ import json
 import os
 import pathlib
 import tempfile
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from typing import Any
 
 import yaml
@@ -134,6 +134,7 @@ def open_folder(
     config: Mapping[str, Any],
     machine: Collection[str] = (),
     inputs: Iterable[pathlib.Path] = (),
+    today: Callable[[dict[str, Any]], dict[str, Any]] = dict,
 ) -> Iterator[RunFolder]:
     """Take a run folder for this process, new or to be continued.
 
@@ -146,6 +147,7 @@ def open_folder(
         the folder's ``changes``, and config.yaml holds the new values. Until the first step the
         rules (``UNTIL_THE_FIRST_STEP``) may change as well.
       inputs: files that the settings name. One whose content is not what it was is a change.
+      today: what an older version wrote as config.yaml, with the settings that came since.
 
     A run that has no checkpoint yet has nothing to lose: other settings take its folder over.
 
@@ -157,7 +159,7 @@ def open_folder(
     _check_root(folder)
     folder.root.mkdir(parents=True, exist_ok=True)
     with _lock(folder.root):
-        folder = _accepted(folder, config, machine)
+        folder = _accepted(folder, config, machine, today)
         if folder.changes or not folder.config.exists():
             write_atomically(folder.config, _text(config))
         folder = _with_inputs(folder, inputs)
@@ -167,7 +169,10 @@ def open_folder(
 
 
 def check_folder(
-    out: str | os.PathLike[str], config: Mapping[str, Any], machine: Collection[str] = ()
+    out: str | os.PathLike[str],
+    config: Mapping[str, Any],
+    machine: Collection[str] = (),
+    today: Callable[[dict[str, Any]], dict[str, Any]] = dict,
 ) -> RunFolder:
     """The folder as ``open_folder`` would take it, with the same errors; nothing is written.
 
@@ -178,7 +183,7 @@ def check_folder(
     if not folder.config.exists():
         return folder
     with _lock(folder.root):
-        return _accepted(folder, config, machine)
+        return _accepted(folder, config, machine, today)
 
 
 def _check_root(folder: RunFolder) -> None:
@@ -192,12 +197,17 @@ def _check_root(folder: RunFolder) -> None:
         )
 
 
-def _accepted(folder: RunFolder, config: Mapping[str, Any], machine: Collection[str]) -> RunFolder:
+def _accepted(
+    folder: RunFolder,
+    config: Mapping[str, Any],
+    machine: Collection[str],
+    today: Callable[[dict[str, Any]], dict[str, Any]],
+) -> RunFolder:
     """The folder with what changed since its last start, if all of that may change."""
     if not folder.config.exists():
         return folder
     old, new = _read_config(folder), yaml.safe_load(_text(config))
-    changed = _changed(old, new)
+    changed = _changed(old, new) and _changed(old := today(old), new)
     if not steps_made(folder.root):
         machine = (*machine, *UNTIL_THE_FIRST_STEP)
     refused = [key for key in changed if not _within(key, machine)]

@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 
+from pruner_jax.measure.bootstrap import estimate
 from pruner_jax.measure.frontier import (
     bounds,
     correlation,
     divisor,
-    estimate,
     hypervolume,
     measure,
     on_frontier,
