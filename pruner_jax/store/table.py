@@ -14,6 +14,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import fcntl
+import functools
 import hashlib
 import json
 import pathlib
@@ -223,9 +224,11 @@ def _ways_out(own: bool) -> str:
     )
 
 
-def _visits(path: pathlib.Path) -> list[tuple[str, int]]:
+@functools.lru_cache(maxsize=4096)  # a part is named by its visits, so they never change
+def _visits(path: pathlib.Path) -> tuple[tuple[str, int], ...]:
+    """Problem and visit of every row of a part."""
     columns = read_rollouts(path, ["problem_id", "visit"])
-    return list(zip(columns["problem_id"], columns["visit"]))
+    return tuple(zip(columns["problem_id"], columns["visit"]))
 
 
 def _by_id(parts: Sequence[pathlib.Path], problems: Sequence[Problem]) -> dict[str, Problem]:
