@@ -299,15 +299,14 @@ def make_prompts(
     limit: int,
     purpose: Purpose,
     visit_P: np.ndarray | int,
-    max_prompt_tokens: int | None = None,
     notes: Sequence[str] | None = None,
     examples: int = 0,
 ) -> Prompts:
     """Render and encode P problems.
 
     ``limit`` is the token limit of the round (it may stand in the prompt); ``visit_P`` counts
-    earlier visits to each problem. A prompt of more than ``max_prompt_tokens`` ids is an error,
-    never cut. ``notes`` (one for each problem) and ``examples``: see `render`.
+    earlier visits to each problem. No prompt is cut. ``notes`` (one for each problem) and
+    ``examples``: see `render`.
     """
     plain = not uses_chat(tokenizer, options)
     text = tuple(
@@ -318,11 +317,6 @@ def make_prompts(
     for problem, ids in zip(problems, tokens):
         if len(ids) == 0:
             raise ValueError(f"the prompt of problem {problem.id!r} has no tokens; see text.plain")
-        if max_prompt_tokens is not None and len(ids) > max_prompt_tokens:
-            raise ValueError(
-                f"the prompt of problem {problem.id!r} has {len(ids)} tokens, allowed are "
-                f"max_prompt_tokens={max_prompt_tokens}; raise that, or drop the problem"
-            )
     visits = np.broadcast_to(np.asarray(visit_P, np.int32), (len(text),)).copy()
     return Prompts(tuple(problems), text, tokens, Purpose(purpose), visits)
 

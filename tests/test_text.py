@@ -207,15 +207,6 @@ def test_chat_tokens_are_those_of_apply_chat_template(r1, qwen, llama):
         assert ours.tokens[0].tolist() == theirs
 
 
-def test_a_prompt_that_is_too_long_is_named(qwen):
-    n = len(make_prompts(qwen, [SUM], BOXED, limit=5, purpose="train", visit_P=0).tokens[0])
-    make_prompts(qwen, [SUM], BOXED, limit=5, purpose="train", visit_P=0, max_prompt_tokens=n)
-    with pytest.raises(ValueError, match=rf"'sum-1' has {n} tokens.*max_prompt_tokens={n - 1}"):
-        make_prompts(
-            qwen, [SUM], BOXED, limit=5, purpose="train", visit_P=0, max_prompt_tokens=n - 1
-        )
-
-
 @pytest.mark.parametrize(
     "wrong",
     [

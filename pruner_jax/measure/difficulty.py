@@ -39,17 +39,24 @@ def by_difficulty(base: Outcomes, final: Outcomes) -> tuple[Bin, ...]:
     Problems without a difficulty are left out; no bins when none has one.
     """
     base, final = aligned(base, final)
-    level_P = base.difficulty_P
-    known = level_P[np.isfinite(level_P)]
-    levels = np.unique(known)
-    if len(levels) <= _MOST_LEVELS:
-        return _bins(base, final, [(f"{level:g}", level_P == level) for level in levels])
+    return _bins(base, final, levels(base.difficulty_P))
+
+
+def levels(difficulty_P: np.ndarray) -> list[tuple[str, np.ndarray]]:
+    """Labels and members (bool [P]) of each difficulty there is, ascending; of fifths where there
+    are more than ten. Problems without one (NaN) are in none."""
+    known = difficulty_P[np.isfinite(difficulty_P)]
+    distinct = np.unique(known)
+    if len(distinct) <= _MOST_LEVELS:
+        return [(f"{level:g}", difficulty_P == level) for level in distinct]
     edges = np.unique(np.quantile(known, np.linspace(0.0, 1.0, 6)))
-    members = [
-        (f"{low:.3g} to {high:.3g}", (level_P >= low) & ((level_P < high) | (high == edges[-1])))
+    return [
+        (
+            f"{low:.3g} to {high:.3g}",
+            (difficulty_P >= low) & ((difficulty_P < high) | (high == edges[-1])),
+        )
         for low, high in itertools.pairwise(edges)
     ]
-    return _bins(base, final, members)
 
 
 def by_base_accuracy(base: Outcomes, final: Outcomes) -> tuple[Bin, ...]:

@@ -33,10 +33,10 @@ import numpy as np
 
 from pruner_jax import masked
 from pruner_jax.measure.bootstrap import times_drawn
+from pruner_jax.measure.difficulty import levels
 
 MODELS = ("base", "final")
 SUBSETS = ("all", "easy", "hard")
-_MOST_LEVELS = 10  # with more distinct difficulties the ends are fifths
 _CHUNK = 256  # resamples at once
 
 
@@ -86,20 +86,13 @@ def measure(means: Means, name: str, model: str = "final") -> np.ndarray:
 def subsets(difficulty_P: np.ndarray) -> np.ndarray:
     """Which problems are in which of ``SUBSETS``, bool [P, U].
 
-    Easy and hard are the lowest and the highest difficulty there is, or the lowest and the highest
-    fifth where there are many; both are empty where no two problems differ.
+    Easy and hard are the first and the last of the `levels` there are; both are empty where no two
+    problems differ.
     """
-    known_P = np.isfinite(difficulty_P)
-    levels = np.unique(difficulty_P[known_P])
-    if len(levels) < 2:
-        low = high = np.nan
-    elif len(levels) <= _MOST_LEVELS:
-        low, high = levels[[0, -1]]
-    else:
-        low, high = np.quantile(difficulty_P[known_P], [0.2, 0.8])
-    return np.stack(
-        [np.ones(len(known_P), bool), difficulty_P <= low, difficulty_P >= high], axis=1
-    )
+    bins = [inside_P for _, inside_P in levels(difficulty_P)]
+    none_P = np.zeros(len(difficulty_P), bool)
+    easy_P, hard_P = (bins[0], bins[-1]) if len(bins) > 1 else (none_P, none_P)
+    return np.stack([~none_P, easy_P, hard_P], axis=1)
 
 
 def resampled(

@@ -45,7 +45,7 @@ class Outcomes:
         if shape[0] == 0:
             raise ValueError("Outcomes of no problem at all: the evaluation gave no rows")
         if len(set(self.problem_ids)) != len(self.problem_ids):
-            raise ValueError("Outcomes hold a problem id twice; concatenate() merges repeats")
+            raise ValueError("Outcomes hold a problem id twice")
         empty = np.flatnonzero(~self.mask_PG.any(axis=1))
         if len(empty):
             raise ValueError(f"problem {self.problem_ids[empty[0]]!r} has no sample")
@@ -114,30 +114,6 @@ def outcomes(graded: Graded) -> Outcomes:
         rollouts.thinking_B,
         rollouts.finished_B,
         rollouts.limit,
-    )
-
-
-def concatenate(parts: Sequence[Outcomes]) -> Outcomes:
-    """Several evaluations as one; a problem that occurs in two keeps the samples of both."""
-    limits = sorted({part.limit for part in parts})
-    if len(limits) != 1:
-        raise ValueError(
-            f"outcomes under different limits {limits} cannot be put together; "
-            "bring them to the smallest with at_limit()"
-        )
-    rows = [np.nonzero(part.mask_PG) for part in parts]
-
-    def flat(name: str) -> np.ndarray:
-        return np.concatenate([getattr(part, name)[row] for part, row in zip(parts, rows)])
-
-    return from_rows(
-        [part.problem_ids[p] for part, (p_B, _) in zip(parts, rows) for p in p_B],
-        np.concatenate([part.difficulty_P[p_B] for part, (p_B, _) in zip(parts, rows)]),
-        flat("correct_PG"),
-        flat("length_PG"),
-        flat("thinking_PG"),
-        flat("finished_PG"),
-        limits[0],
     )
 
 

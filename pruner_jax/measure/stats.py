@@ -17,7 +17,7 @@ import numpy as np
 
 from pruner_jax import masked
 from pruner_jax.measure.bootstrap import Estimate, interval, normal_quantile, resampled_means
-from pruner_jax.measure.outcomes import Outcomes, at_limit
+from pruner_jax.measure.outcomes import Outcomes
 
 
 def per_problem(x_PG: np.ndarray, outcomes: Outcomes) -> np.ndarray:
@@ -66,11 +66,6 @@ def accuracy_in_general(
 def mean_tokens(outcomes: Outcomes) -> float:
     """Generated tokens, thought and answer together; the restricted mean at the limit."""
     return macro(outcomes.length_PG, outcomes)
-
-
-def restricted_mean(outcomes: Outcomes, cap: int) -> float:
-    """E[min(L, cap)]. Two models with different limits are comparable at a common cap only."""
-    return mean_tokens(at_limit(outcomes, cap))
 
 
 def truncated(outcomes: Outcomes) -> float:

@@ -12,7 +12,7 @@ from token to token). The memory it returns may depend on anything but the drawn
 written shows in ``recent`` one step later); so it can be worked out again for a row that goes on
 from a cut.
 
-Ready here: ``begin_with``, ``in_mode``, ``end_thinking_at``, ``insert_at``, ``noise``, ``chain``.
+Ready here: ``begin_with``, ``in_mode``, ``end_thinking_at``, ``noise``, ``chain``.
 """
 
 from __future__ import annotations
@@ -200,39 +200,6 @@ def end_thinking_at(
     if not tokens:
         raise ValueError("end_thinking_at: tokens is empty; give the ids that end a thought")
     return EndThinkingAt(cap, tuple(tokens), tuple(close) or tuple(tokens))
-
-
-@dataclasses.dataclass(frozen=True)
-class InsertAt:
-    """See ``insert_at``."""
-
-    marks: tuple[tuple[int | float, tuple[int, ...]], ...]
-
-    def __call__(self, state: ForceState) -> Forced:
-        """The token of the mark that stands here, if one does."""
-        token, when = jnp.int32(0), jnp.array(False)
-        for place, ids in self.marks:
-            first = place
-            if isinstance(place, float):
-                first = jnp.floor(place * state.budget).astype(jnp.int32)
-            inside = (state.count >= first) & (state.count < first + len(ids))
-            if isinstance(place, float):
-                inside &= state.budget >= 0
-            own = jnp.array(ids, jnp.int32)[jnp.clip(state.count - first, 0, len(ids) - 1)]
-            token, when = jnp.where(inside & ~when, own, token), when | inside
-        return state.write(when, token)
-
-
-def insert_at(marks: Sequence[tuple[int | float, Sequence[int]]]) -> InsertAt:
-    """Writes given ids at given places: ``marks`` are pairs (place, ids).
-
-    An int is the number of tokens before the mark; a float is the share of the row's budget that
-    has been used by then (rows without a budget get none). Where marks overlap the earlier pair
-    wins. Budget marks as in BudgetThinker (arXiv 2508.17196).
-    """
-    if not all(ids for _, ids in marks):
-        raise ValueError(f"insert_at: every mark needs at least one id, found {marks}")
-    return InsertAt(tuple((place, tuple(ids)) for place, ids in marks))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,12 +1,11 @@
 """Rollouts to Graded: unfinished first, then the answer, then its checker.
 
-`Grader` takes rows as they finish, so that checking overlaps with decoding; `grade` does all at
-once. `regrade` says what the same rows would have been worth under a tighter limit.
+`Grader` takes rows as they finish, so that checking overlaps with decoding. What the same rows
+would have been worth under a tighter limit: `measure.outcomes.at_limit`.
 """
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -104,53 +103,6 @@ class Grader:
 
 def _unchecked(row: _Row) -> Outcome:
     return Outcome(Verdict.UNPARSED if row.finished else Verdict.UNFINISHED)
-
-
-def grade(
-    rollouts: Rollouts,
-    verifier: Verifier,
-    *,
-    opened: bool | Sequence[bool] | np.ndarray,
-    think_close: str = "</think>",
-    think_open: str = "<think>",
-) -> Graded:
-    """Verdicts, scores and extracted answers of all rows; see `Grader`."""
-    grader = Grader(verifier, opened=opened, think_close=think_close, think_open=think_open)
-    return grader.result(rollouts)
-
-
-def regrade(graded: Graded, limit: int) -> Graded:
-    """The same rows as a run under ``limit`` tokens would have had them, without checking again.
-
-    Rows longer than ``limit`` are cut there and UNFINISHED; so correct at n means correct and not
-    longer than n. The text of a cut row stays whole. Errors: ValueError for a limit above that of
-    the rollouts if some row reached that.
-    """
-    rollouts = graded.rollouts
-    if limit > rollouts.limit and not rollouts.finished_B.all():
-        raise ValueError(
-            f"cannot regrade at {limit}: the rollouts stopped at {rollouts.limit} and "
-            f"{int((~rollouts.finished_B).sum())} rows had not finished by then"
-        )
-    cut_B = rollouts.length_B > limit
-    rollouts = dataclasses.replace(
-        rollouts,
-        tokens_BT=rollouts.tokens_BT[:, :limit],
-        logp_BT=rollouts.logp_BT[:, :limit],
-        origin_BT=rollouts.origin_BT[:, :limit],
-        length_B=np.minimum(rollouts.length_B, limit).astype(np.int32),
-        thinking_B=np.minimum(rollouts.thinking_B, limit).astype(np.int32),
-        finished_B=rollouts.finished_B & ~cut_B,
-        limit=limit,
-    )
-    extracted, detail = graded.extracted, graded.detail
-    return Graded(
-        rollouts=rollouts,
-        verdict_B=np.where(cut_B, Verdict.UNFINISHED, graded.verdict_B).astype(np.int8),
-        score_B=np.where(cut_B, 0, graded.score_B).astype(np.float32),
-        extracted=tuple(None if cut else answer for cut, answer in zip(cut_B, extracted)),
-        detail=detail and tuple("" if cut else said for cut, said in zip(cut_B, detail)),
-    )
 
 
 def counts(graded: Graded) -> dict[str, int]:

@@ -9,7 +9,6 @@ from hypothesis import strategies as st
 
 from pruner_jax.measure.outcomes import (
     at_limit,
-    concatenate,
     from_rows,
     halves,
     outcomes,
@@ -40,20 +39,6 @@ def test_graded_rows_become_ragged_groups(graded_rows):
 def test_a_problem_without_difficulty_is_nan(graded_rows):
     found = outcomes(graded_rows([1], [Verdict.WRONG], [2], [1], [True]))
     assert np.isnan(found.difficulty_P).all()
-
-
-def test_concatenation_merges_the_samples_of_a_problem(evaluation):
-    one = evaluation([[1, 0], [1]], [[5, 6], [7]])
-    two = evaluation([[0], [1, 1]], [[8], [9, 10]])
-    both = concatenate([one, two])
-    assert both.problem_ids == ("q0", "q1")
-    np.testing.assert_array_equal(both.length_PG, [[5, 6, 8], [7, 9, 10]])
-    np.testing.assert_array_equal(both.correct_PG, [[1, 0, 0], [1, 1, 1]])
-
-
-def test_concatenation_refuses_two_limits(evaluation):
-    with pytest.raises(ValueError, match=r"different limits \[50, 100\]"):
-        concatenate([evaluation([[1]], [[5]]), evaluation([[1]], [[5]], limit=50)])
 
 
 def test_at_limit_by_hand(evaluation):

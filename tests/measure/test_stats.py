@@ -8,6 +8,7 @@ import pytest
 
 from pruner_jax.measure import stats
 from pruner_jax.measure.bootstrap import interval, normal_quantile, resampled_means
+from pruner_jax.measure.outcomes import at_limit
 
 
 def test_means_are_taken_over_problems_first(evaluation):
@@ -20,16 +21,11 @@ def test_lengths_by_hand(evaluation):
     found = evaluation([[1, 0], [1, 0]], [[10, 20], [30, 100]], thinking=[[6, 10], [20, 100]])
     assert stats.truncated(found) == 0.25
     assert stats.mean_tokens(found) == 40.0
-    assert stats.restricted_mean(found, 25) == pytest.approx((10 + 20 + 25 + 25) / 4)
+    assert stats.mean_tokens(at_limit(found, 25)) == pytest.approx((10 + 20 + 25 + 25) / 4)
     assert stats.macro(found.thinking_PG, found) == 34.0
     assert stats.mean_tokens_where(found, found.correct_PG) == 20.0
     assert stats.mean_tokens_where(found, ~found.correct_PG) == 60.0
     assert stats.percentile(found, 0.5) == 25.0
-
-
-def test_the_restricted_mean_needs_a_cap_that_was_sampled(evaluation):
-    with pytest.raises(ValueError, match="allowed are 1 to 100"):
-        stats.restricted_mean(evaluation([[1]], [[5]]), 200)
 
 
 def test_mean_of_nothing_is_nan(evaluation):

@@ -15,7 +15,6 @@ from pruner_jax.sample.force import (
     chain,
     end_thinking_at,
     in_mode,
-    insert_at,
     noise,
 )
 from pruner_jax.sample.records import cut
@@ -97,21 +96,6 @@ def test_a_thought_that_is_still_open_at_the_cap_is_ended(by_budget):
     follows_the_policy(found)
 
 
-def test_marks_stand_at_places_and_at_shares_of_the_budget():
-    budget_B = np.arange(15) - 1  # the first has none, the second 0
-    found = forced(insert_at([(2, (50, 51)), (0.5, (52,))]), budget_B=budget_B)
-    for b in range(15):
-        marks = {2: 50, 3: 51}
-        if budget_B[b] >= 0:
-            marks.setdefault(int(0.5 * budget_B[b]), 52)
-        n = found.length_B[b]
-        places = {t: token for t, token in marks.items() if t < n}
-        assert {t: int(found.tokens_BT[b, t]) for t in places} == places
-        at = np.flatnonzero(found.origin_BT[b] == Origin.FORCED)
-        assert at.tolist() == sorted(places)
-    follows_the_policy(found)
-
-
 def test_noise_replaces_what_follows_and_leaves_the_policy_its_dice():
     values, after, until = (55, 56, 57), tuple(range(20, 45)), ((5, 40, 41),)
     found = forced(noise(0.5, values, after=after, until=until), samples=20)
@@ -176,7 +160,7 @@ def test_hooks_do_not_depend_on_how_rows_are_decoded_or_cut():
 
 
 def test_a_forced_end_token_ends_the_row():
-    found = forced(insert_at([(4, (small.END[1],))]))
+    found = forced(begin_with((50, 51, 52, 53, small.END[1])))
     assert found.length_B.max() == 5 and found.finished_B.all()
     assert (found.tokens_BT[found.length_B == 5, 4] == small.END[1]).all()
 
@@ -195,7 +179,6 @@ def test_equal_hooks_share_their_programs():
     [
         (lambda: begin_with(()), "tokens is empty"),
         (lambda: end_thinking_at(5, ()), "tokens is empty"),
-        (lambda: insert_at([(3, ())]), "at least one id"),
         (lambda: noise(1.5, (1,)), "probability is 1.5"),
         (lambda: noise(0.5, ()), "at least one value"),
     ],

@@ -1,4 +1,4 @@
-"""Rollouts to verdicts: the order of the rules, both switches, tighter limits, partial credit."""
+"""Rollouts to verdicts: the order of the rules, both switches, partial credit."""
 
 import logging
 import pathlib
@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from pruner_jax.types import Origin, Problem, Prompts, Purpose, Rollouts, Verdict, take_rows
-from pruner_jax.verify.grade import Grader, counts, grade, regrade
+from pruner_jax.verify.grade import Grader, counts
 from pruner_jax.verify.options import VerifyOptions
 from pruner_jax.verify.pool import Verifier
 
@@ -18,6 +18,11 @@ HERE = pathlib.Path(__file__).parent
 def verifier():
     with Verifier(VerifyOptions(workers=1)) as verifier:
         yield verifier
+
+
+def grade(rows, verifier, **options):
+    """All rows at once."""
+    return Grader(verifier, **options).result(rows)
 
 
 def rollouts(texts, golds="7", *, finished=None, length=None, limit=64, **problem):
@@ -197,39 +202,6 @@ def test_the_first_failure_is_shown_and_all_are_counted(caplog):
     assert len(caplog.records) == 1
     assert "problem 'p0': KeyError: 'gold'" in caplog.text
     assert graded.detail[0] == "KeyError: 'gold'"
-
-
-# -- tighter limits --------------------------------------------------------------------------------
-
-
-def test_correct_at_n_is_correct_and_not_longer_than_n(verifier):
-    texts = [r"\boxed{7}", r"\boxed{7}", r"\boxed{8}", "none", r"\boxed{7}"]
-    rows = rollouts(
-        texts, finished=[True] * 4 + [False], length=[10, 20, 10, 30, 64], checker="exact"
-    )
-    graded = grade(rows, verifier, opened=False)
-    for limit in (9, 10, 19, 20, 29, 30, 63, 64):
-        again = regrade(graded, limit)
-        fits_B = rows.length_B <= limit
-        assert (again.correct_B == (graded.correct_B & fits_B)).all()
-        assert (again.rollouts.finished_B == (rows.finished_B & fits_B)).all()
-        kept = graded.verdict_B[fits_B & rows.finished_B]
-        assert (again.verdict_B[fits_B & rows.finished_B] == kept).all()
-        assert (again.verdict_B[~fits_B] == Verdict.UNFINISHED).all()
-        assert again.rollouts.limit == limit
-        assert again.rollouts.length_B.max() <= limit
-        assert (again.rollouts.thinking_B <= again.rollouts.length_B).all()
-        assert again.rollouts.tokens_BT.shape == (5, limit)
-        assert (again.score_B > 0).tolist() == again.correct_B.tolist()
-    assert regrade(graded, 10).extracted == ("7", None, "8", None, None)
-
-
-def test_a_wider_limit_is_refused_unless_all_rows_ended(verifier):
-    rows = rollouts([r"\boxed{7}", "x"], finished=[True, False], length=[10, 64], checker="exact")
-    with pytest.raises(ValueError, match="1 rows had not finished"):
-        regrade(grade(rows, verifier, opened=False), 128)
-    rows = rollouts([r"\boxed{7}"], length=[10], checker="exact")
-    assert regrade(grade(rows, verifier, opened=False), 128).correct_B.all()
 
 
 def test_details_follow_their_rows(verifier):
