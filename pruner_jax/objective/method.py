@@ -12,7 +12,7 @@ from collections.abc import Collection, Mapping
 from typing import Any, Literal
 
 from pruner_jax.objective import slots
-from pruner_jax.objective.advantage import Advantage, Clip, Guard, Uniform, Whiten
+from pruner_jax.objective.advantage import Advantage, Boost, Clip, Guard, Uniform, Whiten
 from pruner_jax.objective.condition import Condition
 from pruner_jax.objective.credit import Broadcast, Credit
 from pruner_jax.objective.length import Length
@@ -22,7 +22,7 @@ from pruner_jax.objective.selection import Select
 from pruner_jax.objective.shape import Finish, Shape
 from pruner_jax.objective.task import Outcome, Task
 
-Adjust = Clip | Whiten | Guard | Select
+Adjust = Clip | Whiten | Guard | Boost | Select
 Trained = Literal["prompt", "sampled", "forced", "edited"]
 When = Literal["never", "round", "iteration"]
 
