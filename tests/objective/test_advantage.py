@@ -80,16 +80,17 @@ def test_halves_of_odd_ragged_and_single_groups():
     scene = scene_of([[1, 0, 0], [1, None, None]])
     np.testing.assert_allclose(fused(scene, "halves", "none", other=1.0), [[1, -1, -1], [0, 0, 0]])
     # A row that does not count is in no half: 1 against 0 is left.
-    keep_PG = np.array([[True, True, False], [True, False, False]])
-    a_PG = fused(scene.replace(keep_PG=keep_PG), "halves", "none", other=1.0)
-    np.testing.assert_allclose(a_PG, [[1, -1, 0], [0, 0, 0]])
+    keep_PG = np.array([[True, True, False], [False, True, True]])
+    scene = scene_of([[1, 0, 1], [1, 1, 0]], keep_PG=keep_PG)
+    a_PG = fused(scene, "halves", "none", other=1.0)
+    np.testing.assert_allclose(a_PG, [[1, -1, 0], [0, 1, -1]])
 
 
 def test_halves_among_equal_lengths_go_by_sample_number():
-    rows = graded([Row(5, True), Row(5), Row(5), Row(5, True)])
-    scene = Scene.of(rows, Context(limit=10), {})
-    scene = scene.replace(task_PG=np.array([[1.0, 0, 0, 1]]), length_PG=np.zeros((1, 4)))
-    np.testing.assert_allclose(fused(scene, "halves", "none", other=0.0), [[0.5, -0.5, -0.5, 0.5]])
+    scene = Scene.of(graded([Row(5, True), Row(5), Row(5)]), Context(limit=10), {})
+    scene = scene.replace(task_PG=np.array([[1.0, 0, 0]]), length_PG=np.zeros((1, 3)))
+    np.testing.assert_allclose(fused(scene, "halves", "none", other=0.0), [[0, 0, 0]])
+    np.testing.assert_allclose(fused(scene, "halves", "none", other=1.0), [[1, -1, -1]])
     assert norm("halves", "none").needs == ("group",)
 
 
