@@ -18,8 +18,8 @@ is 0 or 1, so that by tokens the wrong responses are all worth 0 and fill up wha
 leave free; the paper's reward already falls with the length and with repetition.
 
 Left out: the adaptive k (4, 6, 8, 8 by the quartile of the solve rate among all problems so far),
-since `select` keeps one number of rows for every problem; and the change to the clipped loss that
-the paper mentions in a footnote.
+since no statistic remembers quartiles; one that follows the solve rate itself is a `top_k` whose k
+is a statistic. And the change to the clipped loss that the paper mentions in a footnote.
 """
 
 from __future__ import annotations

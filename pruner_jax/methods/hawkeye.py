@@ -10,12 +10,14 @@ GRPO's clipped loss with 0.04 times the KL divergence (k3) to the start model.
 Paper: arXiv 2504.00424. 8 samples at temperature 0.9. It leaves the weight of the penalty open;
 0.01 is that of the released code.
 
-What the code does differently: its lengths are words, here they are tokens of the model in
-training, so that 10 too many cost the whole reward all the same; its target is 0.3 times the gold
-solution instead of the chain of the start model: so it is with `solution`, which names the column
-of the problem source that has it (as it stands there, annotations and all), and then no table is
-made. With `normalised` the excess is counted in units of the target, weight * max(0, chain / target
-- 1)^2, which means the same for long and short chains: one as long as the start model's costs 5.4
+What the code does differently: its target is 0.3 times the gold solution instead of the chain of
+the start model. So it is with `solution`, which names the column of the problem source that has it
+(as it stands there, annotations and all); then no table is made. And it counts words, with the
+target rounded down, which `unit: words` does. With both the penalty is the code's to the number:
+40 words where the gold solution has 60 cost 0.01 * (40 - 18)^2 = 4.84.
+
+With `normalised` the excess is counted in units of the target, weight * max(0, chain / target -
+1)^2, which means the same for long and short chains: one as long as the start model's costs 5.4
 times the weight, so that 0.1 is in place.
 
 What is different here besides: the model in training writes its own answer behind the chain, as a
@@ -26,8 +28,10 @@ looks at it. The paper's completion is the chain.
 cannot just tell the answer (in the code the judge even reads the chain). `expander: false` is the
 paper's control: nothing but the penalty is left, and no second model is needed.
 
-Left out: the judge, whose part the verifier has; that a response to a problem which the expander
-could not solve with the chain of the start model is always worth 1 (code only).
+Left out: the judge, whose part the verifier has. And that any response is worth 1, less the
+penalty, where the expander could not solve the problem with the chain of the start model (code
+only): 1 more for a whole group changes no advantage, so where the expander still fails it does
+nothing, and where it succeeds by now it takes from the chain what that is worth.
 """
 
 from __future__ import annotations
@@ -41,7 +45,7 @@ from pruner_jax.objective.kernels import Excess
 from pruner_jax.objective.length import EVERY_ROW, Length
 from pruner_jax.objective.loss_spec import LossSpec
 from pruner_jax.objective.method import Collect, Method, Phase
-from pruner_jax.objective.statistics import Stat, Written
+from pruner_jax.objective.statistics import Stat, Words, Written
 from pruner_jax.objective.task import Expanded, Outcome
 
 
@@ -59,8 +63,12 @@ class Options:
     """The target, as a share of the start model's chain, or of the gold solution."""
 
     solution: str | None = None
-    """Column of the problem source that has the gold solution, whose tokens set the target, as its
-    words do in the released code ("answer" in gsm8k). null: the start model's chain does."""
+    """Column of the problem source that has the gold solution, which sets the target in the
+    released code ("answer" in gsm8k). null: the start model's chain does."""
+
+    unit: Literal["tokens", "words"] = "tokens"
+    """What chains and targets are counted in: tokens of the model in training, or words, with the
+    target rounded down, as in the released code. Words need a ``solution``."""
 
     weight: float = 0.01
     """Weight of the penalty. The published 0.01 is for chains of some 15 tokens, whose excess at
@@ -68,7 +76,7 @@ class Options:
     want ``normalised`` and 0.1."""
 
     normalised: bool = False
-    """Count the excess in units of the target instead of tokens."""
+    """Count the excess in units of the target instead of tokens or words."""
 
     expander: bool = True
     """Whether the second model's answer counts. false: the control, where nothing but the penalty
@@ -85,6 +93,11 @@ class Options:
 
     def __post_init__(self) -> None:
         slots.check_choices(self)
+        if self.unit == "words" and self.solution is None:
+            raise ValueError(
+                "unit is 'words' and solution is null; allowed with words: a column of the problem "
+                "source, for the start model's chains are counted in tokens"
+            )
 
 
 def compose(options: Options) -> Method:
@@ -96,7 +109,8 @@ def compose(options: Options) -> Method:
         ),
         loss=None,
     )
-    chain = Stat(
+    words = options.unit == "words"
+    target = Stat(
         reduce="mean",
         measure="thinking",
         over="all",
@@ -104,13 +118,14 @@ def compose(options: Options) -> Method:
         times=options.share,
         empty=None,
     )
-    target = Written(options.solution, times=options.share) if options.solution else chain
+    if options.solution is not None:
+        target = Written(options.solution, options.share, unit=options.unit, whole=words)
     excess = Length(
         kernel=Excess(power=2),
         weight=options.weight,
         target=target,
         scale=target if options.normalised else 1.0,
-        measure="thinking",
+        measure=Words() if words else "thinking",
         gate=EVERY_ROW,
     )
     nothing = Outcome(correct=0.0)

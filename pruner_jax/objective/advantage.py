@@ -4,7 +4,7 @@
 more than any kernel: in a group of correct rows a fused advantage divided by its standard deviation
 does not depend on the weight of the length term at all. So baseline and scale have no default.
 `Uniform` and `Pairs` are for imitation and for preference losses. After them come the steps that
-change an advantage: `Clip`, `Whiten`, `Guard`.
+change an advantage: `Clip`, `Whiten`, `Guard`, `Boost`.
 
 Everything is taken over the rows that count (``scene.keep_PG``); the others get 0.
 """
@@ -19,7 +19,7 @@ import numpy as np
 from pruner_jax import masked
 from pruner_jax.objective import slots
 from pruner_jax.objective.context import NotOffered, Scene
-from pruner_jax.objective.groups import Subset, varies
+from pruner_jax.objective.groups import Groups, Subset, varies
 from pruner_jax.objective.schedules import Number
 
 
@@ -27,9 +27,10 @@ from pruner_jax.objective.schedules import Number
 class Norm:
     """``(r - baseline) / (std + epsilon)`` over a subset of the rows; 0 outside it."""
 
-    baseline: Literal["none", "group", "leave_one_out", "batch", "reference"]
+    baseline: Literal["none", "group", "leave_one_out", "halves", "batch", "reference"]
     """What is subtracted: nothing, the mean of the group, of the other rows of the group, of the
-    batch, or of the task channel over the reference table."""
+    shorter and the longer half of the group (CANON), of the batch, or of the task channel over the
+    reference table."""
 
     scale: Literal["none", "group", "batch", "varying"]
     """What it is divided by: nothing, or the standard deviation of the group (GRPO) or of the batch
@@ -38,6 +39,11 @@ class Norm:
 
     over: Subset = "all"
     """Rows that have a baseline and an advantage: all, correct (DDCA), wrong, finished."""
+
+    other: Number = 0.5
+    """Of ``halves``: ``other`` times the mean of the half that a row is not in, 1 - ``other`` times
+    that of its own. The halves meet at the median length; the median row of an odd group is
+    long."""
 
     ddof: int = 1
     """1: unbiased standard deviation. 0: population."""
@@ -53,7 +59,7 @@ class Norm:
         """A group, or a reference table."""
         if self.baseline == "reference":
             return ("reference",)
-        grouped = self.baseline in ("group", "leave_one_out") or self.scale == "group"
+        grouped = self.baseline in ("group", "leave_one_out", "halves") or self.scale == "group"
         return ("group",) if grouped else ()
 
     def __call__(self, r_PG: np.ndarray, scene: Scene, task: object = None) -> np.ndarray:
@@ -75,12 +81,33 @@ class Norm:
             return r_PG
         if self.baseline == "reference":
             return r_PG - _reference_mean(scene, task)
+        if self.baseline == "halves":
+            own_PG, other_PG = _means_of_halves(r_PG, mask_PG, scene.groups)
+            return r_PG - self.other * other_PG - (1 - self.other) * own_PG
         axis = None if self.baseline == "batch" else 1
         a_PG = r_PG - masked.mean(r_PG, mask_PG, axis, empty=0.0, keepdims=True)
         if self.baseline == "leave_one_out":  # r - mean of the others = (r - mean) n / (n - 1)
             n_P1 = masked.count(mask_PG, 1, keepdims=True)
             a_PG = a_PG * masked.ratio(n_P1, n_P1 - 1, empty=0.0)
         return a_PG
+
+
+def _means_of_halves(
+    r_PG: np.ndarray, mask_PG: np.ndarray, groups: Groups
+) -> tuple[np.ndarray, np.ndarray]:
+    """Of each row's own half and of the other one. Of rows as long as one another that with the
+    lower sample number is the shorter one; a half without rows has the mean of the group."""
+    length_PG = np.where(mask_PG, groups.measure("length"), np.inf)
+    order_PG = np.lexsort((groups.sample_PG, length_PG), axis=1)
+    rank_PG = np.argsort(order_PG, axis=1)
+    short_PG = mask_PG & (rank_PG < masked.count(mask_PG, 1, keepdims=True) // 2)
+    group_P1 = masked.mean(r_PG, mask_PG, 1, empty=0.0, keepdims=True)
+    short_P1, long_P1 = (
+        masked.mean(r_PG, half_PG, 1, empty=np.nan, keepdims=True)
+        for half_PG in (short_PG, mask_PG & ~short_PG)
+    )
+    short_P1, long_P1 = (np.where(np.isnan(x), group_P1, x) for x in (short_P1, long_P1))
+    return np.where(short_PG, short_P1, long_P1), np.where(short_PG, long_P1, short_P1)
 
 
 def _reference_mean(scene: Scene, task: object) -> np.ndarray:
@@ -216,3 +243,16 @@ class Guard:
         a_PG, bound = scene.advantage_PG, np.maximum if self.over == "correct" else np.minimum
         here_PG = scene.groups.subset(self.over)
         return scene.replace(advantage_PG=np.where(here_PG, bound(a_PG, 0.0), a_PG))
+
+
+@dataclasses.dataclass(frozen=True)
+class Boost:
+    """What is above 0 times ``above``, what is below 0 times ``below``: gains weigh more than
+    losses, or less."""
+
+    above: Number = 1.0
+    below: Number = 1.0
+
+    def __call__(self, scene: Scene) -> Scene:
+        a_PG = scene.advantage_PG
+        return scene.replace(advantage_PG=a_PG * np.where(a_PG > 0, self.above, self.below))

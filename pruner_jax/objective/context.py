@@ -8,7 +8,7 @@ it all the same gets an error that says what is missing (and `method.check` refu
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, NoReturn
 
 import numpy as np
@@ -67,6 +67,9 @@ class Context:
     closing: Callable[[Rollouts], tuple[np.ndarray, ...]] = _absent("ends of thoughts")
     """Token ids that have to follow the thought of each row before an answer can: the closing tag
     where the thought is still open, else none."""
+
+    thoughts: Callable[[Rollouts], Sequence[str]] = _absent("texts of thoughts")
+    """Text of the thought of each row, its tags left out."""
 
     prompt: Callable[[Problem, str], np.ndarray] = _absent("prompts of its own")
     """Token ids of a prompt that asks the given text in place of the problem's question."""

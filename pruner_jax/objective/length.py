@@ -20,7 +20,7 @@ from pruner_jax.objective import slots
 from pruner_jax.objective.context import Scene
 from pruner_jax.objective.kernels import Kernel, One
 from pruner_jax.objective.schedules import Number
-from pruner_jax.objective.statistics import Provider, evaluate
+from pruner_jax.objective.statistics import Provider, Words, evaluate
 
 ANY = (-np.inf, np.inf)
 TOKENS = ("length", "thinking", "answer")  # measures that are counts of tokens
@@ -100,8 +100,9 @@ class Length:
     combine: Literal["add", "multiply", "replace"] = "add"
     """How it meets the reward so far."""
 
-    measure: str = "length"
-    """What is meant by length: length, thinking, answer, rank, or any other measure of a row."""
+    measure: str | Words = "length"
+    """What is meant by length: length, thinking, answer, rank, or any other measure of a row; or
+    how often a pattern is found in its thought."""
 
     epsilon: float = 1e-6
     """Least scale; where a standard deviation is 0, u = 0 at the mean."""
@@ -112,7 +113,9 @@ class Length:
     def __call__(self, reward_PG: np.ndarray, scene: Scene) -> np.ndarray:
         """The reward after this term, [P, G]."""
         scale = np.maximum(evaluate(self.scale, scene), self.epsilon)  # NaN stays NaN
-        u_PG = (scene.groups.measure(self.measure) - evaluate(self.target, scene)) / scale
+        is_named = isinstance(self.measure, str)
+        length_PG = scene.groups.measure(self.measure) if is_named else self.measure(scene)
+        u_PG = (length_PG - evaluate(self.target, scene)) / scale
         factor = self.weight * evaluate(self.times, scene)
         known_PG = ~np.isnan(u_PG) & ~np.isnan(factor)
         phi_PG, acts_PG = self.gate(self.kernel(np.where(known_PG, u_PG, 0.0)), scene)

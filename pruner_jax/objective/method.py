@@ -12,7 +12,7 @@ from collections.abc import Collection, Mapping
 from typing import Any, Literal
 
 from pruner_jax.objective import slots
-from pruner_jax.objective.advantage import Advantage, Clip, Guard, Uniform, Whiten
+from pruner_jax.objective.advantage import Advantage, Boost, Clip, Guard, Uniform, Whiten
 from pruner_jax.objective.condition import Condition
 from pruner_jax.objective.credit import Broadcast, Credit
 from pruner_jax.objective.length import Length
@@ -22,7 +22,7 @@ from pruner_jax.objective.selection import Select
 from pruner_jax.objective.shape import Finish, Shape
 from pruner_jax.objective.task import Outcome, Task
 
-Adjust = Clip | Whiten | Guard | Select
+Adjust = Clip | Whiten | Guard | Boost | Select
 Trained = Literal["prompt", "sampled", "forced", "edited"]
 When = Literal["never", "round", "iteration"]
 
@@ -33,6 +33,7 @@ OFFERS: Mapping[str, str] = {
     "monitor": "a set of monitor problems",
     "answers": "problems with gold answers, scored by the learner",
     "expander": "a second model as the expander",
+    "thoughts": "the texts of the rows, which every run has",
     "resample": "a policy that samples again, under a prompt of the method's own",
     "teacher": "a second model as the teacher",
 }
@@ -238,10 +239,10 @@ def idle(phase: Phase, limit: int) -> list[str]:
 
 def looks_at_tokens(phase: Phase) -> bool:
     """Whether weighing a phase's rows may take their tokens or texts, and not lengths and verdicts
-    alone: something rewrites them, a model is asked about them, they are not credited as wholes, or
-    a slot is one's own, of which nothing is known."""
+    alone: something rewrites them, counts in them, a model is asked about them, they are not
+    credited as wholes, or a slot is one's own, of which nothing is known."""
     own = any(not type(s).__module__.startswith("pruner_jax.") for _, s in slots.walk(phase))
-    asks = {"answers", "expander", "resample"} & set(needs(phase))
+    asks = {"answers", "expander", "resample", "thoughts"} & set(needs(phase))
     rewrites = phase.shape or phase.finish
     return bool(own or asks or rewrites) or not isinstance(phase.credit, Broadcast)
 
@@ -256,15 +257,15 @@ def follows_monitor(phase: Phase) -> bool:
 def check(method: Method, offers: Collection[str]) -> None:
     """Refuse a method that needs what the run does not offer.
 
-    ``offers``: which of monitor, answers, expander, resample, teacher the run has. Groups, history
-    and the reference table come with the method itself.
+    ``offers``: which of monitor, answers, expander, resample, teacher the run has. Groups, history,
+    the reference table and the texts of thoughts come with the method itself.
 
     Raises:
       ValueError: naming the phase, the slot, what it needs and what would give it.
     """
     for phase in method.phases:
         for need, paths in needs(phase).items():
-            if need not in {*offers, "group", "history", "reference"}:
+            if need not in {*offers, "group", "history", "reference", "thoughts"}:
                 raise ValueError(
                     f"method {method.name!r}, phase {phase.name!r}: {', '.join(paths)} needs "
                     f"{need!r}, which this run lacks; give it {OFFERS[need]}"

@@ -16,6 +16,7 @@ from pruner_jax.objective import slots
 from pruner_jax.objective.context import Scene
 from pruner_jax.objective.groups import Subset, varies
 from pruner_jax.objective.schedules import Number
+from pruner_jax.objective.statistics import Stat, evaluate
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,23 +105,27 @@ class AtLeast:
 class TopK:
     """Keep the k best rows of every group; of equals, the one with the lower sample number.
 
+    ``k`` may be a statistic, rounded down: 8 to 4 with the solve rate, for example, is that of
+    ``correct`` times -4 plus 8 (GFPO's second form). Where it is below 1 or unknown no row is
+    kept.
+
     By ``short`` -L and ``efficient`` score / L (GFPO), ``reward`` (k 1: the argmax of RaM), or at
     ``random`` (O1-Pruner; depends on seed, step, problem and sample only).
     """
 
-    k: int
+    k: int | Stat
     by: Literal["short", "efficient", "reward", "random"]
 
     def __post_init__(self) -> None:
         slots.check_choices(self)
-        if self.k < 1:
+        if isinstance(self.k, int) and self.k < 1:
             raise ValueError(f"top_k.k is {self.k}; allowed: 1 or more")
 
     def __call__(self, scene: Scene) -> Scene:
         worth_PG = np.where(scene.keep_PG, self._worth(scene), -np.inf)
         order_PG = np.lexsort((scene.groups.sample_PG, -worth_PG), axis=1)
         rank_PG = np.argsort(order_PG, axis=1)
-        return scene.replace(keep_PG=scene.keep_PG & (rank_PG < self.k))
+        return scene.replace(keep_PG=scene.keep_PG & (rank_PG < np.floor(evaluate(self.k, scene))))
 
     def _worth(self, scene: Scene) -> np.ndarray:
         groups, context = scene.groups, scene.context

@@ -10,6 +10,7 @@ then off for that group).
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
@@ -66,10 +67,21 @@ class Written:
     times: float = 1.0
     plus: float = 0.0
 
+    unit: Literal["tokens", "words"] = "tokens"
+    """What is counted: tokens of the policy, or words with white space between them."""
+
+    whole: bool = False
+    """Rounded down to a whole number."""
+
+    def __post_init__(self) -> None:
+        slots.check_choices(self)
+
     def __call__(self, scene: Scene) -> np.ndarray:
+        split = str.split if self.unit == "words" else scene.context.encode
         texts = self.texts(scene.graded.rollouts.prompts.problems)
-        tokens_P = np.array([len(scene.context.encode(text)) for text in texts], np.float64)
-        return self.times * tokens_P[:, None] + self.plus
+        size_P1 = np.array([[len(split(text))] for text in texts], np.float64)
+        value_P1 = self.times * size_P1 + self.plus
+        return np.floor(value_P1) if self.whole else value_P1
 
     def texts(self, problems: Sequence[Problem]) -> list[str]:
         """What stands there.
@@ -85,6 +97,19 @@ class Written:
                     f"{', '.join(map(str, problem.columns)) or 'none'}"
                 )
         return [problem.columns[self.column] for problem in problems]
+
+
+@dataclasses.dataclass(frozen=True)
+class Words:
+    """How often a pattern is found in the thought of each row (K17): its words, or those that
+    announce a re-check, ``(?i)\\b(?:wait|hmm)\\b``."""
+
+    pattern: str = r"\S+"
+    needs = ("thoughts",)
+
+    def __call__(self, scene: Scene) -> np.ndarray:
+        thoughts = scene.context.thoughts(scene.graded.rollouts)
+        return scene.groups.pad([len(re.findall(self.pattern, thought)) for thought in thoughts])
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

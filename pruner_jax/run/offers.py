@@ -105,6 +105,7 @@ def context(
         encode=lambda said: text.encode(engine.tokenizer, said),
         decode=engine.decode,
         closing=lambda rollouts: closing(run, rollouts),
+        thoughts=lambda rollouts: second.thoughts_of(engine, rollouts),
         prompt=prompt,
         score=likelihood,
         grade=engine.grade,

@@ -11,7 +11,7 @@ from handmade import Row, differing_slots, graded, weights
 from pruner_jax import methods
 from pruner_jax.objective.context import Context
 from pruner_jax.objective.groups import Groups
-from pruner_jax.objective.method import needs
+from pruner_jax.objective.method import looks_at_tokens, needs
 from pruner_jax.objective.weigh import weigh
 
 GRPO = methods.load("grpo").phases[0]
@@ -67,21 +67,47 @@ def test_under_the_presets_a_chain_of_the_start_model_costs_half_an_answer(prese
     assert weigh(phase, rows, {}, context)[2]["reward"] == pytest.approx(1 - 0.54444, abs=1e-4)
 
 
-def test_the_gold_solution_can_set_the_target_as_in_the_code():
-    """A solution of 20 words makes a target of 6; chains exceed it by 34, 4 and 12."""
+def with_solution(rows, text):
+    """The rows, with a text in column ``answer`` of their problem."""
+    problem = dataclasses.replace(rows.rollouts.prompts.problems[0], columns={"answer": text})
+    prompts = dataclasses.replace(rows.rollouts.prompts, problems=(problem,))
+    return dataclasses.replace(rows, rollouts=dataclasses.replace(rows.rollouts, prompts=prompts))
+
+
+def test_the_gold_solution_can_set_the_target():
+    """A solution of 20 tokens makes a target of 6; chains exceed it by 34, 4 and 12."""
     (phase,) = methods.load("hawkeye", {"solution": "answer"}).phases
-    problem = dataclasses.replace(
-        ROWS.rollouts.prompts.problems[0], columns={"answer": "step " * 20}
-    )
-    prompts = dataclasses.replace(ROWS.rollouts.prompts, problems=(problem,))
-    rows = dataclasses.replace(ROWS, rollouts=dataclasses.replace(ROWS.rollouts, prompts=prompts))
     context = Context(limit=100, expand=lambda *_: EXPANDED, encode=str.split)
     expected = (1 - 11.56 + 0 - 0.16 + 1 - 1.44) / 3
+    rows = with_solution(ROWS, "step " * 20)
     assert weigh(phase, rows, {}, context)[2]["reward"] == pytest.approx(expected)
     with pytest.raises(
         ValueError, match=r"text in column 'answer' of every problem, but .* has none"
     ):
         weigh(phase, ROWS, {}, context)
+
+
+@pytest.mark.parametrize("gold", [60, 63])  # 0.3 of 63 is 18.9: rounded down
+def test_in_words_the_penalty_is_that_of_the_code(gold):
+    """40 words against int(0.3 * 60) = 18: 1 - .01 * 22^2 = -3.84; 18 words cost nothing."""
+    (phase,) = methods.load("hawkeye", {"solution": "answer", "unit": "words"}).phases
+    rows = graded([Row(99, thinking=98), Row(99, thinking=98)])
+    rows = with_solution(rows, "word\n" * gold)
+    context = Context(
+        limit=100,
+        expand=lambda *_: graded([Row(5, True), Row(5, True)]),
+        thoughts=lambda rollouts: ["x=1,\n " * 40, "y " * 18],
+    )
+    weighted, _, metrics = weigh(phase, rows, {}, context)
+    assert metrics["reward"] == pytest.approx((-3.84 + 1) / 2)
+    # mean -1.42; deviations -2.42 and 2.42; unbiased std 2.42 * sqrt(2)
+    np.testing.assert_allclose(weights(weighted), [-0.70711, 0.70711], atol=1e-5)
+    assert looks_at_tokens(phase) and not looks_at_tokens(GRPO)
+
+
+def test_words_are_counted_against_the_gold_solution_only():
+    with pytest.raises(ValueError, match="unit is 'words' and solution is null"):
+        methods.load("hawkeye", {"unit": "words"})
 
 
 def test_without_the_expander_only_the_penalty_is_left():

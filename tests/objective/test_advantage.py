@@ -7,6 +7,7 @@ import pytest
 from handmade import Row, graded
 
 from pruner_jax.objective.advantage import (
+    Boost,
     Clip,
     Decoupled,
     Fused,
@@ -58,6 +59,39 @@ ONE_RIGHT = scene_of([[1, 0, 0, 0]])
 )
 def test_within_a_group(args, expected):
     np.testing.assert_allclose(fused(ONE_RIGHT, *args)[0], expected)
+
+
+@pytest.mark.parametrize(
+    ("other", "expected"),
+    [
+        (0.5, [0.25, 0.25, -0.75, 0.25]),  # both halves weigh alike: 1 and 1/2
+        (1.0, [0.5, 0.5, -1.0, 0.0]),  # short ones against 1/2, long ones against 1
+        (0.0, [0.0, 0.0, -0.5, 0.5]),
+    ],
+)
+def test_canon_compares_with_the_other_half_of_the_group(other, expected):
+    """R - mu * mean(other half) - (1 - mu) * mean(own half), halves by length."""
+    a_PG = fused(scene_of([[1, 1, 0, 1]]), "halves", "none", other=other)
+    np.testing.assert_allclose(a_PG, [expected])
+
+
+def test_halves_of_odd_ragged_and_single_groups():
+    # Lengths 1, 2, 3: the median row is long. A group of one has no other half: its own mean.
+    scene = scene_of([[1, 0, 0], [1, None, None]])
+    np.testing.assert_allclose(fused(scene, "halves", "none", other=1.0), [[1, -1, -1], [0, 0, 0]])
+    # A row that does not count is in no half: 1 against 0 is left.
+    keep_PG = np.array([[True, True, False], [False, True, True]])
+    scene = scene_of([[1, 0, 1], [1, 1, 0]], keep_PG=keep_PG)
+    a_PG = fused(scene, "halves", "none", other=1.0)
+    np.testing.assert_allclose(a_PG, [[1, -1, 0], [0, 1, -1]])
+
+
+def test_halves_among_equal_lengths_go_by_sample_number():
+    scene = Scene.of(graded([Row(5, True), Row(5), Row(5)]), Context(limit=10), {})
+    scene = scene.replace(task_PG=np.array([[1.0, 0, 0]]), length_PG=np.zeros((1, 3)))
+    np.testing.assert_allclose(fused(scene, "halves", "none", other=0.0), [[0, 0, 0]])
+    np.testing.assert_allclose(fused(scene, "halves", "none", other=1.0), [[1, -1, -1]])
+    assert norm("halves", "none").needs == ("group",)
 
 
 def test_population_std_and_epsilon_are_said():
@@ -155,6 +189,12 @@ def test_clip_and_guard():
     np.testing.assert_array_equal(Clip(-2.0, 4.0)(scene).advantage_PG, [[4, -0.5, -2, 0.2]])
     np.testing.assert_array_equal(Guard()(scene).advantage_PG, [[9, 0, -3, 0.2]])
     np.testing.assert_array_equal(Guard(over="wrong")(scene).advantage_PG, [[9, -0.5, -3, 0]])
+
+
+def test_gains_can_weigh_more_than_losses():
+    scene = scene_of([[1, 0, 0, 1]]).replace(advantage_PG=np.array([[2.0, -1.0, 0.0, 0.5]]))
+    boosted = Boost(above=1.5, below=0.5)(scene).advantage_PG
+    np.testing.assert_allclose(boosted, [[3, -0.5, 0, 0.75]])
 
 
 def test_the_scale_of_the_batch_with_and_without_groups_that_do_not_vary():

@@ -15,12 +15,13 @@ from pruner_jax.objective.kernels import (
     Distance,
     Hyperbolic,
     Linear,
+    Log,
     One,
     Sigmoid,
     Step,
 )
 from pruner_jax.objective.length import ANY, EVERY_ROW, Gate, Length, length_channel
-from pruner_jax.objective.statistics import Budget, Limit, Stat
+from pruner_jax.objective.statistics import Budget, Limit, Stat, Words
 from pruner_jax.objective.task import Outcome
 
 MIXED = graded([Row(100, True), Row(200, True), Row(300, True), Row(400)])
@@ -179,6 +180,20 @@ def test_every_field_of_a_term_counts():
     for field, value in other.items():
         changed = dataclasses.replace(term, **{field: value})
         assert (reward(changed) != reward(term)).any(), field
+
+
+def test_a_penalty_on_words_of_reflection():
+    """K17: -log(1 + 2), 0 and -log(1 + 1) for as many of them."""
+    scene = Scene.of(
+        graded([Row(9, True), Row(5, True), Row(7)]),
+        Context(limit=9, thoughts=lambda rollouts: ["wait. Hmm, 7", "waiter 8", "8 WAIT"]),
+        {},
+    )
+    scene = scene.replace(task_PG=Outcome()(scene))
+    term = Length(kernel=Log(), measure=Words(r"(?i)\b(?:wait|hmm)\b"), gate=EVERY_ROW)
+    np.testing.assert_allclose(length_channel((term,), scene), [[-1.098612, 0, -0.693147]], 1e-6)
+    every = dataclasses.replace(term, measure=Words(), kernel=Linear())
+    np.testing.assert_array_equal(length_channel((every,), scene), [[-3, -2, -2]])
 
 
 def test_where_there_is_nothing_to_measure_the_term_is_off():

@@ -7,6 +7,7 @@ from handmade import Row, graded
 from pruner_jax.objective import selection as s
 from pruner_jax.objective.context import Context, Scene
 from pruner_jax.objective.groups import Groups
+from pruner_jax.objective.statistics import Stat
 from pruner_jax.types import take_rows
 
 ROWS = graded(
@@ -52,6 +53,17 @@ BONUS = [[0.1, 0.2, 0.9, 0], [0.1, 0.1, 0, 0], [0, 0, 0, 0]]
 )
 def test_steps(select, expected):
     assert kept(select, length=BONUS) == expected
+
+
+def test_how_many_are_kept_can_follow_the_solve_rate():
+    """8 of 16 where nothing is solved to 4 where all is (GFPO): here 4 to 2, rounded down."""
+    rate = Stat(reduce="mean", measure="correct", over="all", empty=0.0, times=-2.0, plus=4.0)
+    rows = graded(*([Row(9 - g, g < n) for g in range(8)] for n in (0, 3, 4, 8)))
+    keep_PG = np.array(kept(s.TopK(rate, "short"), rows))
+    assert keep_PG.sum(axis=1).tolist() == [4, 3, 3, 2]  # 4, 3.25, 3, 2
+    assert keep_PG[3].tolist() == [0, 0, 0, 0, 0, 0, 1, 1]
+    unknown = Stat(reduce="mean", measure="length", over="correct", empty=None)
+    assert sum(kept(s.TopK(unknown, "short"), rows)[0]) == 0
 
 
 def test_equal_rewards_reach_their_mean_in_spite_of_rounding():

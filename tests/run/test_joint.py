@@ -239,6 +239,27 @@ def test_a_run_goes_on_where_thoughts_do_not_fit_into_the_expander(settings, mod
     assert len(shares) == 2 and all(0 < share <= 1 for share in shares)
 
 
+def test_a_run_counts_words_of_thoughts_and_of_the_gold_solution(
+    settings, model, tmp_path, monkeypatch
+):
+    """The released code's form; the labels of a sum stand for its solution."""
+    told, words = [], second.thoughts_of
+
+    def watched(engine, rollouts):
+        told.append(words(engine, rollouts))
+        return told[-1]
+
+    monkeypatch.setattr(second, "thoughts_of", watched)
+    options = "{solution: labels, unit: words, weight: 1}"
+    prune(hawkeye(settings, model, tmp_path / "run", f"--method.options={options}"))
+    lines = map(json.loads, (tmp_path / "run" / "metrics.jsonl").read_text().splitlines())
+    steps = [line for line in lines if line["kind"] == "step"]
+    # Labels are one word, so the target is int(.3) = 0. Asked for the expander, then to count.
+    for line, thoughts in zip(steps, told[1::2], strict=True):
+        penalty = np.mean([len(thought.split()) ** 2 for thought in thoughts])
+        assert line["prune/reward_length"] == pytest.approx(-penalty, rel=1e-5) and penalty > 0
+
+
 def test_a_run_with_an_expander_goes_on_exactly(settings, model, tmp_path, monkeypatch):
     expand, written = second.expand, []
 
