@@ -9,6 +9,7 @@ encoded again, so its length is a count of generated ids. Left out: the model, a
 from __future__ import annotations
 
 import dataclasses
+import os
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -20,6 +21,9 @@ from pruner_jax.types import Problem, Prompts, Purpose
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
+
+# Whoever imports transformers first would be told that there is no PyTorch, which nothing wants.
+os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,7 +1,11 @@
 """Its presence puts this folder on the path, so that tests of any room can import `handmade`."""
 
+import hypothesis
 import jax
 import pytest
+
+hypothesis.settings.register_profile("untimed", deadline=None)  # a busy machine is no failure
+hypothesis.settings.load_profile("untimed")
 
 
 @pytest.fixture(scope="module")

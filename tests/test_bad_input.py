@@ -11,14 +11,18 @@ import shutil
 import subprocess
 import types
 
+import numpy as np
 import pytest
 import yaml
+from safetensors.numpy import load_file
 
-from pruner_jax import cli
+from pruner_jax import cli, methods
 from pruner_jax.problems import last_digit
 
-TINY = pathlib.Path(__file__).parents[1] / "configs" / "tiny_reasoner"
+CONFIGS = pathlib.Path(__file__).parents[1] / "configs"
+TINY = CONFIGS / "tiny_reasoner"
 HALF_WRITTEN = ("*.tmp*", "*.orbax-checkpoint-tmp*", "*.partial", ".*.yaml.*", ".*.json*", "export")
+pytestmark = pytest.mark.usefixtures("quick_to_compile")
 SETTINGS = {
     "problems": {"name": "file", "monitor_from_train": 8, "test_from_train": 8},
     "method": {"name": "thinkprune", "options": {"samples": 2}},
@@ -56,6 +60,19 @@ class Run:
         before = json.loads(path.read_text()) if path.exists() else {}
         path.write_text(json.dumps(before | fields))
 
+    def method(self, name, **options):
+        self.settings["method"] = {"name": name, "options": options}
+
+    def expander(self):
+        """A copy of the tiny expander whose tokenizer has no chat template."""
+        folder = shutil.copytree(CONFIGS / "tiny_expander", self.out.parent / "expander")
+        path = folder / "tokenizer_config.json"
+        fields = json.loads(path.read_text())
+        del fields["chat_template"]
+        path.write_text(json.dumps(fields))
+        self.method("hawkeye", samples=2)
+        self.settings["expander"] = {"model": str(folder)}
+
     def add_token(self, number):
         added = json.loads((self.model / "tokenizer.json").read_text())["added_tokens"]
         more = added[0] | {"id": number, "content": "<more>"}
@@ -85,6 +102,10 @@ def message(capfd, code):
     return block
 
 
+def contents(folder):
+    return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
 def assert_nothing_half_written(out):
     assert not [path for pattern in HALF_WRITTEN for path in out.rglob(pattern)]
 
@@ -110,6 +131,36 @@ def table(*cases):
             "unknown key of a method",
             lambda run: run.set("method", options={"sample": 2}),
             ["method.options.sample is unknown; allowed: samples,"],
+        ),
+        (
+            "unknown method",
+            lambda run: run.method("thinkprun"),
+            [f"method.name is 'thinkprun'; allowed: {', '.join(methods.available())}, or the path"],
+        ),
+        (
+            "method whose second model is not there",
+            lambda run: run.method("hawkeye"),
+            ["method 'hawkeye', phase 'prune': task needs 'expander'", "(expander.model)"],
+        ),
+        (
+            "method whose teacher is not there",
+            lambda run: run.method("pad"),
+            ["method 'pad', phase 'imitate': collect.policy needs 'teacher'", "(teacher.file)"],
+        ),
+        (
+            "expander without a chat template",
+            lambda run: run.expander(),
+            ["expander' has no chat template; take an", "expander.text.template to plain"],
+        ),
+        (
+            "top-p in rounds that learn from their own samples",
+            lambda run: run.set("sample", top_p=0.9),
+            ["top_p 0.9, min_p 0: rounds learn from their own samples", "top_p 1"],
+        ),
+        (
+            "top-p of a phase that learns from its own samples",
+            lambda run: run.set("method", collect={"top_p": 0.9}),
+            ["method.collect: collect.top_p is 0.9", "the rows are on-policy"],
         ),
         (
             "unknown key of a problem source",
@@ -222,11 +273,100 @@ def test_it_is_refused_before_anything_is_written(run, capfd, harm, says):
     assert not run.out.exists()
 
 
+def test_a_reference_table_of_another_model_stays_as_it_is(run, tmp_path, capfd):
+    run.settings["reference_table"] = str(tmp_path / "table")
+    run.method("o1_pruner", samples=2)
+    assert run.prune() == 0
+    before = contents(tmp_path / "table")
+    content = bytearray(run.weights.read_bytes())
+    content[-1] ^= 1
+    run.weights.write_bytes(content)
+    other = tmp_path / "other"
+    capfd.readouterr()
+    said = message(capfd, run.prune(f"--out={other}"))
+    assert f"{tmp_path / 'table'} was made with something else (model: the table has" in said
+    assert "; name another folder (reference_table), or leave reference_table out" in said
+    assert not other.exists() and contents(tmp_path / "table") == before
+
+
+# -- found out in the course of a run --------------------------------------------------------------
+
+
+def metrics(run):
+    return [json.loads(line) for line in (run.out / "metrics.jsonl").read_text().splitlines()]
+
+
+def wrong_answers(run):
+    """No response of the model is correct: it answers with a digit."""
+    for n, line in enumerate(run.rows):
+        run.rows[n] = json.dumps(json.loads(line) | {"answer": "12"})
+
+
+@pytest.mark.parametrize("method", ["rational_metareasoning", "star"])
+def test_expert_iteration_with_nothing_to_imitate_stops_each_time(run, capfd, method):
+    wrong_answers(run)
+    run.method(method, samples=2, problems=4, hints=False)
+    for _ in range(2):  # the rows of the table are there at the second try
+        said = message(capfd, run.prune())
+        assert "phase 'imitate': of 8 rows none is kept (" in said
+        assert (
+            "unfinished), so there is nothing to learn from" in said
+            and "more samples (method.options.samples), or easier" in said
+        )
+        assert_nothing_half_written(run.out)
+        assert not list(run.out.glob("store/*"))
+        assert "step" not in {line["kind"] for line in metrics(run)}
+
+
+def test_a_round_without_variance_is_told_and_changes_nothing(run, capfd):
+    wrong_answers(run)
+    assert run.prune() == 0
+    assert "no row of step 1 has a weight: the samples of every problem are worth the same" in (
+        capfd.readouterr().err
+    )
+    (told,) = (line for line in metrics(run) if line["kind"] == "no_signal")
+    assert (told["round"], told["step"], told["phase"]) == (1, 1, "prune")
+    folders = (run.model, run.out / "export")
+    before, after = (load_file(folder / "model.safetensors") for folder in folders)
+    assert before.keys() == after.keys()
+    assert all(np.array_equal(before[name], after[name]) for name in before)
+
+
+def test_a_teachers_programs_that_do_not_parse_are_counted_and_written_down(run, capfd):
+    options = {"train": 4, "monitor": 8, "test": 8, "max_terms": 3, "target": "program"}
+    run.settings["problems"] = {"name": "last_digit", "options": options}
+    path = run.out.parent / "teacher.jsonl"
+    run.settings["teacher"] = {"file": str(path)}
+    run.method("pad", epochs=1)
+    run.set("rounds", limits=[112], steps=1)
+    problems, rng = last_digit.load(last_digit.Options(**options), "train"), np.random.default_rng()
+
+    def teach(*mistakes):
+        lines = [
+            {"id": p.id, "response": "</think>\n" + last_digit.program(p, rng, wrong)}
+            for p, wrong in zip(problems, mistakes)
+        ]
+        path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+        return run.prune(), [line["response"] for line, wrong in zip(lines, mistakes) if wrong]
+
+    code, broken = teach("syntax", "syntax", "syntax", "syntax")
+    assert code == 1
+    said = capfd.readouterr().err
+    assert f"4 responses of the teacher cannot be used: {run.out / 'rejects.jsonl'}" in said
+    assert "pruner-jax: error: phase 'imitate': of 4 rows none is kept (4 wrong), so" in said
+    run.out = run.out.with_name("other")
+    run.settings["out"] = str(run.out)
+    code, broken = teach("syntax", False, "syntax", False)
+    said = capfd.readouterr().err
+    assert code == 0 and f"2 responses of the teacher cannot be used: {run.out}" in said
+    (told,) = (line for line in said.splitlines() if line.startswith("teacher: "))
+    assert all(part in told for part in ("4 responses", "2 correct", "2 Syntax"))
+    rejects = [json.loads(line) for line in (run.out / "rejects.jsonl").read_text().splitlines()]
+    assert [reject["response"] for reject in rejects] == broken
+    assert all(reject["why"].startswith("Syntax: ") for reject in rejects)
+
+
 # -- the run's folder ------------------------------------------------------------------------------
-
-
-def contents(folder):
-    return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
 
 
 @pytest.fixture(scope="module")

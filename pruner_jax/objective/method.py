@@ -32,10 +32,10 @@ OFFERS: Mapping[str, str] = {
     "reference": "an earlier phase with collect.reference: true",
     "monitor": "a set of monitor problems",
     "answers": "problems with gold answers, scored by the learner",
-    "expander": "a second model as the expander",
+    "expander": "a second model as the expander (expander.model)",
     "thoughts": "the texts of the rows, which every run has",
     "resample": "a policy that samples again, under a prompt of the method's own",
-    "teacher": "a second model as the teacher",
+    "teacher": "a second model (teacher.model) or its responses (teacher.file)",
 }
 """What a method may need, and what gives it."""
 

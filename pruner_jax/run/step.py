@@ -17,6 +17,7 @@ import numpy as np
 
 from pruner_jax.learn.rows import rows_of
 from pruner_jax.measure import guards
+from pruner_jax.measure.chosen import kept_by_mode
 from pruner_jax.objective.condition import Begin
 from pruner_jax.objective.method import Phase, looks_at_tokens
 from pruner_jax.objective.rows import first_prompts, together
@@ -97,7 +98,8 @@ def prepare(run: Session, state: RunState, phase: Phase) -> tuple[Work, dict[str
         weighted, method_state, weighing = weigh(
             phase, graded, state.method, context(run, state, phase, told)
         )
-    metrics |= weighing | {name: metrics.get(name, 0) + value for name, value in told.items()}
+    metrics |= weighing | kept_by_mode(weighted)
+    metrics |= {name: metrics.get(name, 0) + value for name, value in told.items()}
     _say_what_cannot_train(run, state, phase, weighted)
     prepared = ready_in_parts if without_tokens(phase) else ready
     return prepared(run, state, Work(phase, metrics, problems, weighted), graded), method_state

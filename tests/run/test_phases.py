@@ -335,16 +335,104 @@ def test_a_runs_own_table_that_does_not_fit_asks_for_another_run(settings, tmp_p
     assert "reference_table" not in str(told.value)
 
 
-def test_another_model_does_not_fit_the_table(settings, tmp_path, model):
-    table = f"--reference_table={tmp_path / 'table'}"
-    prune(o1(settings, tmp_path / "a", table))
-    shutil.copytree(model, tmp_path / "model")
-    weights = tmp_path / "model" / "model.safetensors"
-    content = bytearray(weights.read_bytes())
-    content[-1] ^= 1
-    weights.write_bytes(content)
-    with pytest.raises(ValueError, match="model: the table has"):
-        prune(o1(settings, tmp_path / "b", table, f"--model={tmp_path / 'model'}"))
+@pytest.fixture(scope="module")
+def shared(settings, tmp_path_factory):
+    """A reference table that a run of o1_pruner made, as published: at 0.5, with top-p 0.8."""
+    folder = tmp_path_factory.mktemp("shared")
+    prune(o1(settings, folder / "run", f"--reference_table={folder / 'table'}"))
+    return folder / "table"
+
+
+def content(folder):
+    return {path.name: path.read_bytes() for path in folder.iterdir() if path.name != ".lock"}
+
+
+def another_weight(folder):
+    path = folder / "model.safetensors"
+    changed = bytearray(path.read_bytes())
+    changed[-1] ^= 1
+    path.write_bytes(changed)
+
+
+def another_template(folder):
+    path = folder / "tokenizer_config.json"
+    given = json.loads(path.read_text())
+    given["chat_template"] = given["chat_template"].replace("<|im_start|>", "<|im_start|> ", 1)
+    path.write_text(json.dumps(given))
+
+
+def another_vocabulary(folder):
+    """The same ids of all that is said here, but one that nobody uses has another name."""
+    path = folder / "tokenizer.json"
+    said = path.read_text()
+    assert said.count('" I"') == 1
+    path.write_text(said.replace('" I"', '" J"'))
+
+
+@pytest.mark.parametrize(
+    ("change", "name"),
+    [
+        (another_weight, "model"),
+        (another_template, "template"),
+        (another_vocabulary, "tokenizer"),
+    ],
+)
+def test_another_model_template_or_vocabulary_does_not_fit_the_table(
+    settings, tmp_path, model, shared, change, name
+):
+    folder, before = shutil.copytree(model, tmp_path / "model"), content(shared)
+    change(folder)
+    words = (f"--reference_table={shared}", f"--model={folder}")
+    here = json.loads(before["key.json"])[name]
+    with pytest.raises(ValueError, match=rf"\({name}: the table has '{here}', this run '\w+'\);"):
+        prune(o1(settings, tmp_path / "run", *words))
+    assert not (tmp_path / "run").exists() and content(shared) == before
+
+
+@pytest.mark.parametrize("method", ["hawkeye", "adaptthink"])
+def test_a_table_of_one_method_serves_another(settings, tmp_path, shared, monkeypatch, method):
+    """It is the table of the same rows: as many of a problem, drawn in the same way."""
+    known, real = [], step.weigh
+
+    def weighing(phase, graded, state, context):
+        known.append((graded.rollouts.prompts.problems, context.reference))
+        return real(phase, graded, state, context)
+
+    def play(name, *words):
+        return prune(
+            settings(
+                f"--out={tmp_path / name}",
+                f"--method.name={method}",
+                "--method.options={reference_samples: 3, samples: 2}",
+                "--problems.options.train=6",
+                "--rounds.limits=[24]",
+                "--rounds.steps=1",
+                "--rounds.evaluate_every=1",
+                *([EXPANDER, "--expander.limit=16"] if method == "hawkeye" else []),
+                *words,
+            )
+        )
+
+    monkeypatch.setattr(step, "weigh", weighing)
+    monkeypatch.setattr(collect, "_sample_parts", die)
+    before, table = content(shared), f"--reference_table={shared}"
+    with pytest.raises(ValueError, match=r"temperature: the table has 0\.5, this run 1\.0; top_p"):
+        play("unlike", table)
+    play("run", table, "--method.table.collect={temperature: 0.5, top_p: 0.8}")
+    assert content(shared) == before and not list((tmp_path / "run" / "tables").glob("*/*"))
+    names = ("problem_id", "thinking", "verdict")
+    made = [row for path in shared.glob("part-*") for row in rows(path, *names)]
+    ((problems, reference),) = known
+    found = reference.at([problem.id for problem in problems])
+    assert len(made) == 18 and found.mask_PG.sum() == 3 * len(problems) == 12
+    for p, problem in enumerate(problems):
+        wanted = [(thinking, v == "correct") for name, thinking, v in made if name == problem.id]
+        measured = (found.measure(measure)[p].tolist() for measure in ("thinking", "correct"))
+        assert list(zip(*measured)) == wanted
+    lines = map(json.loads, (tmp_path / "run" / "metrics.jsonl").read_text().splitlines())
+    (line,) = (line for line in lines if line["kind"] == "step")
+    spent = sum(map(seconds_of, shared.glob("part-*.parquet")))
+    assert line["time/table"] == pytest.approx(spent)  # it is charged for them all the same
 
 
 # -- a teacher's file ------------------------------------------------------------------------------

@@ -13,6 +13,7 @@ import pathlib
 import numpy as np
 import pytest
 
+import pruner_jax as pj
 from pruner_jax import text
 from pruner_jax.problems import last_digit
 from pruner_jax.run import collect, engine, learning, second, step
@@ -362,6 +363,46 @@ def test_of_a_table_only_the_tokens_that_train_are_read(play, monkeypatch, metho
             np.testing.assert_allclose(ours, theirs, atol=1e-5)  # in other batches
         else:
             np.testing.assert_array_equal(ours, theirs, err_msg=field.name)
+
+
+def test_reference_log_probabilities_are_the_start_models_at_temperature_1_made_once(
+    play, watched, monkeypatch
+):
+    """Sampled at 0.5 from a truncated distribution; two passes over them, in steps that train."""
+    scored, real = [], step.log_probabilities
+
+    def scoring(run, params, rollouts, temperature, **others):
+        scored.append(len(rollouts))
+        return real(run, params, rollouts, temperature, **others)
+
+    monkeypatch.setattr(step, "log_probabilities", scoring)
+    monkeypatch.setattr(engine.Engine, "rows_together", lambda self, limit: 16)
+    words = ("--rounds.limits=[48]", "--rounds.steps=4", "--rounds.evaluate_every=4")
+    words += ("--problems.options.train=12", "--method.loss={epochs: 2}")
+    out = play("o1_pruner", {"samples": 4, "update_rows": 6}, EASY, *words)
+    sampling = [options for _, options, _ in watched.of(Purpose.TRAIN)]
+    assert {(options.temperature, options.top_p) for options in sampling} == {(0.5, 0.8)}
+    assert len(watched.learnt) == 4 and all(rows is watched.learnt[0] for rows in watched.learnt)
+    learnt = watched.learnt[0]
+    assert len(learnt) == 24 == sum(scored) and len(scored) > 1  # two of four, some at a time
+    policy = pj.load(REASONER.partition("=")[2])
+    table = [row for path in (out / "tables" / "prune").glob("part-*") for row in rows(path)]
+    drawn = {(*row["prompt_tokens"], *row["tokens"]): row["logp"] for row in table}
+    ids = [[*p.tolist(), *r.tolist()] for p, r in zip(learnt.prompt, learnt.response)]
+    tokens_BS = np.zeros((len(ids), max(map(len, ids))), np.int32)
+    for tokens_S, row in zip(tokens_BS, ids):
+        tokens_S[: len(row)] = row
+    logits_BSV = np.asarray(pj.logits(policy, tokens_BS), np.float64)
+    unlike = 0.0
+    for row, said, logits_SV, old_T in zip(ids, learnt.response, logits_BSV, learnt.old_logp_BT):
+        n, ends = len(said), slice(len(row) - len(said) - 1, len(row) - 1)
+        for temperature, found_T in ((1.0, old_T[:n]), (0.5, drawn[tuple(row)])):
+            scaled_TV = logits_SV[ends] / temperature
+            norm_T = np.log(np.exp(scaled_TV - scaled_TV.max(1, keepdims=True)).sum(1))
+            wanted_T = scaled_TV[np.arange(n), said] - scaled_TV.max(1) - norm_T
+            np.testing.assert_allclose(found_T, wanted_T, atol=1e-4)
+        unlike = max(unlike, np.abs(old_T[:n] - drawn[tuple(row)]).max())
+    assert unlike > 0.1
 
 
 # -- a teacher's programs --------------------------------------------------------------------------
