@@ -4,7 +4,10 @@
 #   launch/gpu.sh configs/thinkprune_r1_distill_qwen_1p5b.yaml [--setting=value ...]
 #   launch/gpu.sh --dry-run configs/thinkprune_r1_distill_qwen_1p5b.yaml   # print the commands only
 #
-# launch/local.sh with JAX for CUDA; see there for what it does.
+# launch/local.sh with JAX for CUDA; see there for what it does. EXTRA=cuda12 is for drivers before 580.
+#
+# JAX takes three quarters of a GPU's memory; here it takes more, for nothing else runs on it. The rest is for
+# what CUDA's libraries take themselves.
 #
 # Bit-identical repetitions of a run need XLA_FLAGS=--xla_gpu_deterministic_ops=true, which costs speed.
 
@@ -13,4 +16,5 @@ set -euo pipefail
 if [[ "${1:-}" != "--dry-run" ]]; then
   nvidia-smi --list-gpus >&2  # fails here, not after the installation, where there is no driver
 fi
-EXTRA=cuda exec "$(dirname "${BASH_SOURCE[0]}")/local.sh" "$@"
+export XLA_PYTHON_CLIENT_MEM_FRACTION="${XLA_PYTHON_CLIENT_MEM_FRACTION:-0.92}"
+EXTRA="${EXTRA:-cuda}" exec "$(dirname "${BASH_SOURCE[0]}")/local.sh" "$@"

@@ -216,6 +216,17 @@ def test_the_preset_for_a_base_model_shows_what_it_says_and_ends_responses():
     assert (found.optimizer.schedule, found.optimizer.warmup_fraction) == ("linear", 0.01)
 
 
+def test_presets_are_as_published_and_split_what_no_device_holds():
+    found = {
+        path.stem: load(PruneConfig, str(path))
+        for path in CONFIGS.glob("*b.yaml")
+        if re.search(r"_\w*\db$", path.stem)
+    }
+    assert found["thinkprune_r1_distill_qwen_1p5b"].rounds.limits == [4000, 3000, 2000]
+    large = {name: one for name, one in found.items() if re.search(r"_[78]b$", name)}
+    assert len(large) == 3 and all(one.mesh.fsdp != 1 for one in large.values())
+
+
 def test_another_method_takes_no_options_of_the_first(tmp_path):
     file = tmp_path / "run.yaml"
     file.write_text("{model: m, out: o, method: {name: a, options: {kl: 0.1}, loss: {kl: 1}}}")

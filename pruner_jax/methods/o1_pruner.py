@@ -18,7 +18,9 @@ relative to the problem. A wrong response that is short can have a positive weig
 (`prune/wrong_pushed_up` says how many); `wrong_at_most_zero` is not in either and ends that.
 
 What is different here: lengths count the end token, and no end token is put behind responses that
-were cut off. Prompts are the same for sampling and for training.
+were cut off. Prompts are the same for sampling and for training. The verifier takes the last box
+after the thought of a response that has ended; the code takes the first box of any response
+(`verify.answer=first_boxed`, `after_thought` and `unfinished_is_wrong` false).
 
 Left out: the freezing of layers; solutions are not cut again for training (the code cuts at 3072 or
 4096 of 8192 tokens).

@@ -46,14 +46,24 @@ def load(
     ``dtype`` is float32, bfloat16, float16, or auto (as in the folder). With a mesh and a table of
     rules (``mesh.py``) every weight goes straight to its place.
     """
-    policy = describe(name_or_folder)
+    return with_weights(describe(name_or_folder), dtype, mesh=mesh, rules=rules)
+
+
+def with_weights(
+    policy: Policy,
+    dtype: str = "float32",
+    *,
+    mesh: jax.sharding.Mesh | None = None,
+    rules: Rules = LEARN_RULES,
+) -> Policy:
+    """A described policy with its parameters, read as by ``load``."""
     shardings = None if mesh is None else weight_shardings(policy.config, mesh, rules)
     params = hf.read_weights(policy.folder, policy.config, dtype, shardings)
     return dataclasses.replace(policy, params=params)
 
 
 def describe(name_or_folder: str | os.PathLike[str]) -> Policy:
-    """The same without its parameters: what can be checked in a second."""
+    """A policy without its parameters: what can be checked in a second."""
     folder = hf.find_folder(name_or_folder)
     config = hf.read_config(folder)
     tokenizer = None

@@ -109,7 +109,7 @@ def read_weights(
     """
     if dtype not in ("auto", *_DTYPE_NAMES):
         raise ValueError(f"dtype = {dtype!r}; allowed: auto, {', '.join(_DTYPE_NAMES)}")
-    found = _open_weights(folder, config)
+    found = open_weights(folder, config)
     if dtype == "auto":
         wide = functools.reduce(jnp.promote_types, {view.dtype for view in found.values()})
     else:
@@ -133,8 +133,8 @@ def _at(tree: Tree, way: Sequence[str | int]) -> Any:
     return functools.reduce(lambda branch, key: branch[key], way, tree)
 
 
-def _open_weights(folder: Path, config: ModelConfig) -> dict[str, np.ndarray]:
-    """Views of exactly the tensors that the config asks for."""
+def open_weights(folder: Path, config: ModelConfig) -> dict[str, np.ndarray]:
+    """Views of exactly the tensors that the config asks for; nothing is copied."""
     found: dict[str, np.ndarray] = {}
     for path in _weight_files(folder):
         found |= read_tensors(path)

@@ -171,10 +171,12 @@ def _limit(problems: list[Problem], split: str, options: ProblemsOptions) -> lis
 
 
 def question_key(problem: Problem) -> str:
-    """What makes two questions the same: their words, whatever the spacing and the case."""
+    """What makes two questions the same: their words, whatever the spacing, the case and the system
+    message. A chat of several turns is a question of its own."""
+    turns = [m["content"] for m in problem.messages or () if m["role"] != "system"]
     text = problem.question
-    if problem.messages:
-        text = json.dumps([m["content"] for m in problem.messages], ensure_ascii=False)
+    if turns:
+        text = turns[0] if len(turns) == 1 else json.dumps(turns, ensure_ascii=False)
     return " ".join(text.split()).casefold()
 
 

@@ -199,22 +199,25 @@ def idle_parts(method: Method, settings: PruneConfig) -> Iterator[str]:
 
 def check_context(
     settings: PruneConfig, method: Method, engine: Engine, problems: dict[str, list[Problem]]
-) -> None:
-    """Every prompt with its longest response fits into the model: now, not on the second day."""
-    longest = {
+) -> dict[str, int]:
+    """Every prompt with its longest response fits into the model: now, not on the second day. How
+    many tokens the longest prompt of each set has."""
+    found: dict[str, int] = {}
+    limits = {
         "train": collection_limit(settings),
         "monitor": cap(settings, "monitor"),
         "test": cap(settings, "test"),
     }
     context = engine.config.context
     for name, part in problems.items():
-        limit = longest[name]
+        limit = limits[name]
         if name == "train":
             ways = _asked(method, part)
         else:
             ways = [(part, {"examples": getattr(settings, name).examples})]
         for asked, shown in ways:
             prompts = engine.prompts(asked, purpose=Purpose(name), limit=limit, **shown)
+            found[name] = max(found.get(name, 0), *map(len, prompts.tokens))
             for problem, prompt in zip(part, prompts.tokens):
                 if len(prompt) + limit > context:
                     cure = "lower the limit (rounds.limits, monitor.limit, test.limit)"
@@ -226,6 +229,7 @@ def check_context(
                         f"{context} (max_position_embeddings in {settings.model}/config.json); "
                         f"{cure}, or take the problem out of its source"
                     )
+    return found
 
 
 def _asked(

@@ -28,7 +28,7 @@ from pruner_jax.run.environment import environment
 from pruner_jax.sample.force import Hook, chain
 from pruner_jax.sample.options import SampleOptions
 from pruner_jax.sample.records import Stop
-from pruner_jax.sample.sampler import SampleStats, sample
+from pruner_jax.sample.sampler import SampleStats, sample, shapes_of
 from pruner_jax.text import TextOptions
 from pruner_jax.types import Graded, Problem, Prompts, Purpose, Rollouts
 from pruner_jax.verify.grade import Grader
@@ -139,11 +139,14 @@ class Engine:
             examples=self.examples if examples is None else examples,
         )
 
-    def cache_bytes(self, limit: int) -> int:
-        """Keys and values of a full batch of responses of ``limit`` tokens, prompts left out."""
-        config = self.config
-        per_token = 2 * config.layers * config.kv_heads * config.head_width
-        return self.sampling.rows * limit * per_token * jnp.dtype(self.dtype).itemsize
+    def cache_bytes(self, limit: int, prompt: int) -> int:
+        """Keys and values on each device of a full batch of responses of ``limit`` tokens to a
+        prompt of ``prompt``, at their largest: one layer is there twice while rows move."""
+        config, rows = self.config, self.sampling.rows
+        shapes = shapes_of(self.sampling, self.mesh, rows)
+        slots = shapes.most_slots(prompt, limit, self.sampling.block)
+        per_slot = 2 * (config.layers + 1) * config.kv_heads * config.head_width
+        return rows * slots * per_slot * jnp.dtype(self.dtype).itemsize
 
     def rows_together(self, limit: int) -> int:
         """How many rows of up to so many tokens are sampled and written together, where they last:

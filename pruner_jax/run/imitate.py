@@ -26,9 +26,9 @@ from pruner_jax.learn.step import init_state, make_update
 from pruner_jax.measure import stats
 from pruner_jax.measure.outcomes import outcomes
 from pruner_jax.measure.summary import plain
-from pruner_jax.mesh import LEARN_RULES, make_mesh
+from pruner_jax.mesh import make_mesh
 from pruner_jax.objective.loss_spec import LossSpec
-from pruner_jax.policy import handle, weights
+from pruner_jax.policy import handle, hf, weights
 from pruner_jax.policy.config import from_hf
 from pruner_jax.policy.export import check_target
 from pruner_jax.policy.handle import Policy
@@ -100,9 +100,12 @@ def warmup_verb(settings: WarmupConfig) -> dict[str, Any]:
 
 
 def _begin(settings: WarmupConfig, module: Any, scratch: pathlib.Path, mesh: Any) -> Policy:
-    """The given model, or a new one around the source's own tokenizer."""
+    """The given model, or a new one around the source's own tokenizer; without parameters in a dry
+    run."""
     if settings.model is not None:
-        return handle.load(settings.model, mesh=mesh, rules=LEARN_RULES)
+        policy = handle.describe(settings.model)
+        hf.open_weights(policy.folder, policy.config)  # checks
+        return policy if settings.dry_run else handle.with_weights(policy, mesh=mesh)
     if not settings.architecture or not hasattr(module, "write_tokenizer"):
         raise ValueError(
             "model is not set: a new one needs architecture (the fields of its config.json) and a "
@@ -113,7 +116,8 @@ def _begin(settings: WarmupConfig, module: Any, scratch: pathlib.Path, mesh: Any
     tokenizer = text.load_tokenizer(scratch)
     ids = {"eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}
     config = from_hf({"vocab_size": len(tokenizer), **ids, **settings.architecture})
-    params = weights.init(config, jax.random.key(settings.seed), "float32")
+    seed = settings.seed
+    params = None if settings.dry_run else weights.init(config, jax.random.key(seed), "float32")
     generation = scratch / "generation_config.json"
     return Policy(
         config,
@@ -135,10 +139,11 @@ def _describe(
     warmup(settings.optimizer, settings.steps)  # checks
     optimizer = make_optimizer(settings.optimizer, policy.config)
     make_update(policy.config, SPEC, settings.learn, optimizer, mesh)  # checks, compiles nothing
-    state = (policy.params, jax.eval_shape(optimizer.init, policy.params))
+    params = weights.abstract(policy.config, "float32")
+    state = (params, jax.eval_shape(optimizer.init, params))
     found = {
         "model": policy.config.model_type,
-        "parameters": sum(x.size for x in jax.tree.leaves(policy.params)),
+        "parameters": sum(x.size for x in jax.tree.leaves(params)),
         "layers": policy.config.layers,
         "devices": dict(mesh.shape),
         "problems": {name: len(part) for name, part in problems.items()},

@@ -42,7 +42,7 @@ class Second:
     """A frozen model, ready to sample."""
 
     engine: Engine
-    params: PyTree  # decode parameters
+    params: PyTree | None  # decode parameters; None: not loaded
 
 
 def load_second(
@@ -54,9 +54,10 @@ def load_second(
     seed: int,
     mesh: jax.sharding.Mesh,
     problems: ProblemsOptions | None = None,
+    checked_only: bool = False,
 ) -> Second:
     """A model from its folder, in the sampler's form only: nothing else of it is ever on a device.
-    ``problems`` as in ``Engine.of``."""
+    ``problems`` as in ``Engine.of``; ``checked_only``: all is checked and no weight is loaded."""
     policy = handle.describe(folder)
     engine = Engine.of(
         policy,
@@ -68,6 +69,9 @@ def load_second(
         problems=problems,
     )
     places = weight_shardings(policy.config, mesh, DECODE_RULES, stacked=False)
+    if checked_only:
+        hf.open_weights(policy.folder, policy.config)
+        return Second(engine, None)
     params = hf.read_weights(policy.folder, policy.config, engine.dtype, places, stacked=False)
     return Second(engine, params)
 

@@ -48,6 +48,7 @@ from pruner_jax.run.engine import Engine
 from pruner_jax.run.heap import give_back_large_blocks
 from pruner_jax.run.interrupts import Interrupts
 from pruner_jax.run.measuring import read_outcomes
+from pruner_jax.run.memory import Stage, check_memory, device_bytes, stages_of
 from pruner_jax.run.second import Second, check_room, load_expander, load_second
 from pruner_jax.run.state import Mark, RunState
 from pruner_jax.store.checkpoints import Checkpoints
@@ -88,7 +89,7 @@ class Session:
     rollout files."""
 
     settings: PruneConfig
-    policy: Policy  # without parameters once they are taken
+    policy: Policy  # without parameters once they are taken, and in a dry run
     engine: Engine
     problems: dict[str, list[Problem]]
     method: Method
@@ -104,6 +105,7 @@ class Session:
     checkpoints: Checkpoints | None = None
     history: list[dict[str, Any]] = dataclasses.field(default_factory=list)
     rollout_files: list[str] = dataclasses.field(default_factory=list)
+    stages: dict[str, Stage] = dataclasses.field(default_factory=dict)  # what each device holds
     saved: tuple[int, int, int] | None = None  # the position that was saved last
     tables: dict[Any, Groups] = dataclasses.field(default_factory=dict)  # read before
     # What each phase has to learn from, as read from its files: their names, and the rows.
@@ -248,13 +250,10 @@ class Session:
             "disk_bytes": 3 * size + 5 * parameters * 4,
             "sampler_bytes": parameters * jnp.dtype(self.engine.dtype).itemsize,
             **self._second_bytes(),
-            "cache_bytes": {
-                "round": self.engine.cache_bytes(
-                    self.cap("monitor") if rounds.limits == "auto" else max(rounds.limits)
-                ),
-                "monitor": self.engine.cache_bytes(self.cap("monitor")),
-                "test": self.engine.cache_bytes(self.cap("test")),
-            },
+            # On each device; what stands above is of all together.
+            "cache_bytes": {name: stage.cache for name, stage in self.stages.items() if stage.rows},
+            "stage_bytes": {name: stage.bytes for name, stage in self.stages.items()},
+            "device_bytes": device_bytes(self.mesh),
         }
         for name, value in found.items():
             self.progress.log(f"{name}: {value}")
@@ -284,7 +283,8 @@ def open_session(settings: PruneConfig) -> Iterator[Session]:
         progress = stack.enter_context(Progress())
         problems = load_sets(settings.problems)
         mesh = make_mesh(settings.mesh.data, settings.mesh.fsdp, settings.mesh.tensor)
-        policy = handle.load(settings.model, mesh=mesh, rules=LEARN_RULES)
+        policy = handle.describe(settings.model)
+        hf.open_weights(policy.folder, policy.config)  # checks
         verifier = stack.enter_context(Verifier(settings.verify))
         verifier.prepare(problem for part in problems.values() for problem in part)
         engine = Engine.of(
@@ -297,7 +297,7 @@ def open_session(settings: PruneConfig) -> Iterator[Session]:
             problems=settings.problems,
         )
         check_columns(method, problems["train"])
-        check_context(settings, method, engine, problems)
+        longest = check_context(settings, method, engine, problems)
         check_collections(settings, method, engine, policy.folder, problems["train"])
         warmup(settings.optimizer, optimizer_steps(settings, method))  # checks
         optimizer = make_optimizer(settings.optimizer, policy.config)
@@ -325,15 +325,19 @@ def open_session(settings: PruneConfig) -> Iterator[Session]:
             interrupts=stack.enter_context(Interrupts()),
         )
         if settings.expander.model is not None:
-            session.expander = load_expander(settings.expander, **shared)
-            longest = collection_limit(settings)
-            check_room(
-                session.expander, settings.expander, problems["train"], longest, "rounds.limits"
+            session.expander = load_expander(
+                settings.expander, **shared, checked_only=settings.dry_run
             )
+            limit = collection_limit(settings)
+            check_room(
+                session.expander, settings.expander, problems["train"], limit, "rounds.limits"
+            )
+        session.stages = stages_of(session, longest)
+        progress.log(check_memory(session.stages, device_bytes(mesh)))
         for line in (*unlike_published(method, settings), *idle_parts(method, settings)):
             progress.log(line)
-        del policy, engine  # the session alone holds the parameters, until they are taken
         if not settings.dry_run:
+            session.policy = handle.with_weights(policy, mesh=mesh, rules=LEARN_RULES)
             session.folder = stack.enter_context(
                 open_folder(settings.out, plain(settings), MACHINE, inputs(settings), _today)
             )

@@ -47,6 +47,12 @@ class Shapes:
             slots = max(slots + self.multiple, grown)
         return slots
 
+    def most_slots(self, prompt: int, limit: int, block: int) -> int:
+        """Slots that the cache may come to have: a block that the oldest row is the last to join,
+        while others go on for all of it; or one right behind a prefill."""
+        held = max(prompt + limit - 2, self.slots(prompt - 1))
+        return self.slots(held + min(block, limit))
+
 
 @dataclasses.dataclass(frozen=True)
 class Layout:

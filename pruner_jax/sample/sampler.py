@@ -159,6 +159,18 @@ def sample(
     return rollouts, batch.stats
 
 
+def shapes_of(options: SampleOptions, mesh: Mesh | None, count: int) -> Shapes:
+    """The shapes that a batch may take where ``count`` rows are to be written."""
+    shards = 1 if mesh is None else math.prod(mesh.shape[axis] for axis in ROWS)
+    return Shapes(
+        full=max(1, min(options.rows, -(-count // shards))),
+        shards=shards,
+        multiple=options.slot_multiple
+        or SLOT_MULTIPLE.get(jax.default_backend(), SLOT_MULTIPLE_ELSEWHERE),
+        growth=options.slot_growth,
+    )
+
+
 def _report(records: Records, done: np.ndarray, stats: SampleStats, on_row, on_progress) -> None:
     """Tell the callers which rows are done, in row order."""
     if on_row is not None:
@@ -193,14 +205,7 @@ class _Batch:
         self.key = jax.random.fold_in(jax.random.key(seed), purpose)
         self.identity_B3 = records.identity_B3()
         self.waiting = np.flatnonzero(records.left_B)
-        shards = 1 if mesh is None else math.prod(mesh.shape[axis] for axis in ROWS)
-        self.shapes = Shapes(
-            full=max(1, min(options.rows, -(-len(self.waiting) // shards))),
-            shards=shards,
-            multiple=options.slot_multiple
-            or SLOT_MULTIPLE.get(jax.default_backend(), SLOT_MULTIPLE_ELSEWHERE),
-            growth=options.slot_growth,
-        )
+        self.shapes = shapes_of(options, mesh, len(self.waiting))
         self.layout = nobody(self.shapes)
         self.layers: list = []  # keys and values, on the device
         self.rows: device.Rows | None = None

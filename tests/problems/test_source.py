@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import pathlib
 import subprocess
 import sys
 
@@ -118,6 +120,38 @@ def test_questions_are_compared_as_well_as_ids():
     assert question_key(one("a", "why?", messages=chat)) != question_key(
         one("b", "why?", messages=other)
     )
+
+
+def test_a_system_message_makes_no_other_question(tmp_path):
+    """Rows as verl writes them, a system message before the question, against a plain table."""
+    system = {"role": "system", "content": "Think first."}
+    asked = "Find x. Present the answer in a box."
+    example = [{"role": "user", "content": "Find w."}, {"role": "assistant", "content": "1"}]
+    verl = [
+        {
+            "prompt": [*before, {"role": "user", "content": question}],
+            "reward_model": {"style": "rule", "ground_truth": "1"},
+        }
+        for before, question in (
+            ([system], asked),
+            ([system], "Find y."),
+            ([system, *example], "Find x."),  # another question: what it asks hangs on the example
+        )
+    ]
+    tables = {
+        "train": verl,
+        "monitor": [{"question": "find  X.", "answer": "1"}],
+        "test": [{"question": "Find z.", "answer": "1"}],
+    }
+    paths = {name: str(tmp_path / f"{name}.jsonl") for name in tables}
+    for name, rows in tables.items():
+        pathlib.Path(paths[name]).write_text("\n".join(map(json.dumps, rows)))
+    options = {**paths, "cut": r"\s*Present the answer in a box\."}
+    with pytest.raises(ValueError, match="1 problems share their question"):
+        load_sets(ProblemsOptions("file", options))
+    sets = load_sets(ProblemsOptions("file", options, overlap="drop"))
+    assert [problem.messages[-1]["content"] for problem in sets["train"]] == ["Find y.", "Find x."]
+    assert len(sets["monitor"]) == 1
 
 
 def test_twins_in_train_do_not_leak_through_carving(counting):

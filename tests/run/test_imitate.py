@@ -7,6 +7,7 @@ import os
 import pytest
 
 from pruner_jax import cli
+from pruner_jax.policy import hf, weights
 from pruner_jax.run import imitate
 
 
@@ -39,6 +40,14 @@ def test_a_dry_run_checks_and_shows_sizes_and_leaves_nothing(words, tmp_path, mo
     assert os.listdir(tmp_path) == []
     assert cli.main([*words, "--dry-run", "--limit=3"]) == 1
     assert "raise limit" in capsys.readouterr().err
+
+
+def test_a_dry_run_makes_and_loads_no_weights(words, model, monkeypatch, capsys):
+    monkeypatch.setattr(weights, "init", None)
+    monkeypatch.setattr(hf, "read_weights", None)
+    for more in ((), (f"--model={model}",)):
+        assert cli.main([*words, "--dry-run", *more]) == 0
+        assert json.loads(capsys.readouterr().out)["parameters"] == 17_696
 
 
 def test_a_folder_of_something_else_is_refused_before_training(

@@ -26,6 +26,14 @@ def test_slots_grow_by_a_factor_in_multiples():
     assert shapes(multiple=128, growth=2.0).slots(1025) == 2048
 
 
+def test_the_largest_cache_is_known_beforehand():
+    how = shapes(64, multiple=128)
+    assert [how.most_slots(300, limit, 32) for limit in (16384, 32768)] == [18944, 37120]
+    # A long prompt is padded before the first block comes behind it.
+    layout, _, _ = begin(how, 4, length=800, limit=32)
+    assert layout.slots == how.most_slots(800, 32, 32) == 1152
+
+
 def test_waiting_rows_come_in_when_enough_seats_are_free():
     assert admitted(shapes(16), live=0, waiting=40, refill=1.0) == 16
     assert admitted(shapes(16), live=9, waiting=40, refill=0.5) == 0
@@ -71,6 +79,7 @@ def test_nobody_is_lost_whatever_happens(data):
     length, total = rng.integers(1, 30, count), rng.integers(1, 60, count)
     refill, block = data.draw(st.sampled_from([0.0, 0.5, 1.0])), data.draw(st.integers(1, 20))
     made, waiting, layout, shard_of = np.zeros(count, int), np.arange(count), nobody(how), {}
+    most = how.most_slots(int(length.max()), int(total.max()), block)
     for _ in range(10000):
         left = total - made
         live = int((left[layout.seated()] > 0).sum())
@@ -99,7 +108,7 @@ def test_nobody_is_lost_whatever_happens(data):
         np.testing.assert_array_equal(held, (length + made)[rows][going] - 1)
         assert (layout.start_X[seated][going] >= 0).all()
         steps = min(block, int(left[rows].max()))
-        assert layout.slot_s.max() + steps <= layout.slots
+        assert layout.slot_s.max() + steps <= layout.slots <= most
         made[rows[going]] = np.minimum(total, made + steps)[rows[going]]
         layout = type(layout)(layout.row_X, layout.start_X, layout.slot_s + steps, layout.slots)
     assert (made == total).all() and not len(waiting)

@@ -1,0 +1,119 @@
+"""Whether a run fits into the memory of its devices, told before the first token.
+
+Counted are the arrays that last as long as a stage, whose shapes are known: the learner's state,
+gradients and reference, the sampler's weights, and its cache at its largest. Not counted is what a
+program takes beside them while it works (activations, logits), nor an expander's cache.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import jax
+
+from pruner_jax.mesh import DECODE_RULES
+from pruner_jax.policy import hf, weights
+from pruner_jax.run.checks import collection_limit
+
+if TYPE_CHECKING:
+    from pruner_jax.run.engine import Engine
+    from pruner_jax.run.session import Session
+
+
+@dataclasses.dataclass(frozen=True)
+class Stage:
+    """What one device holds at a time of the run, in bytes."""
+
+    weights: int  # whatever the number of rows: parameters, moments, gradients
+    cache: int = 0
+    rows: int = 0  # that share the cache
+    limit: str = ""  # the setting that says how long they get
+
+    @property
+    def bytes(self) -> int:
+        """All of it."""
+        return self.weights + self.cache
+
+
+def stages_of(run: Session, longest: Mapping[str, int]) -> dict[str, Stage]:
+    """The stages of a run; ``longest``: tokens of the longest prompt of each set."""
+    settings, engine = run.settings, run.engine
+    params, state = on_a_device(run.parameters_like), on_a_device(run.learn_like)
+    second = _sampler_bytes(run.expander.engine, run.mesh) if run.expander else 0
+    state += second + (params if run.needs_reference else 0)
+
+    def sampling(name: str, held: int, writer: Engine) -> Stage:
+        limit = collection_limit(settings) if name == "train" else run.cap(name)
+        own = name != "train" and getattr(settings, name).limit is not None
+        return Stage(
+            held + _sampler_bytes(writer, run.mesh),
+            writer.cache_bytes(limit, longest[name]),
+            settings.sample.rows,
+            f"{name}.limit" if own else "rounds.limits",
+        )
+
+    stages = {
+        "learn": Stage(state + params),  # gradients lie like parameters
+        "train": sampling("train", state, engine),
+        "monitor": sampling("monitor", state, engine),
+        "test": sampling("test", second + params, engine),  # the learner is gone
+    }
+    teacher = settings.teacher.model
+    if teacher and any(phase.collect.policy == "teacher" for phase in run.method.phases):
+        config = hf.read_config(hf.find_folder(teacher))
+        stages["teacher"] = sampling("train", state, dataclasses.replace(engine, config=config))
+    return stages
+
+
+def _sampler_bytes(engine: Engine, mesh: jax.sharding.Mesh) -> int:
+    shapes = weights.abstract(engine.config, engine.dtype, stacked=False)
+    places = weights.weight_shardings(engine.config, mesh, DECODE_RULES, stacked=False)
+    return on_a_device(
+        jax.tree.map(
+            lambda x, place: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place), shapes, places
+        )
+    )
+
+
+def on_a_device(shapes: Any) -> int:
+    """Bytes that one device has of arrays whose places are known."""
+    return sum(
+        math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize
+        for x in jax.tree.leaves(shapes)
+    )
+
+
+def device_bytes(mesh: jax.sharding.Mesh) -> int | None:
+    """What every device of this process gives to arrays; None where that is not known."""
+    limits = [(device.memory_stats() or {}).get("bytes_limit") for device in mesh.local_devices]
+    return None if None in limits else min(limits)
+
+
+def check_memory(stages: Mapping[str, Stage], most: int | None) -> str:
+    """A line that says what each stage holds on a device that gives ``most`` bytes.
+
+    Raises:
+      ValueError: a stage holds more; with what to lower, and to what.
+    """
+    for name, stage in stages.items():
+        if most is None or stage.bytes <= most:
+            continue
+        fitting = (most - stage.weights) * stage.rows // stage.cache if stage.cache else 0
+        cure = "split the models over more devices (mesh.fsdp, for the learner; mesh.tensor)"
+        if fitting > 0:
+            cure = f"lower sample.rows from {stage.rows} to {fitting}, or lower {stage.limit}"
+        raise ValueError(
+            f"memory: the stage {name!r} holds {_said(stage.bytes)} on each device "
+            f"({_said(stage.weights)} of weights, {_said(stage.cache)} of cache), which gives "
+            f"{_said(most)} (of a GPU the share XLA_PYTHON_CLIENT_MEM_FRACTION); {cure}"
+        )
+    held = ", ".join(f"{name} {_said(stage.bytes)}" for name, stage in stages.items())
+    return f"memory on each device: {held}" + (f"; it gives {_said(most)}" if most else "")
+
+
+def _said(size: int) -> str:
+    power, unit = (30, "GiB") if size >= 1 << 30 else (20, "MiB")
+    return f"{size / (1 << power):.1f} {unit}"

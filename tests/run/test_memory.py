@@ -1,0 +1,103 @@
+"""What a run holds on its devices, and that it is refused where that is too much."""
+
+import pathlib
+import types
+
+import jax
+import jax.numpy as jnp
+import pytest
+from jax.sharding import AbstractMesh, NamedSharding, PartitionSpec
+
+from pruner_jax.policy import hf
+from pruner_jax.run import session
+from pruner_jax.run.engine import Engine
+from pruner_jax.run.memory import Stage, check_memory, on_a_device
+from pruner_jax.run.prune import prune
+from pruner_jax.sample.options import SampleOptions
+from pruner_jax.text import TextOptions
+
+GIB = 1 << 30
+
+
+def test_what_does_not_fit_is_refused_with_what_would():
+    stages = {
+        "learn": Stage(30 * GIB),
+        "test": Stage(10 * GIB, cache=64 * GIB, rows=64, limit="test.limit"),
+    }
+    assert check_memory(stages, None) == "memory on each device: learn 30.0 GiB, test 74.0 GiB"
+    assert check_memory(stages, 74 * GIB).endswith("test 74.0 GiB; it gives 74.0 GiB")
+    says = r"'test' holds 74\.0 GiB .*sample\.rows from 64 to 50, or lower test\.limit$"
+    with pytest.raises(ValueError, match=says):
+        check_memory(stages, 61 * GIB - 1)
+    with pytest.raises(ValueError, match=r"'learn' holds 30\.0 GiB .*mesh\.fsdp"):
+        check_memory(stages, 29 * GIB)
+    with pytest.raises(ValueError, match=r"'test' .*mesh\.fsdp"):  # not even one row
+        check_memory({"test": stages["test"]}, 11 * GIB - 1)
+
+
+def test_a_device_has_its_part_of_what_is_split():
+    mesh = AbstractMesh((2, 4), ("data", "fsdp"))
+    split, whole = (NamedSharding(mesh, PartitionSpec(name)) for name in ("fsdp", None))
+    shape = (8, 3)
+    assert on_a_device(jax.ShapeDtypeStruct(shape, jnp.float32, sharding=split)) == 2 * 3 * 4
+    assert on_a_device([jax.ShapeDtypeStruct(shape, jnp.bfloat16, sharding=whole)] * 2) == 96
+
+
+def test_the_cache_at_its_largest():
+    """64 rows of R1-Distill-Qwen-1.5B: 16,384 tokens behind a prompt of 300 take 18,944 slots, each
+    of 2 heads x 128 x (keys and values) x 2 bytes in 28 layers, and in one that moves."""
+    engine = Engine(
+        config=types.SimpleNamespace(layers=28, kv_heads=2, head_width=128),
+        tokenizer=None,
+        end_ids=(0,),
+        end_id=0,
+        close_ids=(),
+        open_ids=(),
+        text=TextOptions(),
+        sampling=SampleOptions(rows=64, slot_multiple=128, dtype="bfloat16"),
+        verifier=None,
+        seed=0,
+    )
+    assert engine.cache_bytes(16384, 300) == 64 * 18944 * 29 * 1024
+
+
+def test_a_dry_run_tells_what_each_stage_holds(settings, tmp_path, monkeypatch):
+    words = (f"--out={tmp_path / 'run'}", "--dry_run=true", "--test.limit=90")
+    found = prune(settings(*words))
+    one = 4 * found["parameters"]  # the sampler's on a CPU are in float32 too
+    stages, cache = found["stage_bytes"], found["cache_bytes"]
+    with_reference = found["learner_state_bytes"] + one
+    assert found["reference_bytes"] == one and found["device_bytes"] is None
+    assert stages["learn"] == with_reference + one  # gradients
+    assert stages["train"] == with_reference + one + cache["train"]
+    assert stages["monitor"] == with_reference + one + cache["monitor"]
+    assert stages["test"] == 2 * one + cache["test"]  # the learner is gone
+    assert 0 < cache["train"] <= cache["monitor"] < cache["test"]
+    monkeypatch.setattr(session, "device_bytes", lambda mesh: stages["test"] - 1)
+    with pytest.raises(ValueError, match=r"'test' .*sample\.rows from 16 to 15"):
+        prune(settings(*words))
+
+
+def test_a_dry_run_loads_no_weights_but_looks_at_their_files(
+    settings, model, tmp_path, monkeypatch
+):
+    (tmp_path / "model").mkdir()
+    for path in model.iterdir():
+        (tmp_path / "model" / path.name).write_bytes(path.read_bytes())
+    monkeypatch.setattr(hf, "read_weights", None)
+    expander = pathlib.Path(__file__).parents[2] / "configs" / "tiny_expander"
+    words = (
+        f"--out={tmp_path / 'run'}",
+        f"--model={tmp_path / 'model'}",
+        f"--expander.model={expander}",
+        "--expander.limit=16",
+        "--dry_run=true",
+    )
+    found = prune(settings(*words))
+    one = 4 * found["parameters"]
+    held = 2 * one + found["expander_bytes"] + found["cache_bytes"]["test"]
+    assert found["stage_bytes"]["test"] == held
+    weights = tmp_path / "model" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1])
+    with pytest.raises(ValueError, match="truncated"):
+        prune(settings(*words))
