@@ -99,6 +99,8 @@ class Session:
     clock: Clock
     interrupts: Interrupts
     expander: Second | None = None
+    # By part: the name in the settings, and the commit of what came from the hub.
+    models: dict[str, dict[str, str | None]] = dataclasses.field(default_factory=dict)
     folder: RunFolder | None = None  # these three: not in a dry run
     metrics: Metrics | None = None
     checkpoints: Checkpoints | None = None
@@ -334,8 +336,12 @@ def open_session(settings: PruneConfig) -> Iterator[Session]:
             progress.log(line)
         del policy, engine  # the session alone holds the parameters, until they are taken
         if not settings.dry_run:
+            session.models = _models(settings, session.policy.folder)
+            commits = {m["name"]: m["commit"] for m in session.models.values() if m["commit"]}
             session.folder = stack.enter_context(
-                open_folder(settings.out, plain(settings), MACHINE, inputs(settings), _today)
+                open_folder(
+                    settings.out, plain(settings), MACHINE, inputs(settings), _today, commits
+                )
             )
             for change in session.folder.changes:
                 progress.log(f"changed since the run was stopped: {change}")
@@ -343,6 +349,19 @@ def open_session(settings: PruneConfig) -> Iterator[Session]:
             session.checkpoints = Checkpoints(session.folder.checkpoints)
             stack.callback(session.checkpoints.close)
         yield session
+
+
+def _models(settings: PruneConfig, folder: pathlib.Path) -> dict[str, dict[str, str | None]]:
+    """Which models the run works with; ``folder``: of the one that is pruned."""
+    folders = {"model": (settings.model, folder)}
+    for part in ("expander", "teacher"):
+        name = getattr(settings, part).model
+        if name is not None:
+            folders[part] = name, hf.find_folder(name)
+    return {
+        part: {"name": name, "commit": hf.commit_of(found)}
+        for part, (name, found) in folders.items()
+    }
 
 
 def finished_folder(settings: PruneConfig) -> RunFolder | None:
