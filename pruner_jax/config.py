@@ -21,6 +21,7 @@ from pruner_jax.measure.options import AutoOptions, EvaluateOptions, GuardOption
 from pruner_jax.measure.programs import ProgramsOptions
 from pruner_jax.objective.method import budget_sentence
 from pruner_jax.problems.options import ProblemsOptions
+from pruner_jax.report.track import TrackOptions
 from pruner_jax.sample.options import SampleOptions
 from pruner_jax.sample.second import ExpanderOptions, ServingOptions, TeacherOptions
 from pruner_jax.settings import ConfigError, Given, build, parser, plain, read
@@ -256,6 +257,7 @@ class PruneConfig:
     pick: PickOptions = _default(PickOptions)
     auto: AutoOptions = _default(AutoOptions)
     guards: GuardOptions = _default(GuardOptions)
+    track: TrackOptions = _default(TrackOptions)
 
     dry_run: bool = False
     """Resolve and check everything, show shapes and memory, and stop. --dry-run alone says true."""

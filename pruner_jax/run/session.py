@@ -30,6 +30,7 @@ from pruner_jax.policy import handle, hf, weights
 from pruner_jax.policy.handle import Policy
 from pruner_jax.problems.source import load_sets
 from pruner_jax.report.progress import Progress
+from pruner_jax.report.track import Tracker, check_installed
 from pruner_jax.run.ahead import check_collections
 from pruner_jax.run.checks import (
     cap,
@@ -77,6 +78,7 @@ MACHINE = (
     "sample.rows",
     "sample.slot_growth",
     "sample.slot_multiple",
+    "track",
     "verify.memory_mb",
     "verify.workers",
 )
@@ -280,6 +282,7 @@ def open_session(settings: PruneConfig) -> Iterator[Session]:
     keep_compiled_programs()
     give_back_large_blocks()
     method = methods.build(methods.MethodOptions.of(settings.method))
+    check_installed(settings.track)
     check_settings(settings, method)
     check_method(settings, method)
     with contextlib.ExitStack() as stack:
@@ -345,7 +348,9 @@ def open_session(settings: PruneConfig) -> Iterator[Session]:
             )
             for change in session.folder.changes:
                 progress.log(f"changed since the run was stopped: {change}")
-            session.metrics = Metrics(session.folder.metrics)
+            tracker = Tracker(settings.track, session.folder.root, plain(settings), progress.log)
+            stack.callback(tracker.close)
+            session.metrics = Metrics(session.folder.metrics, tracker)
             session.checkpoints = Checkpoints(session.folder.checkpoints)
             stack.callback(session.checkpoints.close)
         yield session

@@ -313,7 +313,7 @@ def _within(key: str, names: Collection[str]) -> bool:
 def _is_empty_run(folder: RunFolder) -> bool:
     """Whether this is a run of ours that was stopped before its first checkpoint was complete."""
     parts = (folder.config, folder.inputs, folder.metrics, folder.rollouts, folder.checkpoints)
-    ours = {part.name for part in parts}
+    ours = {"tensorboard", "wandb", *(part.name for part in parts)}  # trackers write there too
     if any(path.name not in ours and path.name[0] != "." for path in folder.root.iterdir()):
         return False
     states = folder.checkpoints / "states"

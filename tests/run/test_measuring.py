@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from pruner_jax.config import EvaluateConfig, load
+from pruner_jax.report import track
 from pruner_jax.run import engine
 from pruner_jax.run.evaluate import evaluate_verb
 from pruner_jax.run.prune import prune
@@ -40,19 +41,21 @@ def test_a_run_tells_its_budgets_when_it_measures(settings, model, tmp_path, mon
     cached.parent.mkdir()
     cached.symlink_to(model)
     monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda *args, **how: str(cached))
+    sent = []
+    writer = track.Writer(lambda numbers, step: sent.append((step, numbers)), lambda: None)
+    monkeypatch.setitem(track._OPEN, "wandb", lambda place: writer)
+    monkeypatch.setitem(track.PACKAGES, "wandb", "json")  # any that is installed
     out = tmp_path / "run"
-    summary = prune(
-        settings(
-            f"--out={out}",
-            "--model=owner/tiny@v1",
-            "--method={name: l1_max, options: {samples: 4, low: 4, high: 20}}",
-            "--monitor.budget=8",
-            "--test.budget=12",
-            "--rounds.limits=[24]",
-            "--rounds.steps=2",
-            "--guards.not_finite=false",
-        )
-    )
+    asked = [
+        f"--out={out}",
+        "--model=owner/tiny@v1",
+        "--method={name: l1_max, options: {samples: 4, low: 4, high: 20}}",
+        "--monitor.budget=8",
+        "--test.budget=12",
+        "--rounds.limits=[24]",
+        "--rounds.steps=2",
+    ]
+    summary = prune(settings(*asked, "--track.to=[wandb]"))
     for name, budget in (("base-monitor", 8), ("final-test", 12)):
         rows = read_rollouts(out / "rollouts" / f"{name}.parquet", ["prompt", "budget", "length"])
         assert set(rows["budget"]) == {budget}
@@ -63,6 +66,10 @@ def test_a_run_tells_its_budgets_when_it_measures(settings, model, tmp_path, mon
     evaluated = [r for r in Metrics(out / "metrics.jsonl").read() if r["kind"] == "evaluate"]
     assert [r["budget/tokens"] for r in evaluated] == [8, 8]
     assert all(r["budget/within_low"] <= r["budget/within"] for r in evaluated)
+
+    assert [step for step, _ in sent] == [0, 1, 2, 2]
+    assert prune(settings(*asked)) == summary  # without a tracker it is the same run
+    assert sent[1][1]["sampling/entropy"] > 0 and sent[3][1]["monitor/budget/tokens"] == 8
 
     words = [f"--model={out / 'export'}", f"--like={out}"]
     again = evaluate_verb(load(EvaluateConfig, None, words))
