@@ -14,11 +14,14 @@ import typing
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
+from pruner_jax import methods
 from pruner_jax.learn.options import LearnOptions, MeshOptions, OptimizerOptions
 from pruner_jax.measure.comparison import CompareConfig, EntryOptions
 from pruner_jax.measure.options import AutoOptions, EvaluateOptions, GuardOptions, PickOptions
 from pruner_jax.measure.programs import ProgramsOptions
+from pruner_jax.objective.method import budget_sentence
 from pruner_jax.problems.options import ProblemsOptions
+from pruner_jax.report.track import TrackOptions
 from pruner_jax.sample.options import SampleOptions
 from pruner_jax.sample.second import ExpanderOptions, ServingOptions, TeacherOptions
 from pruner_jax.settings import ConfigError, Given, build, parser, plain, read
@@ -150,6 +153,9 @@ def _like(cls: type, given: Given) -> dict[str, Any]:
     settings = {name: plain(getattr(run, name)) for name in sorted(shared)}
     if settings["test"]["limit"] is None and run.rounds.limits != "auto":
         settings["test"]["limit"] = max(run.rounds.limits)  # as the run itself tests
+    if settings["test"]["budget_sentence"] is None:  # budgets are told as the run told them
+        method = methods.build(methods.MethodOptions.of(run.method))
+        settings["test"]["budget_sentence"] = budget_sentence(method)
     asked = run.method.get("options") or {}
     if "programs" in names and run.method.get("name") == "pad" and "template" in asked:
         settings["programs"] = {"template": asked["template"]}  # as its repairs were trained
@@ -220,7 +226,8 @@ class PruneConfig:
     """Shorten a model's thinking: rounds of sampling and learning under token limits."""
 
     model: str
-    """Hugging Face folder or hub id of the model to begin with."""
+    """Hugging Face folder or hub id (owner/name, or owner/name@revision) of the model to begin
+    with."""
 
     out: str
     """Folder of the run; one that holds a run of the same settings is continued."""
@@ -250,6 +257,7 @@ class PruneConfig:
     pick: PickOptions = _default(PickOptions)
     auto: AutoOptions = _default(AutoOptions)
     guards: GuardOptions = _default(GuardOptions)
+    track: TrackOptions = _default(TrackOptions)
 
     dry_run: bool = False
     """Resolve and check everything, show shapes and memory, and stop. --dry-run alone says true."""
@@ -305,7 +313,7 @@ class EvaluateConfig:
     """Measure a model: accuracy, lengths, truncation, with intervals."""
 
     model: str
-    """Hugging Face folder or hub id."""
+    """Hugging Face folder or hub id (owner/name, or owner/name@revision)."""
 
     against: str | None = None
     """A second model, measured on the same problems and compared pair by pair."""
@@ -341,7 +349,7 @@ class SampleConfig:
     """Answers of one model to one question."""
 
     model: str
-    """Hugging Face folder or hub id."""
+    """Hugging Face folder or hub id (owner/name, or owner/name@revision)."""
 
     question: str
     """The question."""

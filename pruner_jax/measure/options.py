@@ -26,6 +26,12 @@ class EvaluateOptions:
     """How many of the likeliest tokens are kept; 0 keeps all."""
     limit: int | None = None
     """The most tokens of a response, for base and pruned model alike; empty: the first round's."""
+    budget: int | None = None
+    """Tokens that the model is told to answer in, the same for every question; how well it keeps to
+    them is reported. Empty: it is told none."""
+    budget_sentence: str | None = None
+    """How it is told, with {budget} in it; appended to the question. Empty: as the run's method
+    tells its own budgets."""
     thinking_budget: int | None = None
     """Budget forcing (arXiv 2501.19393): a thought that is still open after so many tokens is ended
     by writing ``thinking_end``. Empty: it is not."""
@@ -46,6 +52,10 @@ class EvaluateOptions:
         _require(0 < self.top_p <= 1, "top_p", self.top_p, "0 < top_p <= 1")
         _require(self.top_k >= 0, "top_k", self.top_k, ">= 0")
         _require(self.limit is None or self.limit >= 1, "limit", self.limit, ">= 1")
+        _require(self.budget is None or self.budget >= 1, "budget", self.budget, ">= 1")
+        said = self.budget_sentence
+        tells = said is None or "{budget}" in said
+        _require(tells, "budget_sentence", said, "a text with {budget}")
         budget = self.thinking_budget
         _require(budget is None or budget >= 0, "thinking_budget", budget, ">= 0")
         _require(self.examples >= 0, "examples", self.examples, ">= 0")
@@ -58,6 +68,18 @@ class EvaluateOptions:
                 f"samples is {self.samples} at temperature 0, where all samples of a problem are "
                 "equal; set samples to 1 or raise temperature"
             )
+
+    def note(self) -> str:
+        """What is appended to every question."""
+        if self.budget is None:
+            return ""
+        if self.budget_sentence is None:
+            raise ValueError(
+                f"budget is {self.budget}, but nothing says how the model is told; set "
+                "budget_sentence beside it, or take a method that tells budgets (l1_exact, l1_max; "
+                "to evaluate a model of one: --like RUN)"
+            )
+        return self.budget_sentence.replace("{budget}", str(self.budget))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -11,6 +11,8 @@ samples are never dropped.
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -54,13 +56,19 @@ def accuracy_on_these(outcomes: Outcomes, confidence: float = 0.95) -> Estimate:
     return Estimate(value, float(low), float(high))
 
 
-def accuracy_in_general(
-    outcomes: Outcomes, confidence: float = 0.95, resamples: int = 10_000, seed: int = 0
-) -> Estimate:
-    """Accuracy with the interval for other problems of the same kind (cluster bootstrap)."""
-    p_P1 = per_problem(outcomes.correct_PG, outcomes)[:, None]
-    low, high = interval(resampled_means(p_P1, resamples, seed)[:, 0], confidence)
-    return Estimate(float(p_P1.mean()), float(low), float(high))
+def in_general(
+    outcomes: Outcomes,
+    values: Mapping[str, np.ndarray],
+    confidence: float = 0.95,
+    resamples: int = 10_000,
+    seed: int = 0,
+) -> dict[str, Estimate]:
+    """Macro means of values [P, G] with intervals for other problems of the same kind (cluster
+    bootstrap, one resampling for all)."""
+    mean_PC = np.stack([per_problem(x_PG, outcomes) for x_PG in values.values()], axis=1)
+    low_C, high_C = interval(resampled_means(mean_PC, resamples, seed), confidence)
+    ends = zip(mean_PC.mean(axis=0), low_C, high_C)
+    return {name: Estimate(*map(float, found)) for name, found in zip(values, ends)}
 
 
 def mean_tokens(outcomes: Outcomes) -> float:
@@ -109,33 +117,61 @@ def pass_at_k(outcomes: Outcomes, k: int) -> float:
     return float(1.0 - missed_P.mean())
 
 
+def adherence(
+    outcomes: Outcomes,
+    budget: int,
+    confidence: float = 0.95,
+    resamples: int = 10_000,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """How well a model keeps to the tokens that it was told, with intervals for other problems:
+    the mean of |length - budget|, and the shares of samples within the budget and over it."""
+    off_PG = np.abs(outcomes.length_PG - budget)
+    within_PG = outcomes.length_PG <= budget
+    parts = {"distance": off_PG, "within": within_PG, "over": ~within_PG}
+    found = in_general(outcomes, parts, confidence, resamples, seed)
+    return {"tokens": budget, **{name: dataclasses.asdict(e) for name, e in found.items()}}
+
+
 def describe(
-    outcomes: Outcomes, confidence: float = 0.95, resamples: int = 10_000, seed: int = 0
+    outcomes: Outcomes,
+    confidence: float = 0.95,
+    resamples: int = 10_000,
+    seed: int = 0,
+    budget: int | None = None,
 ) -> dict[str, Any]:
     """Everything that is reported of one model, by name (the ``base`` and ``final`` of a summary).
 
-    NaN where the data cannot say (mean length of wrong samples when there are none). pass@k is
-    given for powers of two up to half the samples, where the estimator's variance is still small.
+    ``*_in_general``: intervals for other problems of the same kind. NaN where the data cannot say
+    (mean length of wrong samples when there are none). pass@k is given for powers of two up to half
+    the samples, where the estimator's variance is still small. ``budget``: tokens that the model
+    was told.
     """
     fixed = accuracy_on_these(outcomes, confidence)
-    general = accuracy_in_general(outcomes, confidence, resamples, seed)
+    means = {
+        "accuracy": outcomes.correct_PG,
+        "mean_tokens": outcomes.length_PG,
+        "mean_thinking_tokens": outcomes.thinking_PG,
+        "mean_answer_tokens": outcomes.answer_PG,
+        "truncated": ~outcomes.finished_PG,
+    }
+    general = in_general(outcomes, means, confidence, resamples, seed)
     fewest, most = int(outcomes.samples_P.min()), int(outcomes.samples_P.max())
     ks = [2**i for i in range(1, fewest.bit_length()) if 2**i <= fewest // 2]
-    return {
-        "accuracy": fixed.value,
+    found = {
         "accuracy_on_these": {"low": fixed.low, "high": fixed.high},
-        "accuracy_in_general": {"low": general.low, "high": general.high},
         "pass_at_k": {str(k): pass_at_k(outcomes, k) for k in ks},
-        "mean_tokens": mean_tokens(outcomes),
-        "mean_thinking_tokens": macro(outcomes.thinking_PG, outcomes),
-        "mean_answer_tokens": macro(outcomes.answer_PG, outcomes),
+        **{name: e.value for name, e in general.items()},
+        **{f"{name}_in_general": {"low": e.low, "high": e.high} for name, e in general.items()},
         "median_tokens": percentile(outcomes, 0.5),
         "p10_tokens": percentile(outcomes, 0.1),
         "p90_tokens": percentile(outcomes, 0.9),
         "mean_tokens_correct": mean_tokens_where(outcomes, outcomes.correct_PG),
         "mean_tokens_wrong": mean_tokens_where(outcomes, ~outcomes.correct_PG),
-        "truncated": truncated(outcomes),
         "n_problems": len(outcomes),
         "samples_per_problem": most if fewest == most else float(outcomes.samples_P.mean()),
         "limit": outcomes.limit,
     }
+    if budget is not None:
+        found["budget"] = adherence(outcomes, budget, confidence, resamples, seed)
+    return found

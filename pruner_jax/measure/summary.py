@@ -66,10 +66,11 @@ def summary(
     confidence: float = 0.95,
     resamples: int = 10_000,
     seed: int = 0,
+    budget: int | None = None,
 ) -> dict[str, Any]:
     """The dict that is written as summary.json, from two test evaluations under one limit.
 
-    ``seconds``: the time of each phase.
+    ``seconds``: the time of each phase. ``budget``: tokens that both models were told.
     """
     how = {"confidence": confidence, "resamples": resamples, "seed": seed}
     base, final = paired.aligned(base, final)
@@ -78,8 +79,8 @@ def summary(
     rates = difficulty.by_base_accuracy(base, final) if base.samples_P.min() >= 2 else ()
     adaptation = dict(zip(("base", "final"), difficulty.adaptation_ratio(levels)))
     result = {
-        "base": stats.describe(base, **how),
-        "final": stats.describe(final, **how),
+        "base": stats.describe(base, **how, budget=budget),
+        "final": stats.describe(final, **how, budget=budget),
         "accuracy_change": dataclasses.asdict(change.accuracy_change),
         "token_ratio": dataclasses.asdict(change.token_ratio),
         "aes": {

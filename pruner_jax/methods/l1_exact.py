@@ -9,6 +9,8 @@ Paper: L1, arXiv 2503.04697. 16 samples, alpha 0.0003 (1 / 3000 in the code), a 
 tokens. The KL weight is read from a copy of the training script. The penalty has no bound: a
 response of 4000 tokens under a budget of 100 loses 1.17.
 
+A model is measured under a budget where ``monitor.budget`` and ``test.budget`` name one.
+
 Assumed, for want of a published value: clip 0.2, the mean over all tokens of the update, one update
 per collection, no entropy bonus.
 """

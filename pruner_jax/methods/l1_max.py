@@ -12,6 +12,9 @@ Paper: L1, arXiv 2503.04697. 16 samples, alpha 0.0003, delta 0.5. In copies of t
 the first reward is 0.001 (`alpha`). The KL weight is read from a copy of the training script. The
 published model continues from L1-Exact: give the export of an `l1_exact` run as the model.
 
+A model is measured under a budget, as a maximum, where ``monitor.budget`` and ``test.budget`` name
+one.
+
 Assumed, for want of a published value: that both kinds of prompt are equally frequent, clip 0.2,
 the mean over all tokens of the update, one update per collection, no entropy bonus. What kind a
 prompt is, is drawn for each problem of a step by itself.

@@ -254,6 +254,12 @@ def follows_monitor(phase: Phase) -> bool:
     return "monitor" in needs(phase) or any(name.startswith("monitor/") for name in followed)
 
 
+def budget_sentence(method: Method) -> str | None:
+    """How the first phase that tells budgets does so, with {budget} in it; None where none does."""
+    budgets = [phase.condition.budget for phase in method.phases]
+    return next((b.sentence for b in budgets if b is not None and b.sentence), None)
+
+
 def check(method: Method, offers: Collection[str]) -> None:
     """Refuse a method that needs what the run does not offer.
 

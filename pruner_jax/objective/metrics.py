@@ -1,6 +1,7 @@
 """What a weighing tells about itself: names as in TRL where TRL has one, ours under ``prune/``.
 
 A metric with no rows behind it (mean length of correct rows when none is correct) is left out.
+``docs/metrics.md`` says what each one means.
 """
 
 from __future__ import annotations
@@ -11,17 +12,30 @@ import numpy as np
 
 from pruner_jax import masked
 from pruner_jax.objective.context import Scene
-from pruner_jax.types import Graded
+from pruner_jax.types import Graded, Rollouts
 
 if TYPE_CHECKING:
     from pruner_jax.objective.method import Phase
 
 
+def completions(rollouts: Rollouts) -> dict[str, float]:
+    """Lengths of the rows as they were sampled, and which were cut at their limit."""
+    length_B, finished_B = rollouts.length_B, rollouts.finished_B
+    found = {
+        "completions/mean_length": length_B.mean(),
+        "completions/min_length": length_B.min(),
+        "completions/max_length": length_B.max(),
+        "completions/clipped_ratio": 1.0 - finished_B.mean(),
+    }
+    if finished_B.any():
+        found["completions/mean_terminated_length"] = length_B[finished_B].mean()
+    return {name: float(value) for name, value in found.items()}
+
+
 def measure(phase: Phase, scene: Scene, collected: Graded) -> dict[str, float]:
     """Metrics of a finished scene; ``collected`` are its rows before they were shaped.
 
-    completions/*: as sampled. reward, reward_std (mean over groups), frac_reward_zero_std (share of
-    groups): both channels together, over the shaped rows. prune/*: see the code, one line each.
+    Rewards are those of both channels together, over the shaped rows.
     """
     groups, a_PG, keep_PG = scene.groups, scene.advantage_PG, scene.keep_PG
     every, correct, wrong = groups.mask_PG, groups.subset("correct"), groups.subset("wrong")
@@ -29,8 +43,7 @@ def measure(phase: Phase, scene: Scene, collected: Graded) -> dict[str, float]:
     some_P, rate_P = every.any(axis=1), groups.solve_rate_P
     std_P = masked.std(scene.reward_PG, every, 1, ddof=1, empty=0.0)
     found = {
-        "completions/mean_length": collected.rollouts.length_B.mean(),
-        "completions/clipped_ratio": 1 - collected.rollouts.finished_B.mean(),
+        **completions(collected.rollouts),
         "reward": masked.mean(scene.reward_PG, every, empty=np.nan),
         "reward_std": masked.mean(std_P, some_P, empty=np.nan),
         "frac_reward_zero_std": masked.mean(1.0 * (std_P < 1e-9), some_P, empty=np.nan),

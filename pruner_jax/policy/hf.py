@@ -52,7 +52,8 @@ _DTYPE_NAMES = {dtype.name: dtype for dtype in DTYPES.values()}
 
 
 def find_folder(name: str | os.PathLike[str]) -> Path:
-    """The local folder of that name, or of that hub id (``owner/name``), fetched if need be."""
+    """The local folder of that name, or of that hub id (``owner/name``, or ``owner/name@revision``:
+    a branch, a tag or a commit), fetched if need be."""
     folder = Path(name).expanduser()
     if folder.is_dir():
         return folder
@@ -60,17 +61,26 @@ def find_folder(name: str | os.PathLike[str]) -> Path:
         raise ValueError(
             f"{folder} is a file; allowed: a folder in Hugging Face format, or a hub id"
         )
-    if not re.fullmatch(r"[A-Za-z0-9][\w.-]*/[\w.-]+", str(name)):
-        raise ValueError(f"{folder}: no such folder, and no hub id of the form owner/name either")
+    match = re.fullmatch(r"([A-Za-z0-9][\w.-]*/[\w.-]+)(?:@([\w./-]+))?", str(name))
+    if match is None:
+        raise ValueError(
+            f"{folder}: no such folder, and no hub id of the form owner/name (owner/name@revision) "
+            "either"
+        )
     from huggingface_hub import snapshot_download
 
     wanted = ["*.json", "model*.safetensors", *TOKENIZER_FILES, "additional_chat_templates/*"]
     try:
-        return Path(snapshot_download(str(name), allow_patterns=wanted))
+        return Path(snapshot_download(match[1], revision=match[2], allow_patterns=wanted))
     except Exception as error:
         raise ValueError(
             f"{name}: no such folder here, and the hub did not give it: {error}"
         ) from error
+
+
+def commit_of(folder: Path) -> str | None:
+    """The commit of a folder in the hub's cache, which is its name there; None of any other."""
+    return folder.name if folder.parent.name == "snapshots" else None
 
 
 def read_json(path: Path) -> dict[str, Any]:

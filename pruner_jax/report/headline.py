@@ -1,11 +1,12 @@
 """The result in a sentence, two intervals and a table, for the page and for the terminal.
 
-Takes the dict of summary.json. ``rows`` is what both show; nothing is computed that the summary
-does not say, except differences of two of its numbers.
+Takes the dict of summary.json. ``rows`` is what both show, the page with the intervals of each
+model; nothing is computed that the summary does not say, except differences of two of its numbers.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from html import escape
 from typing import Any
 
@@ -64,27 +65,26 @@ def basis(summary: dict[str, Any]) -> str:
     )
 
 
-def rows(summary: dict[str, Any]) -> list[Row]:
-    """What, before, after, change: the table."""
+def rows(summary: dict[str, Any], spread: bool = False) -> list[Row]:
+    """What, before, after, change: the table. With ``spread`` the intervals of either model stand
+    behind its numbers, where they have one."""
     base, final = summary["base"], summary["final"]
     change, ratio, aes = (summary[k] for k in ("accuracy_change", "token_ratio", "aes"))
-    table: list[Row] = [
-        (
-            "accuracy",
-            percent(base["accuracy"]),
-            percent(final["accuracy"]),
-            f"{points(change['value'])} ({points(change['low'])} to {points(change['high'])})",
-        )
-    ]
+
+    def cells(key: str, form: Callable[[float | None], str]) -> tuple[str, str]:
+        sides = ((side[key], side.get(f"{key}_in_general")) for side in (base, final))
+        return tuple(_cell(value, ends if spread else None, form) for value, ends in sides)
+
+    moved = f"{points(change['value'])} ({points(change['low'])} to {points(change['high'])})"
+    table: list[Row] = [("accuracy", *cells("accuracy", percent), moved)]
     for label, key in _TOKENS:
         cost = _times(base[key], final[key])
         if key == "mean_tokens":
             cost += f" ({number(ratio['low'], 2)} to {number(ratio['high'], 2)})"
-        table.append((label, tokens(base[key]), tokens(final[key]), cost))
-    cut = final["truncated"] - base["truncated"]
-    table.append(
-        ("cut at the limit", percent(base["truncated"]), percent(final["truncated"]), points(cut))
-    )
+        table.append((label, *cells(key, tokens), cost))
+    cut = points(final["truncated"] - base["truncated"])
+    table.append(("cut at the limit", *cells("truncated", percent), cut))
+    table += _budget_rows(base.get("budget"), final.get("budget"), spread)
     table.append(
         (
             f"AES (a={aes['a']:g}, b={aes['b']:g}, g={aes['g']:g})",
@@ -96,6 +96,27 @@ def rows(summary: dict[str, Any]) -> list[Row]:
     return table
 
 
+def _cell(value: float | None, ends: Any, form: Callable[[float | None], str]) -> str:
+    return form(value) + (f" ({form(ends['low'])} to {form(ends['high'])})" if ends else "")
+
+
+def _budget_rows(base: Any, final: Any, spread: bool) -> list[Row]:
+    """How well both models keep to the tokens that they were told, if they were told any."""
+    if not base:
+        return []
+
+    def cells(part: str, form: Callable[[float | None], str]) -> list[str]:
+        both = (base[part], final[part])
+        return [_cell(side["value"], side if spread else None, form) for side in both]
+
+    before, after = base["distance"]["value"], final["distance"]["value"]
+    found = [(f"off {base['tokens']} tokens", *cells("distance", tokens), _times(before, after))]
+    for name in ("within", "over"):
+        gain = points(final[name]["value"] - base[name]["value"])
+        found.append((f"  {name} them", *cells(name, percent), gain))
+    return found
+
+
 def _times(before: float | None, after: float | None) -> str:
     return f"×{number(after / before, 2)}" if before and after is not None else "–"
 
@@ -105,7 +126,7 @@ def html_table(summary: dict[str, Any]) -> str:
     body = "\n".join(
         f'<tr><th scope="row"{" class=part" if what.startswith(" ") else ""}>{escape(what.strip())}'
         f"</th><td>{escape(before)}</td><td>{escape(after)}</td><td>{escape(change)}</td></tr>"
-        for what, before, after, change in rows(summary)
+        for what, before, after, change in rows(summary, spread=True)
     )
     return f"""<table class="numbers sides">
 <thead><tr><th></th><th>before</th><th>after</th><th>change (interval)</th></tr></thead>

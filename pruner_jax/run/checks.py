@@ -18,6 +18,7 @@ from pruner_jax.objective.method import Method, Phase, check, idle
 from pruner_jax.objective.statistics import Written
 from pruner_jax.objective.task import Expanded, Utility
 from pruner_jax.run.engine import Engine
+from pruner_jax.run.measuring import as_told
 from pruner_jax.types import Graded, Problem, Purpose
 
 
@@ -118,6 +119,10 @@ def check_settings(settings: PruneConfig, method: Method) -> None:
     _check_patience(settings, method)
     for name in ("monitor", "test"):
         cap(settings, name)
+        try:
+            as_told(getattr(settings, name), method).note()
+        except ValueError as error:
+            raise ValueError(f"{name}: {error}") from None
     if settings.monitor.samples < 2:
         raise ValueError(
             f"monitor.samples is {settings.monitor.samples}; the checkpoint rule needs 2 or more "
@@ -214,7 +219,9 @@ def check_context(
         if name == "train":
             ways = _asked(method, part)
         else:
-            ways = [(part, {"examples": getattr(settings, name).examples})]
+            options = as_told(getattr(settings, name), method)
+            notes = [options.note()] * len(part)
+            ways = [(part, {"examples": options.examples, "notes": notes})]
         for asked, shown in ways:
             prompts = engine.prompts(asked, purpose=Purpose(name), limit=limit, **shown)
             found[name] = max(found.get(name, 0), *map(len, prompts.tokens))

@@ -58,6 +58,7 @@ class Engine:
     mesh: jax.sharding.Mesh | None = None  # None: one device
     environment: Hook | None = None  # what the source of problems does to every response
     examples: int = 0  # worked examples in prompts that do not ask for a number of their own
+    note: str = ""  # appended to the questions of prompts that bring no notes of their own
 
     @classmethod
     def of(
@@ -135,7 +136,7 @@ class Engine:
             limit=limit,
             purpose=purpose,
             visit_P=visit_P,
-            notes=notes,
+            notes=[self.note] * len(problems) if notes is None else notes,
             examples=self.examples if examples is None else examples,
         )
 

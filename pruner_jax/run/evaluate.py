@@ -18,6 +18,7 @@ from pruner_jax.measure import stats
 from pruner_jax.measure.outcomes import Outcomes, outcomes
 from pruner_jax.measure.summary import plain, summary, versions
 from pruner_jax.mesh import make_mesh
+from pruner_jax.policy import hf
 from pruner_jax.problems.source import load_problems
 from pruner_jax.report.progress import Progress
 from pruner_jax.run import joint
@@ -42,6 +43,7 @@ def evaluate_verb(settings: EvaluateConfig) -> dict[str, Any]:
             "test.limit is not set: say how long an answer may be (--test.limit=N), or take all "
             "settings from a run with --like RUN"
         )
+    settings.test.note()  # raises where a budget cannot be told
     settings.programs.check_samples(settings.test.samples, settings.test.temperature)
     if settings.programs.asked and settings.expander.model is not None:
         raise ValueError(
@@ -82,11 +84,16 @@ def evaluate_verb(settings: EvaluateConfig) -> dict[str, Any]:
                 settings, name, folder, large, problems, score, progress
             )
             numbers = stats.describe(
-                alone[name], settings.test.confidence, settings.test.resamples, settings.seed
+                alone[name],
+                settings.test.confidence,
+                settings.test.resamples,
+                settings.seed,
+                _budget(settings),
             )
             if programs:
                 numbers |= {"programs": programs, **_of_one_answer(settings)}
-            result[name] = {"folder": str(folder), **numbers}
+            commit = hf.commit_of(hf.find_folder(folder))
+            result[name] = {"folder": str(folder), "commit": commit, **numbers}
             if expander is not None:
                 together[name], result[name]["joint"] = _measure_joint(
                     settings, large, graded, expander, problems, progress
@@ -207,6 +214,7 @@ def _compare(settings: EvaluateConfig, base: Outcomes, final: Outcomes) -> dict[
         confidence=settings.test.confidence,
         resamples=settings.test.resamples,
         seed=settings.seed,
+        budget=_budget(settings),
     )
     if settings.programs.asked:
         for side in ("base", "final"):
@@ -214,10 +222,16 @@ def _compare(settings: EvaluateConfig, base: Outcomes, final: Outcomes) -> dict[
     return found
 
 
+def _budget(settings: EvaluateConfig) -> int | None:
+    """The budget that lengths are compared with: not where they count all that led to an answer."""
+    return None if settings.programs.asked else settings.test.budget
+
+
 def _of_one_answer(settings: EvaluateConfig) -> dict[str, int | None]:
     """What a description says of one answer, where all that led to it is counted: its limit, and
     nothing of the parts, which are those of the last answer."""
-    nothing = dict.fromkeys(("mean_thinking_tokens", "mean_answer_tokens"))
+    parts = ("mean_thinking_tokens", "mean_answer_tokens")
+    nothing = dict.fromkeys((*parts, *(f"{name}_in_general" for name in parts)))
     return {"limit": settings.test.limit, **nothing}
 
 
@@ -225,10 +239,24 @@ def _show(progress: Progress, found: dict[str, Any]) -> None:
     """One model's numbers, a line each."""
     low, high = (found["accuracy_in_general"][end] for end in ("low", "high"))
     progress.log(f"{'accuracy':<24}{found['accuracy']:.4f} ({low:.4f} to {high:.4f})")
-    for name in ("mean_tokens", "median_tokens", "mean_thinking_tokens", "mean_answer_tokens"):
+    for name in ("mean_tokens", "mean_thinking_tokens", "mean_answer_tokens"):
         if found[name] is not None:
-            progress.log(f"{name.replace('_', ' '):<24}{found[name]:.2f}")
+            low, high = (found[f"{name}_in_general"][end] for end in ("low", "high"))
+            label = name.replace("_", " ")
+            progress.log(f"{label:<24}{found[name]:.2f} ({low:.2f} to {high:.2f})")
+    progress.log(f"{'median tokens':<24}{found['median_tokens']:.2f}")
+    low, high = (found["truncated_in_general"][end] for end in ("low", "high"))
+    progress.log(f"{'cut at the limit':<24}{found['truncated']:.2%} ({low:.2%} to {high:.2%})")
+    if told := found.get("budget"):
+        off, within, over = (told[part] for part in ("distance", "within", "over"))
+        progress.log(
+            f"{'off its budget':<24}{off['value']:.2f} ({off['low']:.2f} to {off['high']:.2f}), "
+            f"the mean of |tokens - {told['tokens']}|"
+        )
+        for label, part in (("within its budget", within), ("over its budget", over)):
+            share = f"{part['value']:.2%} ({part['low']:.2%} to {part['high']:.2%})"
+            progress.log(f"{label:<24}{share}")
     progress.log(
-        f"{'cut at the limit':<24}{found['truncated']:.2%}\n{found['n_problems']} problems, "
-        f"{found['samples_per_problem']} samples each, limit {found['limit']} tokens"
+        f"{found['n_problems']} problems, {found['samples_per_problem']} samples each, "
+        f"limit {found['limit']} tokens"
     )

@@ -47,6 +47,7 @@ SPEC = LossSpec(kind="ce")
 def warmup_verb(settings: WarmupConfig) -> dict[str, Any]:
     """Train, measure and write a model; what the measurement said, in a dry run the sizes."""
     check_target(settings.out)
+    settings.test.note()  # raises where a budget cannot be told
     keep_compiled_programs()
     module = source.find(settings.problems.name)
     if not hasattr(module, "trace"):
@@ -91,7 +92,12 @@ def warmup_verb(settings: WarmupConfig) -> dict[str, Any]:
         )
         handle.save(policy, settings.out, dtype=settings.export_dtype)
         result = plain(
-            stats.describe(outcomes(graded), settings.test.confidence, settings.test.resamples)
+            stats.describe(
+                outcomes(graded),
+                settings.test.confidence,
+                settings.test.resamples,
+                budget=settings.test.budget,
+            )
         )
         for name, value in result.items():
             progress.log(f"{name}: {value}")

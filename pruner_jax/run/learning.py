@@ -67,7 +67,8 @@ def finish(run: Session, state: RunState, work: Work) -> dict[str, float]:
             rate=_rates(run, state, phase),
             part=part,
         )
-    if phase.loss.kind != "pg":  # imitation ends where nothing is left to chance: no alarm
+    if phase.loss.kind != "pg" and "entropy" in metrics:
+        # Imitation ends where nothing is left to chance: no alarm.
         metrics["taught_entropy"] = metrics.pop("entropy")
     if is_on_policy(phase):
         return metrics

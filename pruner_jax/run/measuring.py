@@ -16,6 +16,7 @@ import numpy as np
 from pruner_jax.measure.options import EvaluateOptions
 from pruner_jax.measure.outcomes import Outcomes, from_rows
 from pruner_jax.objective.condition import Condition, EndThought
+from pruner_jax.objective.method import Method, budget_sentence
 from pruner_jax.report.progress import Progress
 from pruner_jax.run.conditions import force_hook
 from pruner_jax.run.engine import Engine
@@ -40,9 +41,9 @@ def measure(
     """Graded samples of the set's problems under the evaluation's own sampling settings.
 
     ``params`` are decode parameters. The prompt names no token limit (``text.limit_sentence`` is a
-    matter of training), so every model is asked the same. The random keys depend on the seed, the
-    set and the problem, not on the model, so two models are measured with the same draws. ``check``
-    is called at every look at the device and may raise.
+    matter of training) and no budget but the evaluation's own, so every model is asked the same.
+    The random keys depend on the seed, the set and the problem, not on the model, so two models are
+    measured with the same draws. ``check`` is called at every look at the device and may raise.
     """
     problems = problems[: options.problems]
     engine = measured(engine, options)
@@ -56,6 +57,7 @@ def measure(
         check()
         progress.update(done)
 
+    told = -1 if options.budget is None else options.budget
     graded, _ = engine.rollout(
         params,
         engine.prompts(problems, purpose=purpose, limit=limit),
@@ -63,6 +65,7 @@ def measure(
         limit=limit,
         on_progress=on_progress,
         force=force_hook(condition, engine),
+        budget_B=np.full(len(problems) * options.samples, told, np.int32),
     )
     progress.update(
         len(graded),
@@ -75,12 +78,21 @@ def measure(
 
 
 def measured(engine: Engine, options: EvaluateOptions) -> Engine:
-    """The engine under the evaluation's own sampling settings, with prompts that name no limit and
-    show its worked examples."""
+    """The engine under the evaluation's own sampling settings, with prompts that name no limit,
+    tell its budget and show its worked examples."""
     silent = dataclasses.replace(engine.text, limit_sentence="")
-    asking = dataclasses.replace(engine, text=silent, examples=options.examples)
+    asking = dataclasses.replace(
+        engine, text=silent, examples=options.examples, note=options.note()
+    )
     return asking.with_sampling(
         temperature=options.temperature, top_p=options.top_p, top_k=options.top_k
+    )
+
+
+def as_told(options: EvaluateOptions, method: Method) -> EvaluateOptions:
+    """The options with the sentence in which the method tells budgets, where they have none."""
+    return dataclasses.replace(
+        options, budget_sentence=options.budget_sentence or budget_sentence(method)
     )
 
 

@@ -16,7 +16,7 @@ from pruner_jax.measure.outcomes import outcomes
 from pruner_jax.measure.pick import Candidate, Judgement, judge, recovers, still_possible
 from pruner_jax.objective import memory
 from pruner_jax.objective.groups import Groups
-from pruner_jax.run.measuring import measure, read_outcomes
+from pruner_jax.run.measuring import as_told, measure, read_outcomes
 from pruner_jax.run.session import PyTree, Session
 from pruner_jax.run.state import Mark, RunState
 from pruner_jax.types import Graded, Purpose
@@ -32,7 +32,7 @@ def evaluate(
             run.engine,
             run.engine.decode_params(params),
             run.set(name)[part],
-            getattr(run.settings, name),
+            as_told(getattr(run.settings, name), run.method),
             limit=run.cap(name),
             purpose=Purpose(name),
             progress=run.progress,
@@ -45,12 +45,19 @@ def record_evaluation(
     run: Session, state: RunState, graded: Graded, name: str, parameters: str
 ) -> Mark:
     """Write an evaluation down; what to find it by."""
-    result, margin = outcomes(graded), {}
+    result, margin, adherence = outcomes(graded), {}, {}
     run.write_rollouts(name, graded, round=state.current_round, step=state.steps)
     if state.start is not None:
         base, options = read_outcomes(run.rollouts(state.start)), run.settings.pick
         lower = judge(base, Candidate(state.steps, result), options).lower_bound
         margin = {"margin": lower + options.tolerance}
+    how = run.settings.monitor
+    if how.budget is not None:
+        kept = stats.adherence(result, how.budget, how.confidence, how.resamples)
+        adherence["budget/tokens"] = kept.pop("tokens")
+        for part, estimate in kept.items():
+            adherence[f"budget/{part}"] = estimate["value"]
+            adherence |= {f"budget/{part}_{end}": estimate[end] for end in ("low", "high")}
     run.record(
         {
             "kind": "evaluate",
@@ -61,6 +68,7 @@ def record_evaluation(
             "mean_tokens": stats.mean_tokens(result),
             "truncated": stats.truncated(result),
             **margin,
+            **adherence,
             "parameters": parameters,
             **counts(graded),
             **run.clock.lap(),

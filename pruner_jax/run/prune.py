@@ -316,8 +316,10 @@ def finish(run: Session, state: RunState) -> dict[str, Any]:
         confidence=run.settings.test.confidence,
         resamples=run.settings.test.resamples,
         seed=run.settings.seed,
+        budget=run.settings.test.budget,
     )
     run.checkpoints.wait()
+    result["models"] = run.models
     result["ended"] = state.ended
     result["alarms"] = [record for record in run.history if record["kind"] == "alarm"]
     write_atomically(run.folder.summary, json.dumps(result, indent=2) + "\n")

@@ -30,6 +30,7 @@ from pruner_jax.policy import handle, hf, weights
 from pruner_jax.policy.handle import Policy
 from pruner_jax.problems.source import load_sets
 from pruner_jax.report.progress import Progress
+from pruner_jax.report.track import Tracker, check_installed
 from pruner_jax.run.ahead import check_collections
 from pruner_jax.run.checks import (
     cap,
@@ -78,6 +79,7 @@ MACHINE = (
     "sample.rows",
     "sample.slot_growth",
     "sample.slot_multiple",
+    "track",
     "verify.memory_mb",
     "verify.workers",
 )
@@ -100,6 +102,8 @@ class Session:
     clock: Clock
     interrupts: Interrupts
     expander: Second | None = None
+    # By part: the name in the settings, and the commit of what came from the hub.
+    models: dict[str, dict[str, str | None]] = dataclasses.field(default_factory=dict)
     folder: RunFolder | None = None  # these three: not in a dry run
     metrics: Metrics | None = None
     checkpoints: Checkpoints | None = None
@@ -277,6 +281,7 @@ def open_session(settings: PruneConfig) -> Iterator[Session]:
     keep_compiled_programs()
     give_back_large_blocks()
     method = methods.build(methods.MethodOptions.of(settings.method))
+    check_installed(settings.track)
     check_settings(settings, method)
     check_method(settings, method)
     with contextlib.ExitStack() as stack:
@@ -338,15 +343,34 @@ def open_session(settings: PruneConfig) -> Iterator[Session]:
             progress.log(line)
         if not settings.dry_run:
             session.policy = handle.with_weights(policy, mesh=mesh, rules=LEARN_RULES)
+            session.models = _models(settings, session.policy.folder)
+            commits = {m["name"]: m["commit"] for m in session.models.values() if m["commit"]}
             session.folder = stack.enter_context(
-                open_folder(settings.out, plain(settings), MACHINE, inputs(settings), _today)
+                open_folder(
+                    settings.out, plain(settings), MACHINE, inputs(settings), _today, commits
+                )
             )
             for change in session.folder.changes:
                 progress.log(f"changed since the run was stopped: {change}")
-            session.metrics = Metrics(session.folder.metrics)
+            tracker = Tracker(settings.track, session.folder.root, plain(settings), progress.log)
+            stack.callback(tracker.close)
+            session.metrics = Metrics(session.folder.metrics, tracker)
             session.checkpoints = Checkpoints(session.folder.checkpoints)
             stack.callback(session.checkpoints.close)
         yield session
+
+
+def _models(settings: PruneConfig, folder: pathlib.Path) -> dict[str, dict[str, str | None]]:
+    """Which models the run works with; ``folder``: of the one that is pruned."""
+    folders = {"model": (settings.model, folder)}
+    for part in ("expander", "teacher"):
+        name = getattr(settings, part).model
+        if name is not None:
+            folders[part] = name, hf.find_folder(name)
+    return {
+        part: {"name": name, "commit": hf.commit_of(found)}
+        for part, (name, found) in folders.items()
+    }
 
 
 def finished_folder(settings: PruneConfig) -> RunFolder | None:

@@ -20,6 +20,7 @@ from pruner_jax.measure import guards
 from pruner_jax.measure.chosen import kept_by_mode
 from pruner_jax.objective.condition import Begin
 from pruner_jax.objective.method import Phase, looks_at_tokens
+from pruner_jax.objective.metrics import completions
 from pruner_jax.objective.rows import first_prompts, together
 from pruner_jax.objective.weigh import weigh
 from pruner_jax.run import collect
@@ -83,11 +84,11 @@ def prepare(run: Session, state: RunState, phase: Phase) -> tuple[Work, dict[str
         return Work(phase, {}), state.method
     if phase.collect.every == "step":
         graded, perf = sampled(run, state, phase)
-        metrics = {**completions(graded, phase), **perf}
+        metrics = {**outcome(graded, phase), **perf}
         problems = len(graded.rollouts.prompts)
     else:
         graded = collect.collect_table(run, state, phase)
-        metrics = completions(graded, phase)
+        metrics = outcome(graded, phase)
         if collect.is_charged(run, phase):
             metrics[collect.GENERATED] = 0
         problems = problems_of(phase, run.settings, len(run.problems["train"]))
@@ -297,25 +298,15 @@ def with_log_probabilities(
 # -- what is written down --------------------------------------------------------------------------
 
 
-def completions(graded: Graded, phase: Phase) -> dict[str, float]:
-    """Accuracy and lengths of the rows of a step, beside what the weighing reports. What the guards
-    watch leaves out rows that were made to begin in a certain way."""
-    rollouts = graded.rollouts
-    length_B, finished_B = rollouts.length_B, rollouts.finished_B
-    found = {
-        "prune/accuracy": graded.correct_B.mean(),
-        "completions/min_length": length_B.min(),
-        "completions/max_length": length_B.max(),
-        "completions/mean_length": length_B.mean(),
-        "completions/clipped_ratio": 1.0 - finished_B.mean(),
-    }
-    if finished_B.any():
-        found["completions/mean_terminated_length"] = length_B[finished_B].mean()
+def outcome(graded: Graded, phase: Phase) -> dict[str, float]:
+    """Accuracy and verdicts of the rows of a step; of rows that nothing weighs, their lengths too.
+    What the guards watch leaves out rows that were made to begin in a certain way."""
     return {
-        **{name: float(value) for name, value in found.items()},
+        "prune/accuracy": float(graded.correct_B.mean()),
+        **(completions(graded.rollouts) if phase.loss is None else {}),
         **guards.diagnose(take_rows(graded, ~_made_to_begin(graded, phase))),
         **counts(graded),
-        collect.GENERATED: int(length_B.sum()),
+        collect.GENERATED: int(graded.rollouts.length_B.sum()),
     }
 
 

@@ -74,7 +74,7 @@ class SampleStats:
             "perf/sample_slots": self.slot_steps / max(self.row_steps, 1),
             "perf/sample_blocks": float(self.blocks),
             "perf/sample_programs": float(sum(self.programs.values())),
-            "entropy": self.entropy / max(self.drawn, 1),
+            "sampling/entropy": self.entropy / max(self.drawn, 1),
         }
 
 

@@ -50,7 +50,7 @@ class RunFolder:
 
     @property
     def inputs(self) -> pathlib.Path:
-        """Digests of the files that the configuration names."""
+        """Digests of the files that the configuration names, and commits of the models."""
         return self.root / "inputs.json"
 
     @property
@@ -135,6 +135,7 @@ def open_folder(
     machine: Collection[str] = (),
     inputs: Iterable[pathlib.Path] = (),
     today: Callable[[dict[str, Any]], dict[str, Any]] = dict,
+    commits: Mapping[str, str] | None = None,
 ) -> Iterator[RunFolder]:
     """Take a run folder for this process, new or to be continued.
 
@@ -148,6 +149,7 @@ def open_folder(
         rules (``UNTIL_THE_FIRST_STEP``) may change as well.
       inputs: files that the settings name. One whose content is not what it was is a change.
       today: what an older version wrote as config.yaml, with the settings that came since.
+      commits: of the models that the settings name, noted with the inputs.
 
     A run that has no checkpoint yet has nothing to lose: other settings take its folder over.
 
@@ -162,7 +164,7 @@ def open_folder(
         folder = _accepted(folder, config, machine, today)
         if folder.changes or not folder.config.exists():
             write_atomically(folder.config, _text(config))
-        folder = _with_inputs(folder, inputs)
+        folder = _with_inputs(folder, inputs, commits or {})
         folder.rollouts.mkdir(exist_ok=True)
         folder.checkpoints.mkdir(exist_ok=True)
         yield folder
@@ -217,11 +219,14 @@ def _accepted(
     return dataclasses.replace(folder, changes=tuple(changed.values()))
 
 
-def _with_inputs(folder: RunFolder, inputs: Iterable[pathlib.Path]) -> RunFolder:
+def _with_inputs(
+    folder: RunFolder, inputs: Iterable[pathlib.Path], commits: Mapping[str, str]
+) -> RunFolder:
     """The folder with the inputs that changed since its last start; notes what they are now."""
     note = folder.inputs
     old = json.loads(note.read_text()) if note.exists() else {}
     new = {str(path): hashlib.sha256(path.read_bytes()).hexdigest() for path in inputs}
+    new |= {model: f"commit {commit}" for model, commit in commits.items()}
     if new != old:
         write_atomically(note, json.dumps(new, indent=2) + "\n")
     changed = [
@@ -308,7 +313,7 @@ def _within(key: str, names: Collection[str]) -> bool:
 def _is_empty_run(folder: RunFolder) -> bool:
     """Whether this is a run of ours that was stopped before its first checkpoint was complete."""
     parts = (folder.config, folder.inputs, folder.metrics, folder.rollouts, folder.checkpoints)
-    ours = {part.name for part in parts}
+    ours = {"tensorboard", "wandb", *(part.name for part in parts)}  # trackers write there too
     if any(path.name not in ours and path.name[0] != "." for path in folder.root.iterdir()):
         return False
     states = folder.checkpoints / "states"

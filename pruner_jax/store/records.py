@@ -11,7 +11,7 @@ import json
 import math
 import os
 import pathlib
-from collections.abc import Container, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -21,18 +21,23 @@ from pruner_jax.types import Graded, Problem, Prompts, Purpose, Rollouts, Verdic
 
 
 class Metrics:
-    """Append-only JSON lines. ``count`` is how many lines there are."""
+    """Append-only JSON lines. ``count`` is how many lines there are; ``tell`` gets each record that
+    was written, as a reader of the file would."""
 
-    def __init__(self, path: pathlib.Path):
-        self.path = path
+    def __init__(
+        self, path: pathlib.Path, tell: Callable[[dict[str, Any]], None] = lambda record: None
+    ):
+        self.path, self.tell = path, tell
         self.count = len(path.read_text().splitlines()) if path.exists() else 0
 
     def append(self, record: Mapping[str, Any]) -> None:
         """Write one record. NaN and infinity become null: JSON has neither."""
-        line = json.dumps({key: _plain(value) for key, value in record.items()}, allow_nan=False)
+        record = {key: _plain(value) for key, value in record.items()}
+        line = json.dumps(record, allow_nan=False)
         with naming(self.path), open(self.path, "a") as file:
             file.write(line + "\n")
         self.count += 1
+        self.tell(record)
 
     def sync(self) -> None:
         """Return once all lines would survive a power cut; asked for before a checkpoint is saved

@@ -101,7 +101,10 @@ def test_an_interval_of_an_accuracy_stays_between_0_and_1(evaluation):
 
 def test_fixed_interval_is_inside_the_population_interval(simulated):
     found = simulated(0, samples=8)
-    these, general = stats.accuracy_on_these(found), stats.accuracy_in_general(found)
+    these, general = (
+        stats.accuracy_on_these(found),
+        stats.in_general(found, {"": found.correct_PG})[""],
+    )
     assert these.value == general.value
     assert these.high - these.low < general.high - general.low
 
@@ -145,6 +148,33 @@ def test_description_has_what_is_promised(simulated):
     assert list(found["pass_at_k"]) == ["2", "4"]
     total = found["mean_thinking_tokens"] + found["mean_answer_tokens"]
     assert total == pytest.approx(found["mean_tokens"])
+
+
+def test_means_have_the_interval_of_the_accuracy_s_resampling(simulated):
+    found = simulated(0, samples=8)
+    told = stats.describe(found, resamples=300, seed=3)
+    for name, x_PG in {
+        "accuracy": found.correct_PG,
+        "mean_tokens": found.length_PG,
+        "mean_thinking_tokens": found.thinking_PG,
+        "mean_answer_tokens": found.answer_PG,
+        "truncated": ~found.finished_PG,
+    }.items():
+        draws = resampled_means(stats.per_problem(x_PG, found)[:, None], 300, 3)[:, 0]
+        low, high = interval(draws, 0.95)
+        assert told[f"{name}_in_general"] == pytest.approx({"low": low, "high": high})
+        assert told[name] == pytest.approx(stats.macro(x_PG, found))
+        assert low <= told[name] <= high
+
+
+def test_adherence_by_hand(evaluation):
+    found = evaluation([[1, 0], [1]], [[20, 40], [33]])
+    kept = stats.describe(found, resamples=200, budget=30)["budget"]
+    assert kept["tokens"] == 30
+    assert kept["distance"]["value"] == (10 + 3) / 2
+    assert kept["within"]["value"] == 0.25 and kept["over"]["value"] == 0.75
+    assert (kept["distance"]["low"], kept["distance"]["high"]) == (3, 10)
+    assert "budget" not in stats.describe(found, resamples=200)
 
 
 def test_ragged_samples_are_told_as_a_mean(evaluation):

@@ -46,6 +46,9 @@ def test_metrics_by_hand():
     assert metrics == pytest.approx(
         {
             "completions/mean_length": 25.0,
+            "completions/min_length": 10.0,
+            "completions/max_length": 50.0,
+            "completions/mean_terminated_length": 160 / 7,
             "completions/clipped_ratio": 1 / 8,
             "reward": 0.5,
             "reward_std": np.mean(stds),

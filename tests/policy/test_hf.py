@@ -164,7 +164,8 @@ def test_reading_holds_the_model_once(tmp_path):
 def test_only_a_hub_id_goes_to_the_hub(folder, tmp_path, monkeypatch):
     asked = []
 
-    def snapshot_download(name, allow_patterns):
+    def snapshot_download(name, *, revision, allow_patterns):
+        assert revision is None
         asked.append(name)
         if name != "owner/model":
             raise OSError("no network")
@@ -181,6 +182,24 @@ def test_only_a_hub_id_goes_to_the_hub(folder, tmp_path, monkeypatch):
     with pytest.raises(ValueError, match=r"file is a file; allowed: a folder"):
         load(tmp_path / "file")
     assert asked == ["owner/model", "other/model"]
+
+
+def test_a_hub_id_may_name_its_revision(folder, monkeypatch):
+    cached = folder.parent / "models--owner--model" / "snapshots" / "8b1f0c3"
+    cached.parent.mkdir(parents=True)
+    folder.rename(cached)
+    asked = []
+
+    def snapshot_download(name, *, revision, allow_patterns):
+        asked.append((name, revision))
+        return str(cached)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
+    assert hf.commit_of(load("owner/model@refs/pr/1").folder) == "8b1f0c3"
+    assert asked == [("owner/model", "refs/pr/1")]
+    assert hf.commit_of(folder) is None
+    with pytest.raises(ValueError, match=r"owner/model@: .*no hub id of the form .*@revision"):
+        load("owner/model@")
 
 
 @pytest.mark.parametrize(

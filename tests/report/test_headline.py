@@ -50,6 +50,25 @@ def test_rows_say_what_the_summary_says(summary):
     assert found["AES (a=1, b=3, g=5)"][1] == f"{summary['aes']['value']:.2f}"
 
 
+def test_the_page_shows_the_intervals_of_each_model(summary):
+    page, ends = headline.html_table(summary), summary["final"]["mean_tokens_in_general"]
+    assert f"({ends['low']:.1f} to {ends['high']:.1f})" in page
+    assert "(" not in headline.rows(summary)[1][2]  # the terminal has no room
+    del summary["final"]["mean_tokens_in_general"]  # as older runs
+    assert f"({ends['low']:.1f} to {ends['high']:.1f})" not in headline.html_table(summary)
+
+
+def test_budgets_have_rows_of_their_own(summary):
+    for side, off in (("base", 40.0), ("final", 10.0)):
+        estimates = {name: {"value": 0.25, "low": 0.2, "high": 0.3} for name in ("within", "over")}
+        away = {"value": off, "low": off - 1, "high": off + 1}
+        summary[side]["budget"] = {"tokens": 30, "distance": away, **estimates}
+    found = {what.strip(): cells for what, *cells in headline.rows(summary)}
+    assert found["off 30 tokens"] == ["40.0", "10.0", "×0.25"]
+    assert found["over them"] == ["25.0 %", "25.0 %", "±0.0"]
+    assert "10.0 (9.0 to 11.0)" in headline.html_table(summary)
+
+
 def test_unknown_numbers_become_dashes(summary):
     summary["aes"].update(value=None, low=None, high=None)
     summary["final"]["mean_tokens_wrong"] = None

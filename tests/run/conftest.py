@@ -1,6 +1,8 @@
 """A tiny random model around the testbed's tokenizer, and settings for short runs."""
 
 import json
+import pathlib
+import re
 
 import jax
 import pytest
@@ -11,6 +13,7 @@ from pruner_jax.policy import handle, weights
 from pruner_jax.policy.config import from_hf
 from pruner_jax.policy.handle import Policy
 from pruner_jax.problems import last_digit
+from pruner_jax.run.session import Session
 
 ARCHITECTURE = {
     "model_type": "qwen2",
@@ -26,6 +29,38 @@ ARCHITECTURE = {
     "tie_word_embeddings": True,
     "hidden_act": "silu",
 }
+
+
+PAGE = pathlib.Path(__file__).parents[2] / "docs" / "metrics.md"
+
+
+def undocumented(record, keys):
+    """Keys of a record of metrics.jsonl that the page lacks; a phase's own are under its name."""
+    rooms = {key.split("/")[0] for key in keys if "/" in key}
+
+    def common(key):
+        first, _, rest = key.partition("/")
+        if first == "perf" and key not in keys:
+            return "perf/" + rest.partition("/")[2]
+        return key if first in rooms or not rest else rest
+
+    return [key for key in record if common(key) not in keys]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def every_metric_is_documented():
+    """Whatever any run of these tests writes to its metrics.jsonl."""
+    rows = [line.split("|")[1] for line in PAGE.read_text().splitlines() if line.startswith("| `")]
+    keys = {key for row in rows for key in re.findall(r"`([^`]+)`", row)}
+    real = Session.record
+
+    def record(run, line):
+        assert not (lacking := undocumented(line, keys)), f"docs/metrics.md lacks {lacking}"
+        return real(run, line)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Session, "record", record)
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -10,6 +10,7 @@ from pruner_jax.measure import guards
 from pruner_jax.measure.guards import Alarm
 from pruner_jax.run.prune import prune
 from pruner_jax.run.session import Session
+from pruner_jax.store.records import Metrics
 
 REPOSITORY = pathlib.Path(__file__).parents[2]
 REWARDS = pathlib.Path(__file__).with_name("rewards_gone_wrong.py")
@@ -95,6 +96,23 @@ def test_imitation_may_be_sure_of_itself(play):
     taught = [record["taught_entropy"] for record in records if "taught_entropy" in record]
     assert taught[-1] < 0.9 * taught[0]
     assert not [record for record in records if record["kind"] == "alarm"]
+
+
+def test_imitation_at_every_step_has_no_entropy_to_watch(settings, tmp_path):
+    """Not that of the sampler either; and a step of which nothing is kept goes by."""
+    out = tmp_path / "run"
+    prune(
+        settings(
+            f"--out={out}",
+            "--method.name=sft_shortest",
+            "--method.options.samples=4",
+            "--method.collect={every: step, policy: current, top_p: null, temperature: null}",
+            "--rounds.limits=[16]",
+        )
+    )
+    steps = [r for r in Metrics(out / "metrics.jsonl").read() if r["kind"] == "step"]
+    assert all("entropy" not in r and r["sampling/entropy"] > 0 for r in steps)
+    assert any("taught_entropy" not in r and r["prune/updates"] == 0 for r in steps)
 
 
 def test_after_a_rollback_the_next_round_plays_all_its_steps(play):

@@ -1,17 +1,21 @@
-"""Measuring a model with its thoughts ended at a budget, or after worked examples."""
+"""Measuring a model with its thoughts ended at a budget, told one, or after worked examples."""
 
+import json
 import pathlib
 import types
 
+import huggingface_hub
+import numpy as np
 import pytest
 
 from pruner_jax.config import EvaluateConfig, load
+from pruner_jax.report import track
 from pruner_jax.run import engine
 from pruner_jax.run.evaluate import evaluate_verb
 from pruner_jax.run.prune import prune
 from pruner_jax.run.session import Session
 from pruner_jax.run.state import Mark
-from pruner_jax.store.records import read_rollouts
+from pruner_jax.store.records import Metrics, read_rollouts
 from pruner_jax.types import Origin
 
 TINY = pathlib.Path(__file__).parents[2] / "configs" / "tiny_reasoner"
@@ -28,6 +32,66 @@ def test_budget_forcing_ends_the_thoughts_that_are_still_open(tmp_path):
         assert thinking == 8 and " again</think>" in text  # no sum takes less than 6 tokens
         assert [n for n, o in enumerate(origin) if o == Origin.FORCED] == [6, 7]
         assert len(tokens) > 8
+
+
+def test_a_run_tells_its_budgets_when_it_measures(settings, model, tmp_path, monkeypatch):
+    """In the method's words, on monitor and test, and to ``evaluate --like`` the run; the model is
+    a commit of the hub, which is written down."""
+    cached = tmp_path / "snapshots" / "8b1f0c3"
+    cached.parent.mkdir()
+    cached.symlink_to(model)
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda *args, **how: str(cached))
+    sent = []
+    writer = track.Writer(lambda numbers, step: sent.append((step, numbers)), lambda: None)
+    monkeypatch.setitem(track._OPEN, "wandb", lambda place: writer)
+    monkeypatch.setitem(track.PACKAGES, "wandb", "json")  # any that is installed
+    out = tmp_path / "run"
+    asked = [
+        f"--out={out}",
+        "--model=owner/tiny@v1",
+        "--method={name: l1_max, options: {samples: 4, low: 4, high: 20}}",
+        "--monitor.budget=8",
+        "--test.budget=12",
+        "--rounds.limits=[24]",
+        "--rounds.steps=2",
+    ]
+    summary = prune(settings(*asked, "--track.to=[wandb]"))
+    for name, budget in (("base-monitor", 8), ("final-test", 12)):
+        rows = read_rollouts(out / "rollouts" / f"{name}.parquet", ["prompt", "budget", "length"])
+        assert set(rows["budget"]) == {budget}
+        assert all(f"Think for maximum {budget} tokens." in prompt for prompt in rows["prompt"])
+    kept = summary["final"]["budget"]
+    assert kept["tokens"] == 12
+    assert kept["distance"]["value"] == np.abs(np.array(rows["length"]) - 12).mean()
+    evaluated = [r for r in Metrics(out / "metrics.jsonl").read() if r["kind"] == "evaluate"]
+    assert [r["budget/tokens"] for r in evaluated] == [8, 8]
+    assert all(r["budget/within_low"] <= r["budget/within"] for r in evaluated)
+
+    assert [step for step, _ in sent] == [0, 1, 2, 2]
+    assert prune(settings(*asked)) == summary  # without a tracker it is the same run
+    assert sent[1][1]["sampling/entropy"] > 0 and sent[3][1]["monitor/budget/tokens"] == 8
+
+    words = [f"--model={out / 'export'}", f"--like={out}"]
+    again = evaluate_verb(load(EvaluateConfig, None, words))
+    assert again["model"]["budget"] == kept
+    other = load(EvaluateConfig, None, [*words, "--test.budget=5"])
+    assert other.test.note() == "Think for maximum 5 tokens."
+
+    commit = {"name": "owner/tiny@v1", "commit": "8b1f0c3"}
+    assert summary["models"] == {"model": commit}
+    assert json.loads((out / "inputs.json").read_text())["owner/tiny@v1"] == "commit 8b1f0c3"
+
+
+def test_a_budget_that_nothing_tells_is_refused_at_once(settings, tmp_path):
+    with pytest.raises(ValueError, match=r"monitor: budget is 8, but nothing says .*l1_exact"):
+        prune(settings(f"--out={tmp_path / 'run'}", "--monitor.budget=8"))
+    words = [f"--model={TINY}", "--test.limit=8", "--test.budget=8"]
+    with pytest.raises(ValueError, match=r"budget is 8, but nothing says"):
+        evaluate_verb(load(EvaluateConfig, None, words))
+    own = load(EvaluateConfig, None, [*words, "--test.budget_sentence=In {budget} tokens."])
+    assert own.test.note() == "In 8 tokens."
+    with pytest.raises(ValueError, match="budget_sentence is 'Be short'"):
+        load(EvaluateConfig, None, [*words, "--test.budget_sentence=Be short"])
 
 
 EXAMPLES = [{"question": "C7 A4.", "response": f" C7=7 A{n}" + " A4=1" * 3} for n in range(2)]

@@ -249,7 +249,7 @@ def test_the_numbers_of_a_call():
         before = small.distributions([row])[0, len(row) - n - 1 : len(row) - 1]
         entropy.extend(-(np.exp(before) * before).sum(-1))
     metrics = stats.metrics()
-    assert metrics["entropy"] == pytest.approx(np.mean(entropy), rel=1e-4)
+    assert metrics["sampling/entropy"] == pytest.approx(np.mean(entropy), rel=1e-4)
     assert metrics["perf/sample_live_rows"] == stats.tokens / stats.row_steps
     assert metrics["perf/sample_tokens_per_second"] > 0
 

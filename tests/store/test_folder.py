@@ -1,3 +1,4 @@
+import json
 import os
 import subprocess
 import sys
@@ -161,3 +162,10 @@ def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
         write_atomically(path, "new")
     assert path.read_text() == "old"
     assert os.listdir(tmp_path) == ["summary.json"]
+
+
+def test_another_commit_of_a_model_is_a_change(tmp_path):
+    for commit, changes in (("aa", ()), ("aa", ()), ("bb", ("owner/name: its content",))):
+        with open_folder(tmp_path / "run", CONFIG, commits={"owner/name": commit}) as folder:
+            assert folder.changes == changes
+    assert json.loads(folder.inputs.read_text()) == {"owner/name": "commit bb"}
