@@ -38,7 +38,7 @@ that uses it."""
 def markdown(result: Mapping[str, Any]) -> str:
     """The whole comparison as a page."""
     picture = "![accuracy against mean tokens](frontier.svg)"
-    parts = ["# Comparison", _progress(result), picture]
+    parts = ["# Comparison", f"{_progress(result)} {_cost(result)}".strip(), picture]
     for name, found in result["sets"].items():
         parts += [f"## {name}", _basis(found), _table(_results(found))]
         parts += ["### Where the tokens go", _table(_process(found))]
@@ -68,6 +68,13 @@ def text(result: Mapping[str, Any]) -> str:
 def _progress(result: Mapping[str, Any]) -> str:
     words = f"{len(result['runs'])} of {result['planned']} runs are finished"
     return f"{words}, {len(result['failed'])} failed." if result["failed"] else f"{words}."
+
+
+def _cost(result: Mapping[str, Any]) -> str:
+    if not result["runs"]:
+        return ""
+    spent, seconds = (sum(r[n] for r in result["runs"]) for n in ("generated_tokens", "seconds"))
+    return f"Together they generated {number(spent)} tokens and trained for {duration(seconds)}."
 
 
 def _basis(found: Mapping[str, Any]) -> str:

@@ -73,7 +73,7 @@ def result():
         "effects": [effect | found | {"set": "noisy"}],
         "confidence": 0.95,
         "resamples": 2000,
-        "runs": [{}] * 24,
+        "runs": [{"generated_tokens": 1e6, "seconds": 300.0}] * 24,
         "planned": 25,
         "failed": [{"run": "noisy/c-seed1", "error": "it cannot"}],
         "settings": {"entries": [{"label": f"method_{i}"} for i in range(8)] + [{"label": "a|b"}]},
@@ -120,7 +120,8 @@ def test_fewer_tokens_are_to_the_left_and_better_is_up(result, drawing):
 
 def test_the_page_has_every_table(result):
     page = markdown(result)
-    assert "24 of 25 runs are finished, 1 failed." in page
+    assert "24 of 25 runs are finished, 1 failed. Together they generated 24,000,000" in page
+    assert "tokens and trained for 2 h 00 min." in page
     assert "512 test problems, 2 samples each, limit 112" in page
     assert "| a\\|b/strong | 2 | 84.0 % (83.0 % to 85.0 %) | +4.0 (+2.0 to +6.0) |" in page
     assert "| **90 %** |" in page and "| 20 % |" in page
