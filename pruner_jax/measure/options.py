@@ -25,7 +25,7 @@ class EvaluateOptions:
     top_k: int = 0
     """How many of the likeliest tokens are kept; 0 keeps all."""
     limit: int | None = None
-    """The most tokens of a response, for base and pruned model alike; empty: the first round's."""
+    """The most tokens of a response, for all models alike; empty: the longest round's."""
     thinking_budget: int | None = None
     """Budget forcing (arXiv 2501.19393): a thought that is still open after so many tokens is ended
     by writing ``thinking_end``. Empty: it is not."""

@@ -118,11 +118,19 @@ def check_settings(settings: PruneConfig, method: Method) -> None:
     _check_patience(settings, method)
     for name in ("monitor", "test"):
         cap(settings, name)
-    if settings.monitor.samples < 2:
+    if settings.monitor.samples < 2 and heeds_tolerance(settings, method):
         raise ValueError(
             f"monitor.samples is {settings.monitor.samples}; the checkpoint rule needs 2 or more "
-            "to tell a loss from noise"
+            "to tell a loss from noise (pick.rule last does not)"
         )
+
+
+def heeds_tolerance(settings: PruneConfig, method: Method) -> bool:
+    """Whether anything asks if a checkpoint is within ``pick.tolerance``: the pick, ``auto`` limits
+    or a controller of the method."""
+    shortest, auto = settings.pick.rule != "last", settings.rounds.limits == "auto"
+    parts = (slot for phase in method.phases for _, slot in slots.walk(phase))
+    return shortest or auto or any(getattr(x, "metric", "") == "monitor/margin" for x in parts)
 
 
 def _check_patience(settings: PruneConfig, method: Method) -> None:

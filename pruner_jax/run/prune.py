@@ -27,7 +27,7 @@ from pruner_jax.measure.summary import Round, summary, versions
 from pruner_jax.policy import handle
 from pruner_jax.report import html
 from pruner_jax.report.progress import Progress
-from pruner_jax.run.checks import check_thoughts
+from pruner_jax.run.checks import check_thoughts, heeds_tolerance
 from pruner_jax.run.interrupts import Interrupted
 from pruner_jax.run.learning import back_to_start, wants_reference
 from pruner_jax.run.measuring import read_outcomes
@@ -113,6 +113,8 @@ def start(run: Session) -> RunState:
 
 def say_what_can_be_told(run: Session, state: RunState) -> None:
     """Refuse a tolerance that the monitor set cannot tell from noise, before training."""
+    if not heeds_tolerance(run.settings, run.method):
+        return
     least = check_tolerance(read_outcomes(run.rollouts(state.start)), run.settings.pick)
     run.progress.log(
         f"smallest loss of accuracy the monitor set can tell from none: {least:.4f} "
