@@ -11,7 +11,7 @@ import pathlib
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from pruner_jax.config import PruneConfig, plain
+from pruner_jax.config import EvaluateConfig, PruneConfig, plain
 from pruner_jax.objective import slots
 from pruner_jax.objective.hint import Hint
 from pruner_jax.objective.method import Method, Phase, check, idle
@@ -21,8 +21,8 @@ from pruner_jax.run.engine import Engine
 from pruner_jax.types import Graded, Problem, Purpose
 
 
-def inputs(settings: PruneConfig) -> list[pathlib.Path]:
-    """Files on which the run depends, wherever the settings name one: the code of a method or a
+def inputs(settings: PruneConfig | EvaluateConfig) -> list[pathlib.Path]:
+    """Files on which the results depend, wherever the settings name one: the code of a method or a
     checker, tables of problems; and the description of the model."""
 
     def texts(tree: Any) -> Iterator[str]:
@@ -35,8 +35,8 @@ def inputs(settings: PruneConfig) -> list[pathlib.Path]:
         elif isinstance(tree, str):
             yield tree
 
-    rooms = ("problems", "verify", "method", "teacher")
-    named = texts([plain(getattr(settings, room)) for room in rooms])
+    rooms = ("problems", "verify", "method", "teacher", "programs")
+    named = texts([plain(getattr(settings, room)) for room in rooms if hasattr(settings, room)])
     paths = [
         pathlib.Path(name.rpartition(".py:")[0] + ".py" if ".py:" in name else name)
         for name in named

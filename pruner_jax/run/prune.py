@@ -30,7 +30,7 @@ from pruner_jax.report.progress import Progress
 from pruner_jax.run.checks import check_thoughts, heeds_tolerance
 from pruner_jax.run.interrupts import Interrupted
 from pruner_jax.run.learning import back_to_start, wants_reference
-from pruner_jax.run.measuring import read_outcomes
+from pruner_jax.run.measuring import keep_parts, read_outcomes
 from pruner_jax.run.monitor import (
     add_candidate,
     compare_sampler_with_learner,
@@ -43,7 +43,8 @@ from pruner_jax.run.session import PyTree, Session, finished_folder, open_sessio
 from pruner_jax.run.state import RunState, meta_of, parameters_in_use, position, state_of
 from pruner_jax.run.step import train_step
 from pruner_jax.store.folder import RunFolder, write_atomically
-from pruner_jax.store.records import join_rollouts, keep_only, write_rollouts
+from pruner_jax.store.records import keep_only
+from pruner_jax.types import Graded
 
 _TEST_FILES = ("base-test.*", "final-test.*")
 
@@ -346,26 +347,14 @@ def merged(run: Session, state: RunState) -> PyTree:
 
 
 def test(run: Session, params: PyTree, name: str) -> Outcomes:
-    """One model on the test set. What has been sampled of it is kept, so a run that is killed here
-    goes on with the part that it was at."""
+    """One model on the test set, in parts that are kept."""
     path = run.folder.rollouts / f"{name}-test.parquet"
-    if not path.exists():
-        rows = run.engine.rows_together(run.cap("test"))
-        problems, at_once = len(run.set("test")), max(1, rows // run.settings.test.samples)
-        parts, first = [], 0
-        while first < problems:
-            found = path.parent.glob(f"{name}-test.{first}-*.parquet")  # of any size
-            last = max((int(part.stem.rpartition("-")[2]) for part in found), default=None)
-            part = slice(first, last or min(first + at_once, problems))
-            parts.append(path.with_name(f"{name}-test.{first}-{part.stop}.parquet"))
-            if last is None:
-                some = f", problems {first + 1} to {part.stop}" if at_once < problems else ""
-                graded = evaluate(run, params, "test", f"test set, {name} model{some}", part)
-                write_rollouts(parts[-1], graded, round=0, step=0)
-            first = part.stop
-        join_rollouts(parts, path)
-    for part in path.parent.glob(f"{name}-test.*-*.parquet"):
-        part.unlink()
+    at_once = run.engine.rows_together(run.cap("test")) // run.settings.test.samples
+
+    def sample(part: slice, some: str) -> Graded:
+        return evaluate(run, params, "test", f"test set, {name} model{some}", part)
+
+    keep_parts(path, len(run.set("test")), max(1, at_once), sample)
     return read_outcomes(path)
 
 

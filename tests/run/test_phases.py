@@ -280,10 +280,10 @@ def test_weights_that_were_changed_are_read_again(tmp_path):
     path = tmp_path / "model.safetensors"
     path.write_bytes(b"a")
     os.utime(path, ns=(1, 1))
-    before = ahead._model_digest(tmp_path)
+    before = ahead.model_digest(tmp_path)
     path.write_bytes(b"b")
     os.utime(path, ns=(2, 2))
-    assert ahead._model_digest(tmp_path) != before
+    assert ahead.model_digest(tmp_path) != before
 
 
 def test_rows_that_were_weighed_without_their_tokens_are_logged_with_them(
