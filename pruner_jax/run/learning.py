@@ -82,7 +82,7 @@ def _rates(run: Session, state: RunState, phase: Phase) -> Callable[[float, floa
     if term == "iteration":
         done, fresh = (state.steps - state.store.since.get(owner.name, state.steps)) % steps, 0
     elif term == "round":
-        done, fresh = state.step, 0
+        done, fresh = state.step, max(0, state.fresh - (state.steps - state.step))
     place, phases = run.training.index(phase), len(run.training)
 
     def rate(begin: float, end: float) -> float:

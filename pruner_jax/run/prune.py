@@ -248,7 +248,8 @@ def play_round(run: Session, state: RunState) -> None:
 
 
 def end_round(run: Session, state: RunState) -> None:
-    """Pick the checkpoint the next round starts from."""
+    """Pick the checkpoint the next round starts from, or after an alarm the rest of this one."""
+    back = goes_back(run, state)
     with run.clock.phase("pick"):
         base = read_outcomes(run.rollouts(state.start))
         candidates = [run.candidate(mark) for mark in state.candidates]
@@ -256,7 +257,6 @@ def end_round(run: Session, state: RunState) -> None:
         run.progress.log(picked.reason)
         if not picked.kept:
             state.origin = next(mark for mark in state.candidates if mark.step == picked.step)
-        after = read_outcomes(run.rollouts(state.origin))
         run.record(
             {
                 "kind": "pick",
@@ -266,15 +266,17 @@ def end_round(run: Session, state: RunState) -> None:
                 "reason": picked.reason,
             }
         )
-        entry = Round(
-            limit=state.limit,
-            steps=state.step,
-            picked_step=picked.step,
-            accuracy=stats.accuracy(after),
-            mean_tokens=stats.mean_tokens(after),
-            reason=picked.reason,
-        )
-        state.rounds.append(dataclasses.asdict(entry))
+        if not back:
+            after = read_outcomes(run.rollouts(state.origin))
+            entry = Round(
+                limit=state.limit,
+                steps=state.step,
+                picked_step=picked.step,
+                accuracy=stats.accuracy(after),
+                mean_tokens=stats.mean_tokens(after),
+                reason=picked.reason,
+            )
+            state.rounds.append(dataclasses.asdict(entry))
         state.learn = state.learn.replace(params=None)  # makes room for those that were picked
         params = run.checkpoints.load_parameters(state.origin.parameters, run.parameters_like)
         if state.alarmed:
@@ -286,14 +288,42 @@ def end_round(run: Session, state: RunState) -> None:
             state.fresh = state.steps
         else:
             state.learn = state.learn.replace(params=params)
-    in_band = any(judgement.within for judgement in picked.judgements)
-    if not in_band and run.settings.rounds.limits == "auto" and state.ended is None:
-        state.ended = f"round {state.round + 1} had no checkpoint in the band"
-    state.round += 1
-    state.limit = None
     state.reference = None
     state.candidates = []
+    if back:
+        resume_round(run, state)
+    else:
+        before_an_alarm = picked.kept and has_gone_back(state)
+        in_band = before_an_alarm or any(judgement.within for judgement in picked.judgements)
+        if not in_band and run.settings.rounds.limits == "auto" and state.ended is None:
+            state.ended = f"round {state.round + 1} had no checkpoint in the band"
+        state.round += 1
+        state.limit = None
     save(run, state)
+
+
+def goes_back(run: Session, state: RunState) -> bool:
+    """Whether a round that a guard stopped goes on with the steps that are left of it. Problems,
+    draws and the order of rows depend on the steps made, so they are not those that rang."""
+    before = sum(r["kind"] == "pick" and r["round"] == state.round + 1 for r in run.history)
+    left = state.step < state.length and before < run.settings.guards.rollbacks
+    return state.alarmed and state.ended is None and left
+
+
+def has_gone_back(state: RunState) -> bool:
+    """Whether a pick of this round stands: in it, of one that an alarm took the round back to."""
+    return state.origin.step > state.steps - state.step
+
+
+def resume_round(run: Session, state: RunState) -> None:
+    """After a rollback, from what was picked."""
+    state.alarmed = False
+    if run.resets("parameters", "round") and not has_gone_back(state):
+        back_to_start(run, state)
+    if wants_reference(run, state):
+        state.reference = reference_of(run, state)
+    left = state.length - state.step
+    run.progress.log(f"round {state.round + 1} goes on from there with the {left} steps left")
 
 
 # -- the end ---------------------------------------------------------------------------------------

@@ -198,13 +198,14 @@ class Session:
 
     def latest_evaluation(self, state: RunState) -> dict[str, float]:
         """Numbers of the newest evaluation on monitor of what is trained, under ``monitor/``, and
-        its ``step``: of this round, or else of the model that the round began with, for the others
-        of earlier rounds were of parameters that are gone. ``margin``, which the start model has
-        not: lower confidence bound of the change in accuracy plus the tolerance."""
+        its ``step``: of this round since it was last rolled back, or else of the model that it
+        then began with, for the others were of parameters that are gone. ``margin``, which the
+        start model has not: lower confidence bound of the change in accuracy plus the tolerance."""
         for record in reversed(self.history):
             if record["kind"] != "evaluate":
                 continue
-            if record["round"] == state.current_round or record["step"] == state.origin.step:
+            now = record["round"] == state.current_round and record["step"] > state.fresh
+            if now or record["step"] == state.origin.step:
                 names = ("step", "accuracy", "mean_tokens", "truncated", "margin")
                 return {f"monitor/{name}": record[name] for name in names if name in record}
         return {}

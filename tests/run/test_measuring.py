@@ -115,11 +115,12 @@ def test_the_newest_evaluation_is_of_what_is_trained():
     ]
     run = types.SimpleNamespace(history=history)
 
-    def newest(round, origin):
-        state = types.SimpleNamespace(current_round=round, origin=Mark(origin, "", ""))
+    def newest(round, origin, fresh=0):
+        state = types.SimpleNamespace(current_round=round, origin=Mark(origin, "", ""), fresh=fresh)
         return Session.latest_evaluation(run, state)
 
     assert newest(1, 0)["monitor/step"] == 40
+    assert newest(1, 20, fresh=45)["monitor/step"] == 20  # rolled back, the round goes on
     assert newest(2, 20) == {"monitor/step": 20, "monitor/accuracy": 0.8, "monitor/margin": 0.1}
     assert newest(2, 0) == {"monitor/step": 0, "monitor/accuracy": 0.9}
     history.append({"kind": "evaluate", "round": 2, "step": 60, "accuracy": 0.7})

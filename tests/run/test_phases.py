@@ -148,8 +148,10 @@ def test_a_table_goes_on_in_parts_of_another_size(settings, tmp_path, whole, mon
     assert made[0] == made[1] and len(again["tables"]) > len(whole[1]["tables"])
 
 
-def test_what_a_rollback_takes_is_collected_again(settings, tmp_path, monkeypatch):
-    """The store is again what it was when the round began: here, empty."""
+@pytest.mark.parametrize(("limits", "steps"), [("[24,24]", 3), ("[24]", 6)])
+def test_what_a_rollback_takes_is_collected_again(settings, tmp_path, monkeypatch, limits, steps):
+    """The store is again what it was when the round began: here, empty. It comes again in the next
+    round, or in the rest of this one."""
     from pruner_jax.measure import guards
 
     def watch(history, options):
@@ -158,7 +160,7 @@ def test_what_a_rollback_takes_is_collected_again(settings, tmp_path, monkeypatc
 
     monkeypatch.setattr(guards, "watch", watch)
     out = tmp_path / "run"
-    words = ("--guards.action=rollback", "--rounds.limits=[24,24]", "--rounds.steps=3")
+    words = ("--guards.action=rollback", f"--rounds.limits={limits}", f"--rounds.steps={steps}")
     prune(everything(settings, out, *words))
     lines = (out / "metrics.jsonl").read_text().splitlines()
     steps = [line for line in map(json.loads, lines) if line["kind"] == "step"]
@@ -180,7 +182,7 @@ def test_a_table_with_numbers_that_are_none_rings(settings, tmp_path, monkeypatc
     monkeypatch.setattr(collect, "sample", sample)
     for guard, rung in ((True, ["not_finite", "not_finite"]), (False, [])):
         out = tmp_path / str(guard)
-        words = ("--rounds.limits=[24,24]", "--guards.action=rollback")
+        words = ("--rounds.limits=[24,24]", "--guards.action=rollback", "--guards.rollbacks=0")
         prune(o1(settings, out, f"--guards.not_finite={str(guard).lower()}", *words))
         lines = [json.loads(x) for x in (out / "metrics.jsonl").read_text().splitlines()]
         assert [line["guard"] for line in lines if line["kind"] == "alarm"] == rung
