@@ -59,16 +59,19 @@ from pruner_jax.verify.pool import Verifier
 PyTree = Any
 
 # Settings that change speed, memory or safety but not what a run is; they may differ later.
-# (How rows are batched and packed moves sums by rounding, so a run continued under other values of
-# those is the same run, not the same bits.)
+# (How rows are batched, packed and spread over devices moves sums by rounding, so a run continued
+# under other values of those is the same run, not the same bits.)
 MACHINE = (
     "dry_run",
     "guards.action",
+    "guards.rollbacks",
     "learn.attention_tokens",
     "learn.logp_chunk",
     "learn.micro_tokens",
     "learn.remat",
     "learn.row_tokens",
+    "learn.unrolled_layers",
+    "mesh",
     "rounds.log_rollouts_every",
     "rounds.logp_tolerance",
     "rounds.save_every",

@@ -255,6 +255,28 @@ def test_a_folder_of_other_settings_is_refused(settings, tmp_path):
         prune(settings(f"--out={tmp_path / 'run'}", "--rounds.limits=[16]", "--seed=1"))
 
 
+def test_a_run_goes_on_with_other_devices(settings, tmp_path, whole, monkeypatch):
+    """On eight, two of which share a copy of the parameters; they are a process of their own."""
+    out = tmp_path / "run"
+    at_visit(monkeypatch, learning, "learn", 7, die)
+    with pytest.raises(Died):
+        prune(settings(f"--out={out}"))
+    changes = ["--mesh.fsdp=2", "--learn.unrolled_layers=0"]
+    flags = {"XLA_FLAGS": "--xla_force_host_platform_device_count=8", "JAX_PLATFORMS": "cpu"}
+    done = subprocess.run(
+        [sys.executable, "-m", "pruner_jax", "prune", out / "config.yaml", *changes],
+        env={**os.environ, **flags},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "mesh.fsdp: was 1, now 2" in done.stderr and "after step 6" in done.stderr
+    metrics = [left_behind(out)["metrics"], whole["metrics"]]
+    found, wanted = ([x for x in lines if x["kind"] == "step"] for lines in metrics)
+    for name in ("loss", "entropy", "grad_norm", "completions/mean_length"):
+        assert [x[name] for x in found] == pytest.approx([x[name] for x in wanted], rel=1e-3)
+
+
 def test_what_a_run_depends_on_is_looked_at_again(settings, tmp_path, monkeypatch, capsys):
     """A reward that was edited between two starts."""
     checker = tmp_path / "checker.py"
