@@ -1,9 +1,12 @@
 """Methods of several phases in real runs: what is collected, kept, told, forced and reset."""
 
+import functools
 import json
 import os
 import pathlib
 import shutil
+import signal
+import types
 
 import numpy as np
 import pytest
@@ -12,12 +15,15 @@ from test_prune import Died, at_visit, die, left_behind
 
 from pruner_jax import methods
 from pruner_jax.config import plain
+from pruner_jax.learn import learn
 from pruner_jax.problems import last_digit
 from pruner_jax.run import ahead, collect, learning, offers, step
 from pruner_jax.run import prune as prune_module
 from pruner_jax.run.checks import check_thoughts
 from pruner_jax.run.engine import Engine
+from pruner_jax.run.interrupts import Interrupted
 from pruner_jax.run.prune import prune
+from pruner_jax.run.state import RunState
 from pruner_jax.store.records import read_rollouts, seconds_of
 from pruner_jax.types import Origin
 
@@ -193,6 +199,36 @@ def test_a_table_with_numbers_that_are_none_rings(settings, tmp_path, monkeypatc
         tokens = [x["prune/generated_tokens"] for x in steps if "prune/generated_tokens" in x]
         assert tokens[0] > 0 and tokens[1:] == ([0] if guard else [])
         assert not any("time/table" in step for step in steps)
+
+
+def test_a_signal_stops_between_the_updates_of_a_step(settings, tmp_path, monkeypatch, capfd):
+    """In the second step: the first one, and what was collected, are saved."""
+    small = ("--method.options={samples: 3, update_rows: 1}", "--rounds.steps=2")
+    small = (*small, "--rounds.evaluate_every=2")
+    prune(o1(settings, tmp_path / "whole", *small))
+    metrics = left_behind(tmp_path / "whole")["metrics"]
+    first, second = (x["prune/updates"] for x in metrics if x["kind"] == "step")
+    assert second > 1
+    stop = functools.partial(signal.raise_signal, signal.SIGTERM)
+    at_visit(monkeypatch, learn, "to_devices", int(first) + 1, stop)
+    with pytest.raises(Interrupted, match="stopped by SIGTERM"):
+        prune(o1(settings, tmp_path / "run", *small))
+    lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line)["kind"] for line in lines].count("step") == 1
+    assert "step 2 is given up after 1 updates" in capfd.readouterr().err
+    prune(o1(settings, tmp_path / "run", *small))
+    assert left_behind(tmp_path / "run") == left_behind(tmp_path / "whole")
+
+
+def test_a_step_that_would_be_lost_with_others_or_has_sampled_is_finished():
+    def looks(saved, *every):
+        phases = [types.SimpleNamespace(collect=types.SimpleNamespace(every=x)) for x in every]
+        run = types.SimpleNamespace(saved=saved, method=types.SimpleNamespace(phases=phases))
+        state = RunState(learn=None, reference=None, steps=7)
+        return learning.heeds_signals(run, state) is not None
+
+    assert looks((0, 7, 0), "once") and looks((0, 7, 0), "iteration", "once")
+    assert not looks((0, 6, 0), "once") and not looks((0, 7, 0), "once", "step")
 
 
 # -- tables that are shared ------------------------------------------------------------------------
