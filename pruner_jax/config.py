@@ -341,7 +341,8 @@ class EvaluateConfig:
     """How the two are timed and priced."""
 
     out: str | None = None
-    """Folder for the rollouts (Parquet) and evaluation.json; null: nothing is written."""
+    """Folder for the rollouts (Parquet) and evaluation.json, with which the same command goes on
+    where it was stopped; null: nothing is written."""
 
 
 @dataclasses.dataclass(frozen=True)

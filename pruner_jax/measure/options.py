@@ -25,7 +25,7 @@ class EvaluateOptions:
     top_k: int = 0
     """How many of the likeliest tokens are kept; 0 keeps all."""
     limit: int | None = None
-    """The most tokens of a response, for base and pruned model alike; empty: the first round's."""
+    """The most tokens of a response, for all models alike; empty: the longest round's."""
     budget: int | None = None
     """Tokens that the model is told to answer in, the same for every question; how well it keeps to
     them is reported. Empty: it is told none."""
@@ -135,8 +135,11 @@ class GuardOptions:
     """When a run is no longer doing what it is for. An empty threshold switches that guard off."""
 
     action: str = "rollback"
-    """What an alarm does: "rollback" (the round ends, and only what was measured before the steps
-    that rang can be picked), "stop" (the same, and no further round), or "warn"."""
+    """What an alarm does: "rollback" (back to the pick among what was measured before the steps
+    that rang, from where the round goes on with the steps that are left), "stop" (such a pick, and
+    the run ends), or "warn"."""
+    rollbacks: int = 2
+    """Rollbacks from which a round goes on; a further alarm ends it, and the next one begins."""
     window: int = 5
     """Steps that are averaged; the run's first window is what the last one is compared with."""
     empty_thinking: float | None = 0.5
@@ -157,6 +160,7 @@ class GuardOptions:
         actions = ("stop", "rollback", "warn")
         _require(self.action in actions, "action", self.action, ", ".join(actions))
         _require(self.window >= 1, "window", self.window, ">= 1")
+        _require(self.rollbacks >= 0, "rollbacks", self.rollbacks, ">= 0")
         for name in ("empty_thinking", "repetition", "entropy", "accuracy"):
             value = getattr(self, name)
             _require(value is None or 0 < value < 1, name, value, "between 0 and 1, or empty")

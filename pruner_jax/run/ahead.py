@@ -88,7 +88,7 @@ def table_key(
     if collect.policy != "teacher" or settings.teacher.model is not None:
         named["dtype"] = engine.dtype
     if collect.every == "once" and collect.policy != "teacher":
-        named["model"] = _model_digest(folder)
+        named["model"] = model_digest(folder)
     chosen = {name: getattr(options, name) for name in ("temperature", "top_p", "top_k", "min_p")}
     rules = {  # all that may change a verdict: those of the table are kept, not made again
         name: getattr(settings.verify, name)
@@ -111,7 +111,7 @@ def table_key(
     }
 
 
-def _model_digest(folder: pathlib.Path) -> str:
+def model_digest(folder: pathlib.Path) -> str:
     """Of a model's weights, which are read once as long as the files stay as they are."""
     stats = [(path, path.stat()) for path in sorted(folder.glob("*.safetensors"))]
     return _digest_of(tuple((path, stat.st_size, stat.st_mtime_ns) for path, stat in stats))

@@ -11,7 +11,7 @@ import pathlib
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from pruner_jax.config import PruneConfig, plain
+from pruner_jax.config import EvaluateConfig, PruneConfig, plain
 from pruner_jax.objective import slots
 from pruner_jax.objective.hint import Hint
 from pruner_jax.objective.method import Method, Phase, check, idle
@@ -22,8 +22,8 @@ from pruner_jax.run.measuring import as_told
 from pruner_jax.types import Graded, Problem, Purpose
 
 
-def inputs(settings: PruneConfig) -> list[pathlib.Path]:
-    """Files on which the run depends, wherever the settings name one: the code of a method or a
+def inputs(settings: PruneConfig | EvaluateConfig) -> list[pathlib.Path]:
+    """Files on which the results depend, wherever the settings name one: the code of a method or a
     checker, tables of problems; and the description of the model."""
 
     def texts(tree: Any) -> Iterator[str]:
@@ -36,8 +36,8 @@ def inputs(settings: PruneConfig) -> list[pathlib.Path]:
         elif isinstance(tree, str):
             yield tree
 
-    rooms = ("problems", "verify", "method", "teacher")
-    named = texts([plain(getattr(settings, room)) for room in rooms])
+    rooms = ("problems", "verify", "method", "teacher", "programs")
+    named = texts([plain(getattr(settings, room)) for room in rooms if hasattr(settings, room)])
     paths = [
         pathlib.Path(name.rpartition(".py:")[0] + ".py" if ".py:" in name else name)
         for name in named
@@ -123,11 +123,19 @@ def check_settings(settings: PruneConfig, method: Method) -> None:
             as_told(getattr(settings, name), method).note()
         except ValueError as error:
             raise ValueError(f"{name}: {error}") from None
-    if settings.monitor.samples < 2:
+    if settings.monitor.samples < 2 and heeds_tolerance(settings, method):
         raise ValueError(
             f"monitor.samples is {settings.monitor.samples}; the checkpoint rule needs 2 or more "
-            "to tell a loss from noise"
+            "to tell a loss from noise (pick.rule last does not)"
         )
+
+
+def heeds_tolerance(settings: PruneConfig, method: Method) -> bool:
+    """Whether anything asks if a checkpoint is within ``pick.tolerance``: the pick, ``auto`` limits
+    or a controller of the method."""
+    shortest, auto = settings.pick.rule != "last", settings.rounds.limits == "auto"
+    parts = (slot for phase in method.phases for _, slot in slots.walk(phase))
+    return shortest or auto or any(getattr(x, "metric", "") == "monitor/margin" for x in parts)
 
 
 def _check_patience(settings: PruneConfig, method: Method) -> None:

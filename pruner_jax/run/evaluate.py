@@ -2,6 +2,8 @@
 
 ``--expander.model=E`` measures the pipeline of both beside it: the model's thought, E's answer.
 
+With ``--out`` the responses are kept part by part, and the same command goes on where it was.
+
 ``--like RUN`` takes the problems, the prompt and the sampling of a run's test, so that an exported
 model can be measured again as the run measured it.
 """
@@ -9,11 +11,14 @@ model can be measured again as the run measured it.
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import pathlib
+from collections.abc import Callable
 from typing import Any
 
 from pruner_jax.config import EvaluateConfig
+from pruner_jax.config import plain as plain_settings
 from pruner_jax.measure import stats
 from pruner_jax.measure.outcomes import Outcomes, outcomes
 from pruner_jax.measure.summary import plain, summary, versions
@@ -22,16 +27,24 @@ from pruner_jax.policy import hf
 from pruner_jax.problems.source import load_problems
 from pruner_jax.report.progress import Progress
 from pruner_jax.run import joint
+from pruner_jax.run.ahead import model_digest
+from pruner_jax.run.checks import inputs
 from pruner_jax.run.compilation import keep_compiled_programs
+from pruner_jax.run.interrupts import Interrupts
 from pruner_jax.run.joint import Joint
-from pruner_jax.run.measuring import measure, measured
+from pruner_jax.run.measuring import keep_parts, measure, measured, read_outcomes
 from pruner_jax.run.programs import answer, check_are_programs, lines, load_scorer
 from pruner_jax.run.second import Second, check_room, load_expander, load_second
+from pruner_jax.run.session import MACHINE
 from pruner_jax.sample.steps import Scorer
-from pruner_jax.store.folder import write_atomically
-from pruner_jax.store.records import write_rollouts
+from pruner_jax.store.folder import FolderError, changes_refused, digests, write_atomically
+from pruner_jax.store.records import read_graded, write_rollouts
 from pruner_jax.types import Graded, Problem, Purpose
 from pruner_jax.verify.pool import Verifier
+
+# What the responses of a model hang on, and what of it may be another when they are gone on with.
+_OF_THE_RESPONSES = ("problems", "split", "text", "verify", "sample", "test", "programs", "seed")
+_FREE = (*MACHINE, "test.confidence", "test.resamples")
 
 _COMPARED = ("accuracy_change", "token_ratio", "aes", "by_difficulty", "confidence", "resamples")
 
@@ -51,8 +64,11 @@ def evaluate_verb(settings: EvaluateConfig) -> dict[str, Any]:
             "set: a pipeline is measured on single answers; set one of them to null, 0 or false"
         )
     score = load_scorer(settings.programs.scorer)
+    names = {"model": settings.model, "against": settings.against}
     if settings.out is not None:
-        pathlib.Path(settings.out).mkdir(parents=True, exist_ok=True)
+        for name, folder in names.items():
+            if folder is not None:
+                _take_file(settings, name, folder)
     keep_compiled_programs()
     problems = load_problems(settings.problems, settings.split)
     with contextlib.ExitStack() as stack:
@@ -67,7 +83,6 @@ def evaluate_verb(settings: EvaluateConfig) -> dict[str, Any]:
             check_room(expander, settings.expander, asked, settings.test.limit, "test.limit")
         result: dict[str, Any] = {}
         alone, together = {}, {}
-        names = {"model": settings.model, "against": settings.against}
         for name, folder in names.items():
             if folder is None:
                 continue
@@ -96,7 +111,7 @@ def evaluate_verb(settings: EvaluateConfig) -> dict[str, Any]:
             result[name] = {"folder": str(folder), "commit": commit, **numbers}
             if expander is not None:
                 together[name], result[name]["joint"] = _measure_joint(
-                    settings, large, graded, expander, problems, progress
+                    settings, large, graded(), expander, problems, progress
                 )
                 if settings.out is not None:
                     path = pathlib.Path(settings.out) / f"{name}-joint.json"
@@ -124,6 +139,35 @@ def evaluate_verb(settings: EvaluateConfig) -> dict[str, Any]:
     return result
 
 
+def _take_file(settings: EvaluateConfig, name: str, folder: str) -> None:
+    """Where responses of a model are there already, they must be those that are asked for.
+
+    Raises:
+      FolderError: of another model, or sampled or checked in another way; what differs is named.
+    """
+    path = _file(settings, name)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    note = path.with_suffix(".settings.json")
+    now = {
+        "weights": model_digest(hf.find_folder(folder)),
+        "files": digests(inputs(settings)),
+        **{room: plain_settings(getattr(settings, room)) for room in _OF_THE_RESPONSES},
+    }
+    if path.exists() or any(path.parent.glob(f"{name}.*-*.parquet")):
+        old = json.loads(note.read_text()) if note.exists() else {}
+        if changes := changes_refused(old, json.loads(json.dumps(now)), _FREE):
+            raise FolderError(
+                f"{path.parent} holds responses of another evaluation ({name}):\n"
+                + "\n".join(f"  {change}" for change in changes)
+                + "\nGive the same settings to continue it, or another --out."
+            )
+    write_atomically(note, json.dumps(now, indent=2) + "\n")
+
+
+def _file(settings: EvaluateConfig, name: str) -> pathlib.Path:
+    return pathlib.Path(settings.out) / f"{name}.parquet"
+
+
 def _answer(
     settings: EvaluateConfig,
     name: str,
@@ -132,37 +176,44 @@ def _answer(
     problems: list[Problem],
     score: Scorer | None,
     progress: Progress,
-) -> tuple[Graded, Outcomes, dict[str, Any]]:
+) -> tuple[Callable[[], Graded], Outcomes, dict[str, Any]]:
     """One model on the problems, and how its programs came about where that was asked for; their
-    outcomes then count all tokens that led to an answer."""
-    shared = {"purpose": Purpose(settings.split), "progress": progress, "title": f"{name} {folder}"}
-    programs: dict[str, Any] = {}
+    outcomes then count all tokens that led to an answer. The responses may have to be read."""
+    title, test = f"{name} {folder}", settings.test
+    shared = {"purpose": Purpose(settings.split), "progress": progress}
     if settings.programs.asked:
         graded, found, programs = answer(
             large.engine,
             large.params,
             problems,
-            settings.test,
+            test,
             settings.programs,
             score=score,
+            title=title,
             **shared,
         )
         for line in lines(programs):
             progress.log(line)
-    else:
-        graded = measure(
-            large.engine,
-            large.params,
-            problems,
-            settings.test,
-            limit=settings.test.limit,
-            **shared,
+        if settings.out is not None:
+            write_rollouts(_file(settings, name), graded, round=0, step=0)
+        return lambda: graded, found, programs
+    sample = functools.partial(
+        measure, large.engine, large.params, options=test, limit=test.limit, **shared
+    )
+    if settings.out is None:
+        graded = sample(problems, title=title)
+        return lambda: graded, outcomes(graded), {}
+    path, asked = _file(settings, name), problems[: test.problems]
+    at_once = max(1, large.engine.rows_together(test.limit) // test.samples)
+    with Interrupts() as interrupts:
+        keep_parts(
+            path,
+            len(asked),
+            at_once,
+            lambda part, some: sample(asked[part], title=title + some, check=interrupts.check),
         )
-        found = outcomes(graded)
-    if settings.out is not None:
-        path = pathlib.Path(settings.out) / f"{name}.parquet"
-        write_rollouts(path, graded, round=0, step=0)
-    return graded, found, programs
+    by_id = {problem.id: problem for problem in asked}
+    return lambda: read_graded([path], by_id), read_outcomes(path), {}
 
 
 def _expander(settings: EvaluateConfig, verifier: Verifier) -> Second | None:

@@ -1,9 +1,10 @@
 """A request to stop, by a scheduler (SIGTERM), a person (Ctrl-C) or a terminal that went away.
 
-The signal is only noted; ``check``, called between blocks of decoding and after every step, raises
-``Interrupted``, upon which the run saves its last step and ends. One that comes after the last
-check is passed on when the run is done. A second signal ends it without saving: the same command
-then goes on from the last saved state.
+The signal is only noted; ``check``, called between blocks of decoding and after every step (between
+the updates of one that learns from files: `learning.heeds_signals`), raises ``Interrupted``, upon
+which the run saves its last step and ends. One that comes after the last check is passed on when
+the run is done. A second signal ends it without saving: the same command then goes on from the last
+saved state.
 """
 
 from __future__ import annotations

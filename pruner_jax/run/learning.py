@@ -10,15 +10,18 @@ import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import jax
+
 from pruner_jax.learn.learn import learn
 from pruner_jax.learn.optimizer import learning_rate
 from pruner_jax.learn.rows import Rows, rows_of
 from pruner_jax.objective.condition import Begin
 from pruner_jax.objective.method import Phase
 from pruner_jax.run import collect
+from pruner_jax.run.interrupts import Interrupted
 from pruner_jax.run.session import Session, iteration_steps, optimizer_steps, optimizer_term
 from pruner_jax.run.shards import join, read_shards
-from pruner_jax.run.state import RunState
+from pruner_jax.run.state import RunState, position
 from pruner_jax.types import Weighted
 
 
@@ -66,6 +69,7 @@ def finish(run: Session, state: RunState, work: Work) -> dict[str, float]:
             seed=run.settings.seed + since,
             rate=_rates(run, state, phase),
             part=part,
+            on_update=heeds_signals(run, state),
         )
     if phase.loss.kind != "pg" and "entropy" in metrics:
         # Imitation ends where nothing is left to chance: no alarm.
@@ -73,6 +77,30 @@ def finish(run: Session, state: RunState, work: Work) -> dict[str, float]:
     if is_on_policy(phase):
         return metrics
     return {name: x for name, x in metrics.items() if not name.startswith("sampling/")}
+
+
+def heeds_signals(
+    run: Session, state: RunState
+) -> Callable[[int, dict[str, jax.Array]], None] | None:
+    """What looks for a request to stop after every update, where a step is thousands of them over
+    files: if the run is saved up to this step it is given up, for its updates alone are lost. A
+    step that has sampled, or comes after others that are not saved, is finished (None)."""
+    samples = any(phase.collect.every == "step" for phase in run.method.phases)
+    if samples or run.saved != position(state):
+        return None
+    running: dict[str, jax.Array] = {}
+
+    def look(number: int, metrics: dict[str, jax.Array]) -> None:
+        nonlocal running
+        jax.block_until_ready(running)  # of the update before, so that the next is packed meanwhile
+        running = metrics
+        try:
+            run.interrupts.check()
+        except Interrupted:
+            run.progress.log(f"step {state.steps + 1} is given up after {number + 1} updates")
+            raise
+
+    return look
 
 
 def _rates(run: Session, state: RunState, phase: Phase) -> Callable[[float, float], float]:
@@ -83,7 +111,7 @@ def _rates(run: Session, state: RunState, phase: Phase) -> Callable[[float, floa
     if term == "iteration":
         done, fresh = (state.steps - state.store.since.get(owner.name, state.steps)) % steps, 0
     elif term == "round":
-        done, fresh = state.step, 0
+        done, fresh = state.step, max(0, state.fresh - (state.steps - state.step))
     place, phases = run.training.index(phase), len(run.training)
 
     def rate(begin: float, end: float) -> float:

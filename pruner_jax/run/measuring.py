@@ -20,7 +20,7 @@ from pruner_jax.objective.method import Method, budget_sentence
 from pruner_jax.report.progress import Progress
 from pruner_jax.run.conditions import force_hook
 from pruner_jax.run.engine import Engine
-from pruner_jax.store.records import read_rollouts
+from pruner_jax.store.records import join_rollouts, read_rollouts, write_rollouts
 from pruner_jax.types import Graded, Problem, Purpose
 
 PyTree = Any
@@ -75,6 +75,31 @@ def measure(
     )
     progress.finish()
     return graded
+
+
+def keep_parts(
+    path: pathlib.Path, problems: int, at_once: int, sample: Callable[[slice, str], Graded]
+) -> None:
+    """Make a file of rollouts of so many problems. What has been sampled of it is kept, so that an
+    evaluation that is stopped goes on with the part that it was at.
+
+    ``sample`` gives the rollouts of some problems; it is told their places, and words for them
+    where they are not all.
+    """
+    if not path.exists():
+        parts, first = [], 0
+        while first < problems:
+            found = path.parent.glob(f"{path.stem}.{first}-*.parquet")  # of any size
+            last = max((int(part.stem.rpartition("-")[2]) for part in found), default=None)
+            part = slice(first, last or min(first + at_once, problems))
+            parts.append(path.with_name(f"{path.stem}.{first}-{part.stop}.parquet"))
+            if last is None:
+                some = f", problems {first + 1} to {part.stop}" if at_once < problems else ""
+                write_rollouts(parts[-1], sample(part, some), round=0, step=0)
+            first = part.stop
+        join_rollouts(parts, path)
+    for part in path.parent.glob(f"{path.stem}.*-*.parquet"):
+        part.unlink()
 
 
 def measured(engine: Engine, options: EvaluateOptions) -> Engine:

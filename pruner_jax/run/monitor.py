@@ -84,7 +84,8 @@ def evaluation_due(run: Session, state: RunState) -> bool:
     every = run.settings.rounds.evaluate_every
     at_place = state.step % every == 0 or state.step == state.length
     measured = any(mark.step == state.steps for mark in state.candidates)
-    return state.step > 0 and at_place and not measured
+    new = state.step > 0 and state.steps > state.fresh  # not rolled back since they were learnt
+    return new and at_place and not measured
 
 
 def add_candidate(run: Session, state: RunState) -> None:

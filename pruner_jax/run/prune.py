@@ -27,10 +27,10 @@ from pruner_jax.measure.summary import Round, summary, versions
 from pruner_jax.policy import handle
 from pruner_jax.report import html
 from pruner_jax.report.progress import Progress
-from pruner_jax.run.checks import check_thoughts
+from pruner_jax.run.checks import check_thoughts, heeds_tolerance
 from pruner_jax.run.interrupts import Interrupted
 from pruner_jax.run.learning import back_to_start, wants_reference
-from pruner_jax.run.measuring import read_outcomes
+from pruner_jax.run.measuring import keep_parts, read_outcomes
 from pruner_jax.run.monitor import (
     add_candidate,
     compare_sampler_with_learner,
@@ -43,7 +43,8 @@ from pruner_jax.run.session import PyTree, Session, finished_folder, open_sessio
 from pruner_jax.run.state import RunState, meta_of, parameters_in_use, position, state_of
 from pruner_jax.run.step import train_step
 from pruner_jax.store.folder import RunFolder, write_atomically
-from pruner_jax.store.records import join_rollouts, keep_only, write_rollouts
+from pruner_jax.store.records import keep_only
+from pruner_jax.types import Graded
 
 _TEST_FILES = ("base-test.*", "final-test.*")
 
@@ -113,6 +114,8 @@ def start(run: Session) -> RunState:
 
 def say_what_can_be_told(run: Session, state: RunState) -> None:
     """Refuse a tolerance that the monitor set cannot tell from noise, before training."""
+    if not heeds_tolerance(run.settings, run.method):
+        return
     least = check_tolerance(read_outcomes(run.rollouts(state.start)), run.settings.pick)
     run.progress.log(
         f"smallest loss of accuracy the monitor set can tell from none: {least:.4f} "
@@ -245,7 +248,8 @@ def play_round(run: Session, state: RunState) -> None:
 
 
 def end_round(run: Session, state: RunState) -> None:
-    """Pick the checkpoint the next round starts from."""
+    """Pick the checkpoint the next round starts from, or after an alarm the rest of this one."""
+    back = goes_back(run, state)
     with run.clock.phase("pick"):
         base = read_outcomes(run.rollouts(state.start))
         candidates = [run.candidate(mark) for mark in state.candidates]
@@ -253,7 +257,6 @@ def end_round(run: Session, state: RunState) -> None:
         run.progress.log(picked.reason)
         if not picked.kept:
             state.origin = next(mark for mark in state.candidates if mark.step == picked.step)
-        after = read_outcomes(run.rollouts(state.origin))
         run.record(
             {
                 "kind": "pick",
@@ -263,15 +266,17 @@ def end_round(run: Session, state: RunState) -> None:
                 "reason": picked.reason,
             }
         )
-        entry = Round(
-            limit=state.limit,
-            steps=state.step,
-            picked_step=picked.step,
-            accuracy=stats.accuracy(after),
-            mean_tokens=stats.mean_tokens(after),
-            reason=picked.reason,
-        )
-        state.rounds.append(dataclasses.asdict(entry))
+        if not back:
+            after = read_outcomes(run.rollouts(state.origin))
+            entry = Round(
+                limit=state.limit,
+                steps=state.step,
+                picked_step=picked.step,
+                accuracy=stats.accuracy(after),
+                mean_tokens=stats.mean_tokens(after),
+                reason=picked.reason,
+            )
+            state.rounds.append(dataclasses.asdict(entry))
         state.learn = state.learn.replace(params=None)  # makes room for those that were picked
         params = run.checkpoints.load_parameters(state.origin.parameters, run.parameters_like)
         if state.alarmed:
@@ -283,14 +288,42 @@ def end_round(run: Session, state: RunState) -> None:
             state.fresh = state.steps
         else:
             state.learn = state.learn.replace(params=params)
-    in_band = any(judgement.within for judgement in picked.judgements)
-    if not in_band and run.settings.rounds.limits == "auto" and state.ended is None:
-        state.ended = f"round {state.round + 1} had no checkpoint in the band"
-    state.round += 1
-    state.limit = None
     state.reference = None
     state.candidates = []
+    if back:
+        resume_round(run, state)
+    else:
+        before_an_alarm = picked.kept and has_gone_back(state)
+        in_band = before_an_alarm or any(judgement.within for judgement in picked.judgements)
+        if not in_band and run.settings.rounds.limits == "auto" and state.ended is None:
+            state.ended = f"round {state.round + 1} had no checkpoint in the band"
+        state.round += 1
+        state.limit = None
     save(run, state)
+
+
+def goes_back(run: Session, state: RunState) -> bool:
+    """Whether a round that a guard stopped goes on with the steps that are left of it. Problems,
+    draws and the order of rows depend on the steps made, so they are not those that rang."""
+    before = sum(r["kind"] == "pick" and r["round"] == state.round + 1 for r in run.history)
+    left = state.step < state.length and before < run.settings.guards.rollbacks
+    return state.alarmed and state.ended is None and left
+
+
+def has_gone_back(state: RunState) -> bool:
+    """Whether a pick of this round stands: in it, of one that an alarm took the round back to."""
+    return state.origin.step > state.steps - state.step
+
+
+def resume_round(run: Session, state: RunState) -> None:
+    """After a rollback, from what was picked."""
+    state.alarmed = False
+    if run.resets("parameters", "round") and not has_gone_back(state):
+        back_to_start(run, state)
+    if wants_reference(run, state):
+        state.reference = reference_of(run, state)
+    left = state.length - state.step
+    run.progress.log(f"round {state.round + 1} goes on from there with the {left} steps left")
 
 
 # -- the end ---------------------------------------------------------------------------------------
@@ -346,26 +379,14 @@ def merged(run: Session, state: RunState) -> PyTree:
 
 
 def test(run: Session, params: PyTree, name: str) -> Outcomes:
-    """One model on the test set. What has been sampled of it is kept, so a run that is killed here
-    goes on with the part that it was at."""
+    """One model on the test set, in parts that are kept."""
     path = run.folder.rollouts / f"{name}-test.parquet"
-    if not path.exists():
-        rows = run.engine.rows_together(run.cap("test"))
-        problems, at_once = len(run.set("test")), max(1, rows // run.settings.test.samples)
-        parts, first = [], 0
-        while first < problems:
-            found = path.parent.glob(f"{name}-test.{first}-*.parquet")  # of any size
-            last = max((int(part.stem.rpartition("-")[2]) for part in found), default=None)
-            part = slice(first, last or min(first + at_once, problems))
-            parts.append(path.with_name(f"{name}-test.{first}-{part.stop}.parquet"))
-            if last is None:
-                some = f", problems {first + 1} to {part.stop}" if at_once < problems else ""
-                graded = evaluate(run, params, "test", f"test set, {name} model{some}", part)
-                write_rollouts(parts[-1], graded, round=0, step=0)
-            first = part.stop
-        join_rollouts(parts, path)
-    for part in path.parent.glob(f"{name}-test.*-*.parquet"):
-        part.unlink()
+    at_once = run.engine.rows_together(run.cap("test")) // run.settings.test.samples
+
+    def sample(part: slice, some: str) -> Graded:
+        return evaluate(run, params, "test", f"test set, {name} model{some}", part)
+
+    keep_parts(path, len(run.set("test")), max(1, at_once), sample)
     return read_outcomes(path)
 
 

@@ -61,16 +61,19 @@ from pruner_jax.verify.pool import Verifier
 PyTree = Any
 
 # Settings that change speed, memory or safety but not what a run is; they may differ later.
-# (How rows are batched and packed moves sums by rounding, so a run continued under other values of
-# those is the same run, not the same bits.)
+# (How rows are batched, packed and spread over devices moves sums by rounding, so a run continued
+# under other values of those is the same run, not the same bits.)
 MACHINE = (
     "dry_run",
     "guards.action",
+    "guards.rollbacks",
     "learn.attention_tokens",
     "learn.logp_chunk",
     "learn.micro_tokens",
     "learn.remat",
     "learn.row_tokens",
+    "learn.unrolled_layers",
+    "mesh",
     "rounds.log_rollouts_every",
     "rounds.logp_tolerance",
     "rounds.save_every",
@@ -204,13 +207,14 @@ class Session:
 
     def latest_evaluation(self, state: RunState) -> dict[str, float]:
         """Numbers of the newest evaluation on monitor of what is trained, under ``monitor/``, and
-        its ``step``: of this round, or else of the model that the round began with, for the others
-        of earlier rounds were of parameters that are gone. ``margin``, which the start model has
-        not: lower confidence bound of the change in accuracy plus the tolerance."""
+        its ``step``: of this round since it was last rolled back, or else of the model that it
+        then began with, for the others were of parameters that are gone. ``margin``, which the
+        start model has not: lower confidence bound of the change in accuracy plus the tolerance."""
         for record in reversed(self.history):
             if record["kind"] != "evaluate":
                 continue
-            if record["round"] == state.current_round or record["step"] == state.origin.step:
+            now = record["round"] == state.current_round and record["step"] > state.fresh
+            if now or record["step"] == state.origin.step:
                 names = ("step", "accuracy", "mean_tokens", "truncated", "margin")
                 return {f"monitor/{name}": record[name] for name in names if name in record}
         return {}

@@ -42,7 +42,7 @@ class RunState:
     origin: Mark | None = None  # where the round started
     candidates: list[Mark] = dataclasses.field(default_factory=list)  # of this round
     rounds: list[dict[str, Any]] = dataclasses.field(default_factory=list)  # finished ones
-    alarmed: bool = False  # a guard ended this round
+    alarmed: bool = False  # a guard stopped this round
     method_before: dict[str, Any] = dataclasses.field(default_factory=dict)  # when it began
     reference_before: str | None = None
     store_before: Store = dataclasses.field(default_factory=lambda: Store())

@@ -212,10 +212,10 @@ def _accepted(
     changed = _changed(old, new) and _changed(old := today(old), new)
     if not steps_made(folder.root):
         machine = (*machine, *UNTIL_THE_FIRST_STEP)
-    refused = [key for key in changed if not _within(key, machine)]
+    refused = changes_refused(old, new, machine)
     # The same sections: no config.yaml of another program is ever replaced.
     if refused and not (old.keys() == new.keys() and _is_empty_run(folder)):
-        raise _belongs_to_another(folder, [changed[key] for key in refused])
+        raise _belongs_to_another(folder, refused)
     return dataclasses.replace(folder, changes=tuple(changed.values()))
 
 
@@ -225,14 +225,18 @@ def _with_inputs(
     """The folder with the inputs that changed since its last start; notes what they are now."""
     note = folder.inputs
     old = json.loads(note.read_text()) if note.exists() else {}
-    new = {str(path): hashlib.sha256(path.read_bytes()).hexdigest() for path in inputs}
-    new |= {model: f"commit {commit}" for model, commit in commits.items()}
+    new = digests(inputs) | {model: f"commit {commit}" for model, commit in commits.items()}
     if new != old:
         write_atomically(note, json.dumps(new, indent=2) + "\n")
     changed = [
         f"{path}: its content" for path in sorted(new) if old.get(path, new[path]) != new[path]
     ]
     return dataclasses.replace(folder, changes=(*folder.changes, *changed))
+
+
+def digests(files: Iterable[pathlib.Path]) -> dict[str, str]:
+    """Of what files hold, by their paths."""
+    return {str(path): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 
 
 def _text(config: Mapping[str, Any]) -> str:
@@ -304,6 +308,13 @@ def _changed(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, str]:
         for key in sorted(old.keys() | new.keys())
         if key != "out" and old.get(key, unset) != new.get(key, unset)
     }
+
+
+def changes_refused(
+    old: Mapping[str, Any], new: Mapping[str, Any], free: Collection[str]
+) -> list[str]:
+    """How settings differ, without those that may (dotted keys, or the beginning of some)."""
+    return [said for key, said in _changed(old, new).items() if not _within(key, free)]
 
 
 def _within(key: str, names: Collection[str]) -> bool:

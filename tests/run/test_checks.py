@@ -1,13 +1,14 @@
 """What a run tells of its method at the start."""
 
 import contextlib
+import types
 
 import pytest
 
 from pruner_jax import methods
 from pruner_jax.methods import MethodOptions
-from pruner_jax.run.checks import check_method, idle_parts
-from pruner_jax.run.prune import prune
+from pruner_jax.run.checks import cap, check_method, check_settings, idle_parts
+from pruner_jax.run.prune import prune, say_what_can_be_told
 
 
 @pytest.mark.parametrize(
@@ -74,3 +75,32 @@ def test_they_are_told_at_the_start(settings, tmp_path, capfd):
     told = capfd.readouterr().err
     assert "gdpo: prune.length.0: the target is 4000 tokens" in told
     assert "(rounds.limits 24, 16)" in told
+
+
+@pytest.mark.parametrize(
+    ("words", "asks"),
+    [
+        ([], True),
+        (["--pick.rule=last"], False),
+        (["--pick.rule=last", "--method.name=harmonic"], True),  # its controller asks
+        (["--pick.rule=last", "--rounds.limits=auto", "--monitor.limit=8", "--test.limit=8"], True),
+    ],
+)
+def test_a_tolerance_that_nothing_asks_for_is_not_refused(settings, words, asks):
+    given = settings("--monitor.samples=1", "--pick.tolerance=0.001", *words)
+    method = methods.build(MethodOptions.of(given.method))
+    with contextlib.ExitStack() as stack:
+        if asks:
+            stack.enter_context(pytest.raises(ValueError, match=r"monitor\.samples is 1"))
+        check_settings(given, method)
+    run = types.SimpleNamespace(settings=given, method=method)  # has measured nothing
+    with contextlib.ExitStack() as stack:
+        if asks:
+            stack.enter_context(pytest.raises(AttributeError, match="rollouts"))
+        say_what_can_be_told(run, None)
+
+
+def test_an_empty_limit_is_that_of_the_longest_round(settings):
+    """Also where the rounds go up, so that no round is longer than what is measured."""
+    given = settings("--rounds.limits=[16,24,20]", "--test.limit=12")
+    assert cap(given, "monitor") == 24 and cap(given, "test") == 12

@@ -122,6 +122,7 @@ def test_after_a_rollback_the_next_round_plays_all_its_steps(play):
         "--optimizer.learning_rate=1e-3",
         "--rounds.limits=[112,96]",
         "--guards.accuracy=null",
+        "--guards.rollbacks=0",
     )
     alarms = [record for record in records if record["kind"] == "alarm"]
     assert alarms and {record["round"] for record in alarms} == {1}

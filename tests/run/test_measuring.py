@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+import signal
 import types
 
 import huggingface_hub
@@ -10,11 +11,13 @@ import pytest
 
 from pruner_jax.config import EvaluateConfig, load
 from pruner_jax.report import track
-from pruner_jax.run import engine
+from pruner_jax.run import engine, evaluate
 from pruner_jax.run.evaluate import evaluate_verb
+from pruner_jax.run.interrupts import Interrupted
 from pruner_jax.run.prune import prune
 from pruner_jax.run.session import Session
 from pruner_jax.run.state import Mark
+from pruner_jax.store.folder import FolderError
 from pruner_jax.store.records import Metrics, read_rollouts
 from pruner_jax.types import Origin
 
@@ -94,6 +97,48 @@ def test_a_budget_that_nothing_tells_is_refused_at_once(settings, tmp_path):
         load(EvaluateConfig, None, [*words, "--test.budget_sentence=Be short"])
 
 
+def test_an_evaluation_goes_on_with_the_part_that_it_was_at(tmp_path, monkeypatch):
+    """Three parts of two problems; a signal comes in the second."""
+    monkeypatch.setattr(engine.Engine, "rows_together", lambda self, limit: 4)
+    real, sampled = evaluate.measure, []
+
+    def measure(large, params, problems, *args, **kwargs):
+        sampled.append(len(problems))
+        if len(sampled) == 2:
+            signal.raise_signal(signal.SIGTERM)
+        return real(large, params, problems, *args, **kwargs)
+
+    monkeypatch.setattr(evaluate, "measure", measure)
+    words = [
+        f"--model={TINY}",
+        "--problems.options.test=8",
+        "--test.problems=6",
+        "--test.samples=2",
+    ]
+    words += ["--test.limit=64", "--test.resamples=100", "--verify.workers=1"]
+    out = f"--out={tmp_path / 'out'}"
+
+    def play(*more):
+        return evaluate_verb(load(EvaluateConfig, None, [*words, *more]))
+
+    with pytest.raises(Interrupted, match="stopped by SIGTERM") as stop:
+        play(out)
+    assert stop.value.exit_code == 143
+    found = play(out, "--sample.rows=32")
+    assert sampled == [2, 2, 2, 2]  # the one that was interrupted twice
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {
+        "model.parquet", "model.settings.json", "evaluation.json",
+    }  # fmt: skip
+    assert found == play()  # in one call, of which nothing is kept
+    sampled.clear()
+    assert play(out, "--test.confidence=0.9")["model"]["accuracy"] == found["model"]["accuracy"]
+    assert not sampled
+    other = TINY.with_name("tiny_expander")
+    for change, says in (("--seed=1", "seed: was 0, now 1"), (f"--model={other}", "weights: was")):
+        with pytest.raises(FolderError, match=rf"(?s)of another evaluation \(model\):.*  {says}"):
+            play(out, change)
+
+
 EXAMPLES = [{"question": "C7 A4.", "response": f" C7=7 A{n}" + " A4=1" * 3} for n in range(2)]
 
 
@@ -134,11 +179,12 @@ def test_the_newest_evaluation_is_of_what_is_trained():
     ]
     run = types.SimpleNamespace(history=history)
 
-    def newest(round, origin):
-        state = types.SimpleNamespace(current_round=round, origin=Mark(origin, "", ""))
+    def newest(round, origin, fresh=0):
+        state = types.SimpleNamespace(current_round=round, origin=Mark(origin, "", ""), fresh=fresh)
         return Session.latest_evaluation(run, state)
 
     assert newest(1, 0)["monitor/step"] == 40
+    assert newest(1, 20, fresh=45)["monitor/step"] == 20  # rolled back, the round goes on
     assert newest(2, 20) == {"monitor/step": 20, "monitor/accuracy": 0.8, "monitor/margin": 0.1}
     assert newest(2, 0) == {"monitor/step": 0, "monitor/accuracy": 0.9}
     history.append({"kind": "evaluate", "round": 2, "step": 60, "accuracy": 0.7})

@@ -1,9 +1,12 @@
 """Methods of several phases in real runs: what is collected, kept, told, forced and reset."""
 
+import functools
 import json
 import os
 import pathlib
 import shutil
+import signal
+import types
 
 import numpy as np
 import pytest
@@ -12,12 +15,15 @@ from test_prune import Died, at_visit, die, left_behind
 
 from pruner_jax import methods
 from pruner_jax.config import plain
+from pruner_jax.learn import learn
 from pruner_jax.problems import last_digit
 from pruner_jax.run import ahead, collect, learning, offers, step
 from pruner_jax.run import prune as prune_module
 from pruner_jax.run.checks import check_thoughts
 from pruner_jax.run.engine import Engine
+from pruner_jax.run.interrupts import Interrupted
 from pruner_jax.run.prune import prune
+from pruner_jax.run.state import RunState
 from pruner_jax.store.records import read_rollouts, seconds_of
 from pruner_jax.types import Origin
 
@@ -148,8 +154,10 @@ def test_a_table_goes_on_in_parts_of_another_size(settings, tmp_path, whole, mon
     assert made[0] == made[1] and len(again["tables"]) > len(whole[1]["tables"])
 
 
-def test_what_a_rollback_takes_is_collected_again(settings, tmp_path, monkeypatch):
-    """The store is again what it was when the round began: here, empty."""
+@pytest.mark.parametrize(("limits", "steps"), [("[24,24]", 3), ("[24]", 6)])
+def test_what_a_rollback_takes_is_collected_again(settings, tmp_path, monkeypatch, limits, steps):
+    """The store is again what it was when the round began: here, empty. It comes again in the next
+    round, or in the rest of this one."""
     from pruner_jax.measure import guards
 
     def watch(history, options):
@@ -158,7 +166,7 @@ def test_what_a_rollback_takes_is_collected_again(settings, tmp_path, monkeypatc
 
     monkeypatch.setattr(guards, "watch", watch)
     out = tmp_path / "run"
-    words = ("--guards.action=rollback", "--rounds.limits=[24,24]", "--rounds.steps=3")
+    words = ("--guards.action=rollback", f"--rounds.limits={limits}", f"--rounds.steps={steps}")
     prune(everything(settings, out, *words))
     lines = (out / "metrics.jsonl").read_text().splitlines()
     steps = [line for line in map(json.loads, lines) if line["kind"] == "step"]
@@ -180,7 +188,7 @@ def test_a_table_with_numbers_that_are_none_rings(settings, tmp_path, monkeypatc
     monkeypatch.setattr(collect, "sample", sample)
     for guard, rung in ((True, ["not_finite", "not_finite"]), (False, [])):
         out = tmp_path / str(guard)
-        words = ("--rounds.limits=[24,24]", "--guards.action=rollback")
+        words = ("--rounds.limits=[24,24]", "--guards.action=rollback", "--guards.rollbacks=0")
         prune(o1(settings, out, f"--guards.not_finite={str(guard).lower()}", *words))
         lines = [json.loads(x) for x in (out / "metrics.jsonl").read_text().splitlines()]
         assert [line["guard"] for line in lines if line["kind"] == "alarm"] == rung
@@ -191,6 +199,36 @@ def test_a_table_with_numbers_that_are_none_rings(settings, tmp_path, monkeypatc
         tokens = [x["prune/generated_tokens"] for x in steps if "prune/generated_tokens" in x]
         assert tokens[0] > 0 and tokens[1:] == ([0] if guard else [])
         assert not any("time/table" in step for step in steps)
+
+
+def test_a_signal_stops_between_the_updates_of_a_step(settings, tmp_path, monkeypatch, capfd):
+    """In the second step: the first one, and what was collected, are saved."""
+    small = ("--method.options={samples: 3, update_rows: 1}", "--rounds.steps=2")
+    small = (*small, "--rounds.evaluate_every=2")
+    prune(o1(settings, tmp_path / "whole", *small))
+    metrics = left_behind(tmp_path / "whole")["metrics"]
+    first, second = (x["prune/updates"] for x in metrics if x["kind"] == "step")
+    assert second > 1
+    stop = functools.partial(signal.raise_signal, signal.SIGTERM)
+    at_visit(monkeypatch, learn, "to_devices", int(first) + 1, stop)
+    with pytest.raises(Interrupted, match="stopped by SIGTERM"):
+        prune(o1(settings, tmp_path / "run", *small))
+    lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line)["kind"] for line in lines].count("step") == 1
+    assert "step 2 is given up after 1 updates" in capfd.readouterr().err
+    prune(o1(settings, tmp_path / "run", *small))
+    assert left_behind(tmp_path / "run") == left_behind(tmp_path / "whole")
+
+
+def test_a_step_that_would_be_lost_with_others_or_has_sampled_is_finished():
+    def looks(saved, *every):
+        phases = [types.SimpleNamespace(collect=types.SimpleNamespace(every=x)) for x in every]
+        run = types.SimpleNamespace(saved=saved, method=types.SimpleNamespace(phases=phases))
+        state = RunState(learn=None, reference=None, steps=7)
+        return learning.heeds_signals(run, state) is not None
+
+    assert looks((0, 7, 0), "once") and looks((0, 7, 0), "iteration", "once")
+    assert not looks((0, 6, 0), "once") and not looks((0, 7, 0), "once", "step")
 
 
 # -- tables that are shared ------------------------------------------------------------------------
@@ -280,10 +318,10 @@ def test_weights_that_were_changed_are_read_again(tmp_path):
     path = tmp_path / "model.safetensors"
     path.write_bytes(b"a")
     os.utime(path, ns=(1, 1))
-    before = ahead._model_digest(tmp_path)
+    before = ahead.model_digest(tmp_path)
     path.write_bytes(b"b")
     os.utime(path, ns=(2, 2))
-    assert ahead._model_digest(tmp_path) != before
+    assert ahead.model_digest(tmp_path) != before
 
 
 def test_rows_that_were_weighed_without_their_tokens_are_logged_with_them(

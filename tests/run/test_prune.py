@@ -2,14 +2,19 @@
 
 import functools
 import json
+import os
 import pathlib
 import signal
+import subprocess
+import sys
 import types
 
 import numpy as np
 import pytest
 
 import pruner_jax as pj
+from pruner_jax.measure import guards
+from pruner_jax.measure.guards import Alarm
 from pruner_jax.report.read import read_run
 from pruner_jax.run import collect, learning, monitor, step
 from pruner_jax.run import prune as prune_module
@@ -250,6 +255,28 @@ def test_a_folder_of_other_settings_is_refused(settings, tmp_path):
         prune(settings(f"--out={tmp_path / 'run'}", "--rounds.limits=[16]", "--seed=1"))
 
 
+def test_a_run_goes_on_with_other_devices(settings, tmp_path, whole, monkeypatch):
+    """On eight, two of which share a copy of the parameters; they are a process of their own."""
+    out = tmp_path / "run"
+    at_visit(monkeypatch, learning, "learn", 7, die)
+    with pytest.raises(Died):
+        prune(settings(f"--out={out}"))
+    changes = ["--mesh.fsdp=2", "--learn.unrolled_layers=0"]
+    flags = {"XLA_FLAGS": "--xla_force_host_platform_device_count=8", "JAX_PLATFORMS": "cpu"}
+    done = subprocess.run(
+        [sys.executable, "-m", "pruner_jax", "prune", out / "config.yaml", *changes],
+        env={**os.environ, **flags},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "mesh.fsdp: was 1, now 2" in done.stderr and "after step 6" in done.stderr
+    metrics = [left_behind(out)["metrics"], whole["metrics"]]
+    found, wanted = ([x for x in lines if x["kind"] == "step"] for lines in metrics)
+    for name in ("loss", "entropy", "grad_norm", "completions/mean_length"):
+        assert [x[name] for x in found] == pytest.approx([x[name] for x in wanted], rel=1e-3)
+
+
 def test_what_a_run_depends_on_is_looked_at_again(settings, tmp_path, monkeypatch, capsys):
     """A reward that was edited between two starts."""
     checker = tmp_path / "checker.py"
@@ -318,6 +345,61 @@ def test_a_dry_run_shows_sizes_and_leaves_nothing(settings, tmp_path):
 
 
 # -- a round that goes on --------------------------------------------------------------------------
+
+
+def ring(monkeypatch, *at):
+    """Alarms after these records, each a kind and a step."""
+
+    def watch(history, options):
+        rings = (history[-1]["kind"], history[-1]["step"]) in at
+        return [Alarm("entropy", "as the test wants it", {})] if rings else []
+
+    monkeypatch.setattr(guards, "watch", watch)
+
+
+GUARDED = ("--guards.action=rollback", "--guards.window=1", "--pick.rule=last", "--rounds.steps=6")
+
+
+def test_after_an_alarm_a_round_goes_on_with_the_steps_left(settings, tmp_path, monkeypatch):
+    """Of 6 steps the fifth rings: back to the fourth's parameters, on to problems not seen yet.
+    Killed in the sixth, it ends the same."""
+    words = (*GUARDED, "--rounds.limits=[24]", "--rounds.log_rollouts_every=1")
+    words = (*words, "--optimizer.warmup_steps=2", "--optimizer.learning_rate=0.01")
+    ring(monkeypatch, ("step", 5))
+    real, seen = learning.learn, []
+
+    def learn(state, *args, **kwargs):
+        before = np.array(state.params["final_norm"])
+        state, metrics = real(state, *args, **kwargs)
+        seen.append((before, np.array(state.params["final_norm"])))
+        return state, metrics
+
+    monkeypatch.setattr(learning, "learn", learn)
+    out = tmp_path / "whole"
+    summary = prune(settings(f"--out={out}", *words))
+    assert [(r["steps"], r["picked_step"]) for r in summary["rounds"]] == [(6, 6)]
+    assert (seen[5][0] == seen[3][1]).all() and (seen[5][0] != seen[4][1]).any()
+    records = left_behind(out)["metrics"]
+    assert [r["step"] for r in records if r["kind"] == "pick"] == [4, 6]
+    rates = [r["lr"] for r in records if r["kind"] == "step"]
+    assert rates == pytest.approx([0.005, 0.01, 0.01, 0.01, 0.01, 0.005])  # it rises anew
+    files = [out / f"rollouts/round-01-step-0000{step}.parquet" for step in (5, 6)]
+    asked = [set(read_rollouts(path, ["problem_id"])["problem_id"]) for path in files]
+    assert not asked[0] & asked[1]
+    at_visit(monkeypatch, learning, "learn", 6, die)
+    with pytest.raises(Died):
+        prune(settings(f"--out={tmp_path / 'killed'}", *words))
+    prune(settings(f"--out={tmp_path / 'killed'}", *words))
+    assert left_behind(tmp_path / "killed") == left_behind(out)
+
+
+def test_the_third_alarm_ends_a_round(settings, tmp_path, monkeypatch):
+    """What was rolled back is not measured again; the next round plays all its steps."""
+    ring(monkeypatch, ("evaluate", 2), ("step", 3), ("step", 4))
+    summary = prune(settings(f"--out={tmp_path / 'run'}", *GUARDED))
+    assert [(r["steps"], r["picked_step"]) for r in summary["rounds"]] == [(4, 0), (6, 10)]
+    assert steps_of(tmp_path / "run") == (list(range(1, 11)), [0, 2, 6, 8, 10])
+
 
 PATIENT = ("--rounds.patience=3", "--rounds.limits=[24]")
 
