@@ -23,6 +23,7 @@ from pruner_jax.run.prune import prune
 from pruner_jax.store import table as table_module
 from pruner_jax.store.records import read_rollouts, seconds_of
 from pruner_jax.types import Origin, Purpose, Verdict
+from pruner_jax.verify.checkers import program
 
 REASONER = f"--model={pathlib.Path(__file__).parents[2] / 'configs' / 'tiny_reasoner'}"
 CLOSE = last_digit.VOCABULARY.index("</think>")
@@ -406,14 +407,15 @@ BY_HEART = "--problems.options={train: 4, monitor: 8, test: 8, max_terms: 2, tar
 
 @pytest.fixture
 def teacher(model, tmp_path, monkeypatch):
-    """A model that knows four programs by heart and has other tokens for them than the student."""
+    """A model that knows four programs by heart, some of them wrong now and then, and has other
+    tokens for them than the student."""
     with monkeypatch.context() as patched:
         others = functools.partial(last_digit.write_tokenizer, pieces=last_digit.PIECES[::-1])
         patched.setattr(last_digit, "write_tokenizer", others)
         words = (
             f"--out={tmp_path / 'teacher'}",
             f"--architecture={(model / 'config.json').read_text()}",
-            BY_HEART,
+            *(BY_HEART, "--problems.options.mistakes=0.4"),
             *("--steps=150", "--batch=8", "--limit=64", "--optimizer.learning_rate=1e-2"),
             *("--test.samples=1", "--sample.rows=8", "--verify.workers=1"),
         )
@@ -428,15 +430,16 @@ def test_a_student_learns_the_programs_of_a_teacher_that_are_right(
     play("pad", {"samples": 4, "epochs": 1}, *words)
     (wrote,) = (call for call in watched.sampled if call[0].purpose == Purpose.TRAIN)
     student = text.load_tokenizer(model)
-    written = [text.decode(student, ids) for _, ids in trained(watched)]
-    problems = last_digit.load(last_digit.Options(train=4, max_terms=2, target="program"), "train")
-    right = {
-        f"</think>\n{last_digit.program(p, np.random.default_rng(0))}{last_digit.END}"
-        for p in problems
-    }
-    assert written and set(written) <= right
+    options = last_digit.Options(train=4, max_terms=2, target="program")
+    for asked, said in trained(watched):
+        asked, said = (text.decode(student, ids) for ids in (asked, said))
+        (problem,) = (p for p in last_digit.load(options, "train") if p.question in asked)
+        assert said.startswith("</think>\ndef") and said.endswith(last_digit.END)
+        source = program.extract(said.removesuffix(last_digit.END))
+        assert program.check(problem, "", source) == (Verdict.CORRECT, "")
     (told,) = (s for s in capfd.readouterr().err.splitlines() if s.startswith("teacher: "))
-    assert told.startswith("teacher: 16 responses: ") and f" {len(written)} correct" in told
+    right = len(trained(watched))
+    assert 0 < right < 16 and told.startswith(f"teacher: 16 responses: {right} correct, ")
     # The teacher's own tokens say something else to the student.
     tokens = {tuple(ids[:n]) for ids, n in zip(wrote[2].tokens_BT.tolist(), wrote[2].length_B)}
     assert not tokens & {tuple(ids) for _, ids in trained(watched)}
