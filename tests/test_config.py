@@ -6,7 +6,7 @@ import re
 import pytest
 import yaml
 
-from pruner_jax import config
+from pruner_jax import config, methods
 from pruner_jax.config import (
     CompareConfig,
     ConfigError,
@@ -16,6 +16,7 @@ from pruner_jax.config import (
     load,
     plain,
 )
+from pruner_jax.run.planned import plan
 
 CONFIGS = pathlib.Path(__file__).parents[1] / "configs"
 
@@ -200,13 +201,27 @@ def test_broken_yaml_in_an_override_names_the_override(file, word):
         load(PruneConfig, file, [word])
 
 
-@pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.yaml")), ids=lambda path: path.stem)
-def test_every_shipped_config_is_valid_and_tells_its_story(path):
+def shipped(path):
+    """A configuration that comes with the package, read for the verb that its header names."""
     header = path.read_text().split("\n\n")[0]
     assert header.startswith("# ")
     (verb,) = re.findall(rf"pruner-jax (\w+) configs/{path.name}", header)
     kinds = {"prune": PruneConfig, "warmup": config.WarmupConfig, "compare": CompareConfig}
-    load(kinds[verb], str(path))
+    return load(kinds[verb], str(path))
+
+
+@pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.yaml")), ids=lambda path: path.stem)
+def test_every_shipped_config_is_valid_and_tells_its_story(path, monkeypatch):
+    """Down to the options of its methods, which only the methods know; a comparison is planned."""
+    monkeypatch.chdir(CONFIGS.parent)  # a comparison names the file of its base
+    settings = shipped(path)
+    if isinstance(settings, CompareConfig):
+        runs = [run.settings for run in plan(settings)]
+        assert len(runs) >= len(settings.entries) * len(settings.seeds)
+    else:
+        runs = [settings] if isinstance(settings, PruneConfig) else []
+    for run in runs:
+        methods.build(methods.MethodOptions.of(run.method))
 
 
 def test_the_preset_for_a_base_model_shows_what_it_says_and_ends_responses():

@@ -209,8 +209,8 @@ def expander_prompts(
 def in_the_students_words(graded: Graded, teacher: Engine, student: Engine) -> Graded:
     """A teacher's rows as rows of the student: the same texts in its tokens, under its prompts.
 
-    An opening tag of the thought goes or comes, as the two templates have it in their prompts.
-    Graded again; their log-probabilities are NaN, for the student drew none.
+    The tags of a thought become the student's; an opening one goes or comes, as the two templates
+    have it in their prompts. Graded again; log-probabilities are NaN, for the student drew none.
     """
     old = graded.rollouts
     prompts = student.prompts(
@@ -220,18 +220,26 @@ def in_the_students_words(graded: Graded, teacher: Engine, student: Engine) -> G
         visit_P=old.prompts.visit_P,
     )
     before_P, after_P = teacher.opened(old.prompts), student.opened(prompts)
-    texts = []
-    for said, group in zip(old.text, old.group_B):
-        if before_P[group] and not after_P[group]:
-            said = student.text.think_open + said
-        elif after_P[group] and not before_P[group]:
-            bare = said.lstrip()
-            if bare.startswith(student.text.think_open):
-                said = bare.removeprefix(student.text.think_open)
-        texts.append(said)
+    texts = [
+        _retagged(said, teacher.text, student.text, bool(before_P[group]), bool(after_P[group]))
+        for said, group in zip(old.text, old.group_B)
+    ]
     return student.grade(
         written(student, prompts, old.group_B, old.sample_B, texts, old.finished_B)
     )
+
+
+def _retagged(said: str, old: TextOptions, new: TextOptions, before: bool, after: bool) -> str:
+    """A response under other tags; ``before`` and ``after``: the prompt has the opening one."""
+    said = said.replace(old.think_close, new.think_close, 1)
+    bare = said.lstrip()
+    if before:
+        thought = said
+    elif bare.startswith(old.think_open):
+        thought = bare.removeprefix(old.think_open)
+    else:
+        return said
+    return thought if after else new.think_open + thought
 
 
 def written(

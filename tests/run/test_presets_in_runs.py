@@ -6,6 +6,7 @@ from what a run leaves.
 
 import dataclasses
 import fcntl
+import functools
 import json
 import math
 import pathlib
@@ -15,12 +16,15 @@ import pytest
 
 import pruner_jax as pj
 from pruner_jax import text
+from pruner_jax.config import WarmupConfig, load
 from pruner_jax.problems import last_digit
-from pruner_jax.run import collect, engine, learning, second, step
+from pruner_jax.run import collect, engine, learning, monitor, second, step
+from pruner_jax.run.imitate import warmup_verb
 from pruner_jax.run.prune import prune
 from pruner_jax.store import table as table_module
 from pruner_jax.store.records import read_rollouts, seconds_of
-from pruner_jax.types import Origin, Purpose
+from pruner_jax.types import Origin, Purpose, Verdict
+from pruner_jax.verify.checkers import program
 
 REASONER = f"--model={pathlib.Path(__file__).parents[2] / 'configs' / 'tiny_reasoner'}"
 CLOSE = last_digit.VOCABULARY.index("</think>")
@@ -437,3 +441,141 @@ def test_programs_that_do_not_parse_are_counted_and_written_down(play, watched, 
     counted = {"22 responses", "6 correct", "6 Name", "6 WrongAnswer", "4 Syntax"}
     assert all(part in line for part in counted)
     assert len(trained(watched)) == 6
+
+
+BY_HEART = "--problems.options={train: 4, monitor: 8, test: 8, max_terms: 2, target: program}"
+
+
+@pytest.fixture
+def teacher(model, tmp_path, monkeypatch):
+    """A model that knows four programs by heart, some of them wrong now and then, and has other
+    tokens for them than the student."""
+    with monkeypatch.context() as patched:
+        others = functools.partial(last_digit.write_tokenizer, pieces=last_digit.PIECES[::-1])
+        patched.setattr(last_digit, "write_tokenizer", others)
+        words = (
+            f"--out={tmp_path / 'teacher'}",
+            f"--architecture={(model / 'config.json').read_text()}",
+            *(BY_HEART, "--problems.options.mistakes=0.4"),
+            *("--steps=150", "--batch=8", "--limit=64", "--optimizer.learning_rate=1e-2"),
+            *("--test.samples=1", "--sample.rows=8", "--verify.workers=1"),
+        )
+        warmup_verb(load(WarmupConfig, None, words))
+    return tmp_path / "teacher"
+
+
+def test_a_student_learns_the_programs_of_a_teacher_that_are_right(
+    play, watched, teacher, model, tmp_path, capfd
+):
+    words = (BY_HEART, f"--teacher.model={teacher}", f"--model={model}", "--rounds.limits=[64]")
+    play("pad", {"samples": 4, "epochs": 1}, *words)
+    (wrote,) = (call for call in watched.sampled if call[0].purpose == Purpose.TRAIN)
+    student = text.load_tokenizer(model)
+    options = last_digit.Options(train=4, max_terms=2, target="program")
+    for asked, said in trained(watched):
+        asked, said = (text.decode(student, ids) for ids in (asked, said))
+        (problem,) = (p for p in last_digit.load(options, "train") if p.question in asked)
+        assert said.startswith("</think>\ndef") and said.endswith(last_digit.END)
+        source = program.extract(said.removesuffix(last_digit.END))
+        assert program.check(problem, "", source) == (Verdict.CORRECT, "")
+    (told,) = (s for s in capfd.readouterr().err.splitlines() if s.startswith("teacher: "))
+    right = len(trained(watched))
+    assert 0 < right < 16 and told.startswith(f"teacher: 16 responses: {right} correct, ")
+    # The teacher's own tokens say something else to the student.
+    tokens = {tuple(ids[:n]) for ids, n in zip(wrote[2].tokens_BT.tolist(), wrote[2].length_B)}
+    assert not tokens & {tuple(ids) for _, ids in trained(watched)}
+
+
+# -- what the monitor set says ---------------------------------------------------------------------
+
+
+@pytest.fixture
+def scripted(monkeypatch):
+    """``scripted(k, ...)``: of the two responses to a monitor problem, k are correct: at the start,
+    at the first evaluation, ..."""
+
+    def script(*correct):
+        left, measure = iter(correct), monitor.measure
+
+        def measuring(*args, purpose, **others):
+            graded = measure(*args, purpose=purpose, **others)
+            if purpose != Purpose.MONITOR:
+                return graded
+            correct_B = graded.rollouts.sample_B < next(left)
+            verdict_B = np.where(correct_B, Verdict.CORRECT, Verdict.WRONG).astype(np.int8)
+            score_B = correct_B.astype(np.float32)
+            return dataclasses.replace(graded, verdict_B=verdict_B, score_B=score_B)
+
+        monkeypatch.setattr(monitor, "measure", measuring)
+
+    return script
+
+
+@pytest.fixture
+def weighed(monkeypatch):
+    """What weighing was told of the monitor set, and beta before and after it, at every step."""
+    seen, weigh = [], step.weigh
+
+    def weighing(phase, graded, state, context):
+        weighted, after, metrics = weigh(phase, graded, state, context)
+        betas = [
+            float(s.get("controllers", {}).get("prune-advantage-beta", phase.advantage.beta.start))
+            for s in (state, after)
+        ]
+        seen.append((context.metrics.get("monitor/margin"), *betas))
+        return weighted, after, metrics
+
+    monkeypatch.setattr(step, "weigh", weighing)
+    return seen
+
+
+def test_length_presses_harder_after_a_good_evaluation_and_less_after_a_bad_one(
+    play, scripted, weighed
+):
+    """Every problem gains, loses, or keeps one correct response of two: the bounds are exact."""
+    scripted(1, 2, 0, 1, 1)
+    out = play(
+        *("harmonic", {"samples": 4, "extra_draws": 0}, EASY),
+        *("--rounds.steps=7", "--rounds.evaluate_every=2", "--rounds.limits=[48]"),
+        *("--problems.options.monitor=16", "--pick.tolerance=0.45"),
+    )
+    records = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    margins = [r.get("margin") for r in records if r["kind"] == "evaluate"]
+    start, *margins = margins
+    assert start is None  # there is nothing that it could have lost
+    np.testing.assert_allclose(margins, [0.95, -0.05, 0.45, 0.45], atol=1e-9)
+    told, before, after = zip(*weighed)
+    assert told == (None, None, *np.repeat(margins[:3], 2)[:5])
+    np.testing.assert_allclose(before, [0.2, 0.2, 0.2, 0.24, 0.24, 0.06, 0.06])
+    np.testing.assert_allclose(after, [*before[1:], 0.072])
+
+
+def test_laser_d_pays_for_lengths_that_the_monitor_set_has_for_problems_as_hard(play):
+    samples, alpha, limit = 6, 0.5, 64
+    out = play(
+        *("laser_d", {"samples": samples, "alpha": alpha}, EASY, f"--rounds.limits=[{limit}]"),
+        *("--rounds.prompts=8", "--problems.options.monitor=16"),
+    )
+    start = out / "rollouts" / "base-monitor.parquet"
+    classes = {0: (0.0, 1), 1: (1 / 3, samples // 3), 2: (2 / 3, 2 * samples // 3)}
+    lengths = {c: [] for c in classes}
+
+    def of(group):
+        share = sum(row["verdict"] == "correct" for row in group) / len(group)
+        return max(c for c, (least, _) in classes.items() if share >= least)
+
+    logged = rows(start)
+    for p in {row["problem_id"] for row in logged}:
+        group = [row for row in logged if row["problem_id"] == p]
+        lengths[of(group)] += [row["length"] for row in group]
+    paid = 0
+    logged = step_of(out)
+    for group in (logged[i : i + samples] for i in range(0, len(logged), samples)):
+        c = of(group)
+        most = np.quantile(lengths[c], 1 / max(classes[c][1], 1)) if lengths[c] else limit
+        bonus = [alpha * (r["verdict"] == "correct" and r["length"] <= most) for r in group]
+        task = {"correct": 1.0, "wrong": -0.5}
+        worth = np.array([task.get(r["verdict"], -1.0) for r in group]) + bonus
+        np.testing.assert_allclose([r["weight"] for r in group], group_advantages(worth), atol=1e-4)
+        paid += 0 < sum(map(bool, bonus)) < sum(r["verdict"] == "correct" for r in group)
+    assert paid > 2 and lengths[2]

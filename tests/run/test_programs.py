@@ -204,6 +204,14 @@ def test_the_limits_of_the_checker_reach_votes_and_steps(model, monkeypatch):
     assert seen == [{"seconds": 5.0}] * 2
 
 
+def test_values_that_are_hard_to_take_have_votes_too():
+    key = "def solution():\n    class A: pass\n    return {A(): 18}"
+    tree = "def solution():\n    x = [18]\n    for _ in range(40): x = [x, x]\n    return x"
+    rows = answers([tree, key, RIGHT, RIGHT], [tree, tree, WRONG])
+    assert taxonomy(rows) == {"correct": 2, "Timeout": 3, "WrongAnswer": 2}
+    assert vote(rows).rollouts.text == (RIGHT, WRONG)
+
+
 def test_the_value_that_most_programs_return_is_taken():
     rows = answers(
         [WRONG, BROKEN, BROKEN, NEAR, RIGHT],  # 17.9999999 and 18 are one value

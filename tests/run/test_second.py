@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from pruner_jax import text
 from pruner_jax.mesh import make_mesh
 from pruner_jax.policy import handle
 from pruner_jax.policy.weights import unstack
@@ -155,3 +156,88 @@ def test_thoughts_end_where_the_tag_is(model):
         loaded.engine, prompts, np.zeros(3, int), np.arange(3), said, np.array([True, False, True])
     )
     assert second.thoughts_of(loaded.engine, rollouts) == [" A1=1", " A1=1", ""]
+
+
+# -- a teacher with other words --------------------------------------------------------------------
+
+OPEN, CLOSE = last_digit.TAGS
+OTHERS = ("system", "user")  # pieces of the testbed that can be the tags of a thought
+TEMPLATES = {
+    True: last_digit.CHAT_TEMPLATE,
+    False: last_digit.CHAT_TEMPLATE.replace("<think>' }}", "' }}"),
+}
+
+
+@pytest.fixture(scope="module")
+def verifier():
+    with Verifier(VerifyOptions(workers=1)) as verifier:
+        yield verifier
+
+
+def speaking(model, verifier, folder, opens, pieces=last_digit.PIECES, tags=last_digit.TAGS):
+    """An engine with a tokenizer of these pieces, whose template opens the thought or does not."""
+    last_digit.write_tokenizer(folder, pieces, TEMPLATES[opens].replace(OPEN, tags[0]))
+    return Engine.of(
+        dataclasses.replace(handle.describe(model), tokenizer=text.load_tokenizer(folder)),
+        text_options=TextOptions(think_open=tags[0], think_close=tags[1]),
+        sampling=SampleOptions(),
+        verifier=verifier,
+        seed=0,
+    )
+
+
+@pytest.mark.parametrize("tags", [last_digit.TAGS, OTHERS], ids=["same_tags", "other_tags"])
+@pytest.mark.parametrize("student_opens", [True, False])
+@pytest.mark.parametrize("teacher_opens", [True, False])
+def test_a_teachers_rows_in_the_students_words(
+    model, verifier, tmp_path, teacher_opens, student_opens, tags
+):
+    problems = [
+        dataclasses.replace(p, answer="1")
+        for p in last_digit.load(last_digit.Options(), "train")[:2]
+    ]
+    student = speaking(model, verifier, tmp_path / "student", student_opens)
+    teacher = speaking(
+        model, verifier, tmp_path / "teacher", teacher_opens, last_digit.PIECES[::-1], tags
+    )
+    thought, answer = " C7=7 A4=1", "\n\\boxed{1}"
+    opening = "" if teacher_opens else tags[0]
+    said = [opening + thought + tags[1] + answer, opening + thought, f"{opening}{tags[1]}{answer}"]
+    asked = teacher.prompts(
+        problems, purpose=Purpose.TRAIN, limit=32, visit_P=np.array([3, 5], np.int32)
+    )
+    rows = second.written(
+        teacher, asked, np.array([0, 1, 1]), np.array([2, 0, 1]), said, np.arange(3) != 1
+    )
+    found = second.in_the_students_words(teacher.grade(rows), teacher, student)
+
+    kept = found.rollouts
+    opening = "" if student_opens else OPEN
+    wanted = [opening + thought + CLOSE + answer, opening + thought, opening + CLOSE + answer]
+    assert list(kept.text) == wanted
+    assert found.verdict_B.tolist() == [Verdict.CORRECT, Verdict.UNFINISHED, Verdict.CORRECT]
+    for b in range(len(kept)):
+        ids, theirs = (row.tokens_BT[b, : row.length_B[b]] for row in (kept, rows))
+        assert student.decode(ids) == wanted[b] and teacher.decode(theirs) == said[b]
+        assert (ids[-1] == student.end_id) == (b != 1)
+        assert ids.tolist() != theirs.tolist()
+    steps = 6 + (not student_opens)  # of the thought, without its end
+    assert kept.thinking_B.tolist() == [steps + 1, steps, steps - 5]
+    assert np.isnan(kept.logp_BT).all()
+    assert kept.group_B.tolist() == [0, 1, 1] and kept.sample_B.tolist() == [2, 0, 1]
+    assert kept.prompts.visit_P.tolist() == [3, 5]
+    for prompt, ids in zip(kept.prompts.text, kept.prompts.tokens):
+        assert prompt.endswith("assistant\n" + OPEN * student_opens)
+        assert text.decode(student.tokenizer, ids) == prompt
+
+
+@pytest.mark.parametrize("student_opens", [True, False])
+def test_a_teacher_that_does_not_think_is_left_as_it_is(model, verifier, tmp_path, student_opens):
+    said = ["\n\\boxed{1}", "\\boxed{1}"]
+    student = speaking(model, verifier, tmp_path / "student", student_opens)
+    teacher = speaking(model, verifier, tmp_path / "teacher", False)
+    problems = last_digit.load(last_digit.Options(), "train")[:1]
+    asked = teacher.prompts(problems, purpose=Purpose.TRAIN, limit=32)
+    rows = second.written(teacher, asked, np.zeros(2, int), np.arange(2), said, np.ones(2, bool))
+    found = second.in_the_students_words(teacher.grade(rows), teacher, student)
+    assert list(found.rollouts.text) == said

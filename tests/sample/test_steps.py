@@ -32,6 +32,7 @@ HEAD = "def solution():\n    eggs = 16\n"
         (HEAD + '    """ eggs\n', True),
         (HEAD + "    return eggs\n", True),
         (HEAD + "    import pandas\n", True),  # unknown to the sandbox alone
+        (HEAD + "    class A: pass\n    return {A(): eggs}\n", True),
         ("Sure:\n```python\n" + HEAD, True),
         ("Sure:\n```python\n" + HEAD + "    return eggs\n```\nIt returns 16.\n", True),
         (HEAD + "    left = egg - 3\n", False),

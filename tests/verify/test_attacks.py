@@ -26,6 +26,14 @@ def body(*lines, before=""):
     return before + "def solution():\n" + "".join(f"    {line}\n" for line in lines)
 
 
+def quoting_import(name, module):
+    return f"""raise ImportError("cannot import name '{name}' from '{module}'")"""
+
+
+def quoting_module(module, name):
+    return f"""raise AttributeError("module '{module}' has no attribute '{name}'")"""
+
+
 def attacks(folder, port):
     """Name -> (expected class, program); each would return 18, or do harm, if it were let."""
     secret, planted = f"{folder}/secret", f"{folder}/planted"
@@ -141,6 +149,37 @@ def attacks(folder, port):
         "a complex one": ("WrongAnswer", body("return 18 + 0j")),
         "a type": ("WrongAnswer", body("return open")),
         "a function": ("WrongAnswer", body("return lambda: 18")),
+        "a tree of shared parts": (
+            "Timeout",
+            body("x = [18]", "for _ in range(40): x = [x, x]", "return x"),
+        ),
+        "a long text in many places": (
+            "Memory",
+            body("x = 'a' * 10**6", "return [x] * 10**4"),
+        ),
+        "as a key": ("WrongAnswer", body("class A: pass", "return {A(): 18}")),
+        "in a set": ("WrongAnswer", body("class A: pass", "return {A()}")),
+        "what cannot be printed": (
+            "WrongAnswer",
+            body("class A:", "    def __str__(self): return 18", "return A()"),
+        ),
+        "printing without end": (
+            "Timeout",
+            body("class A:", "    def __str__(self):", "        while True: pass", "return A()"),
+        ),
+        "the names of what prints": (
+            "WrongAnswer",
+            "type = lambda value: int\nstr = lambda value: value\n" + body("return [18]"),
+        ),
+        "a tree before the end": (
+            "Syntax",
+            body("return 18") + "x = [18]\nfor _ in range(40): x = [x, x]\nx or \\",
+        ),
+        # the code that reads messages
+        "a module's name": ("Import", body(quoting_import("x", "this"))),
+        "a module that runs": ("Import", body(quoting_import("x", "unittest.__main__"))),
+        "a module's attribute": ("Attribute", body(quoting_module("idlelib.__main__", "x"))),
+        "quotes without end": ("Attribute", body('raise AttributeError("\'" * 10**6)')),
         "control characters": ("WrongAnswer", body("return '\\x00\\x1b[2J\\u202e18'")),
         "half a character": ("Syntax", body("return '\ud800'")),
         "a nul byte": ("Syntax", body("return 18") + "\x00"),
@@ -227,3 +266,54 @@ def test_honest_programs_between_them_run_as_if_nothing_were(battle):
 def test_any_value_can_be_compared_with_words(value):
     found = program.check(Problem("p", "", "nb"), "", body(f"return {value}"))
     assert found[0] == Verdict.WRONG
+
+
+@pytest.mark.parametrize(
+    "module",
+    ["this", "antigravity", "unittest.__main__", "idlelib.__main__", "lib2to3.tests", "__main__.x"],
+)
+@pytest.mark.parametrize("says", [quoting_import, quoting_module])
+def test_what_a_message_names_is_not_imported(says, module):
+    """The program chooses the message, and an import runs the module here."""
+    names = (module, "x") if says is quoting_module else ("x", module)
+    program.check(Problem("p", "", "18"), "", HONEST)  # what all programs need is there
+    before = dict(sys.modules)
+    verdict, detail = program.check(Problem("p", "", "18"), "", body(says(*names)))
+    assert sys.modules == before
+    assert verdict == Verdict.WRONG
+    assert module in detail
+
+
+@pytest.mark.parametrize(
+    ("module", "name", "verdict"),
+    [
+        ("json", "scanner", Verdict.UNSUPPORTED),
+        ("os", "fork", Verdict.UNSUPPORTED),
+        ("os.path", "os", Verdict.UNSUPPORTED),
+        ("math", "eggs", Verdict.WRONG),
+    ],
+)
+def test_a_module_that_the_sandbox_has_in_part(module, name, verdict):
+    for lines in ([f"from {module} import {name}"], [f"import {module}", f"{module}.{name}"]):
+        found = program.check(Problem("p", "", "18"), "", body(*lines, "return 18"))
+        assert found[0] == verdict, found
+
+
+def test_every_module_of_the_sandbox_is_known_outside():
+    """An update of the sandbox may bring more, whose missing names would be called wrong."""
+    lines = [
+        f"try:\n    import {name}\n    found.append('{name}')\nexcept ImportError: pass"
+        for name in sorted(sys.stdlib_module_names)
+    ]
+    source = "found = []\n" + "\n".join(lines) + "\ndef solution(): return ' '.join(found)"
+    assert set(program.value_of(source).value.split()) == program._MODULES - {"os.path"}
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["`" * 200_000, "``` " * 50_000, f"```python\n{HONEST}\n" + "#" * 200_000 + "\n```"],
+)
+def test_a_response_of_noise_holds_no_program(text):
+    start = time.monotonic()
+    assert program.extract(text) is None
+    assert time.monotonic() - start < 2

@@ -5,6 +5,9 @@ time, memory and recursion. A program that fails is WRONG and its detail begins 
 class (Syntax, Name, Type, ZeroDivision, NoResult, WrongAnswer, ...), ready to be shown to a model
 that is to repair it. A legal program that the sandbox cannot run is UNSUPPORTED; one that runs out
 of time is TIMEOUT.
+
+What a program returns or says is never trusted out here: only numbers and short texts leave the
+sandbox, and a message is read as text alone.
 """
 
 from __future__ import annotations
@@ -16,6 +19,7 @@ import functools
 import importlib
 import math
 import re
+import secrets
 import sys
 import types
 from collections.abc import Callable
@@ -28,16 +32,28 @@ from pruner_jax.verify.checkers import number
 
 BY_ANSWER = True
 
-_FENCE = re.compile(r"```[^\n]*\n(.*?)(?:```|\Z)", re.DOTALL)
+_FENCE = re.compile(r"```[^`\n]*\n(.*?)(?:```|\Z)", re.DOTALL)
 _START = re.compile(r"^(?:import |from |def )", re.MULTILINE)
 _DEFINES = "def solution("
 _LIBRARIES = {"numpy", "sympy", "scipy", "pandas", "mpmath", "networkx"}
+# fmt: off
+_MODULES = {  # what the sandbox has, or has parts of
+    "asyncio", "base64", "binascii", "bisect", "collections", "copy", "csv", "dataclasses",
+    "datetime", "decimal", "functools", "hashlib", "itertools", "json", "math", "os", "os.path",
+    "pathlib", "posixpath", "random", "re", "sys", "time", "tomllib", "typing", "unicodedata",
+}
+# fmt: on
 _MESSAGE = 500  # most characters of a failure's message, which may be the program's own words
+_TEXT = 10_000  # most characters of a value
+_SOURCE = 100_000  # most characters of a program: Python's own compiler dies of a few times more
 _EXPONENT = 2000  # of a Decimal: larger ones take long to expand, and no gold answer comes near
 
 
 class Run(NamedTuple):
-    """What came of a program: its value, or the class and message of its failure."""
+    """What came of a program: its value, or the class and message of its failure.
+
+    The value is a number, a text, None, or for all other values the tuple (its text,).
+    """
 
     value: Any = None
     failure: str = ""
@@ -45,12 +61,15 @@ class Run(NamedTuple):
 
 
 def extract(text: str) -> str | None:
-    """The last fenced block that defines ``solution``, else the text from its first definition."""
+    """The last fenced block that defines ``solution``, else the text from its first definition;
+    None for neither, or for more than 100,000 characters."""
     blocks = [block for block in _FENCE.findall(text) if _DEFINES in block]
-    if blocks:
-        return blocks[-1].strip("\n")
     start = _START.search(text)
-    return text[start.start() :].rstrip() if start and _DEFINES in text[start.start() :] else None
+    if blocks:
+        source = blocks[-1].strip("\n")
+    else:
+        source = text[start.start() :].rstrip() if start else ""
+    return source if _DEFINES in source and len(source) <= _SOURCE else None
 
 
 def check(
@@ -125,10 +144,7 @@ def _number(value: Any) -> Fraction | None:
 
 
 def _text(value: Any, write: Callable[[Any], str] = repr) -> str:
-    try:
-        return write(value)
-    except ValueError:
-        return "an integer of more than 4300 digits"
+    return value[0] if isinstance(value, tuple) else write(value)
 
 
 # -- the sandbox -----------------------------------------------------------------------------------
@@ -150,7 +166,11 @@ def execute(source: str, *, seconds: float, memory_mb: int, recursion: int) -> R
     }
     try:
         with _sandbox().checkout(limits=limits, os_policy=policy) as session:
-            value = session.feed_run(f"{source}\nsolution()", print_callback=_discard)
+            session.feed_run(_SHOWN)
+            # ``pass`` ends whatever statement the program leaves open, or is a syntax error in it
+            value = session.feed_run(
+                f"{source}\npass\n{_SHOW}(solution())", print_callback=_discard
+            )
     except monty.MontyCrashedError as error:
         if error.timed_out:
             return Run(failure="Timeout", message="the sandbox had to be stopped")
@@ -158,6 +178,30 @@ def execute(source: str, *, seconds: float, memory_mb: int, recursion: int) -> R
     except monty.MontyError as error:
         return _failure(error.exception(), source)
     return Run(value)
+
+
+_SHOW = f"_{secrets.token_hex(16)}"  # which a program cannot guess, nor list the names there are
+_SHOWN = f"""
+def {_SHOW}():
+    from decimal import Decimal
+    plain, whole, text, kind, error = (float, Decimal), int, str, type, Exception
+    most = 10**4300  # larger ones are no answers, and Python does not print them
+    def show(value):
+        if value is None or kind(value) in plain:
+            return value
+        if kind(value) is whole:
+            return value if -most < value < most else ("an integer of more than 4300 digits",)
+        if kind(value) is text:
+            return value[:{_TEXT}]
+        try:
+            return (text(value)[:{_TEXT}],)
+        except error:
+            return ("a value that cannot be printed",)
+    return show
+{_SHOW} = {_SHOW}()
+"""
+"""Runs before a program, in its sandbox, so that only small values leave it: lists of lists that
+share their parts are a tree of any size outside, where no limit holds."""
 
 
 def prepare() -> None:
@@ -179,17 +223,20 @@ def _discard(stream: str, text: str) -> None:
 
 def _failure(error: BaseException, source: str) -> Run:
     """Class and message of a failure, or Unsupported if Python itself would have gone on."""
-    message = str(error)
+    message = str(error)[:_MESSAGE]
     kind = type(error).__name__.removesuffix("Error")
     if isinstance(error, TimeoutError) and "time limit exceeded" in message:
         kind = "Timeout"
     elif _python_knows(error, message, source):
         kind = "Unsupported"
-    return Run(failure=kind, message=message[:_MESSAGE])
+    return Run(failure=kind, message=message)
 
 
 def _python_knows(error: BaseException, message: str, source: str) -> bool:
-    """Whether the failure is the sandbox's: a name, attribute, module or syntax that Python has."""
+    """Whether the failure is the sandbox's: a name, attribute, module or syntax that Python has.
+
+    The program may have written the message: nothing that it names may be imported or called.
+    """
     quoted = re.findall(r"'([\w.]*)'", message)
     match error:
         case NotImplementedError() | RuntimeError():
@@ -216,8 +263,7 @@ def _compiles(source: str) -> bool:
 
 
 def _has(module: str, name: str) -> bool:
-    known = module.split(".")[0] in sys.stdlib_module_names
-    return known and hasattr(importlib.import_module(module), name)
+    return module in _MODULES and hasattr(importlib.import_module(module), name)
 
 
 def _type_has(kind: str, name: str) -> bool:
