@@ -206,9 +206,9 @@ def test_the_limits_of_the_checker_reach_votes_and_steps(model, monkeypatch):
 
 def test_values_that_are_hard_to_take_have_votes_too():
     key = "def solution():\n    class A: pass\n    return {A(): 18}"
-    tree = "def solution():\n    x = [18]\n    for _ in range(40): x = [x, x]\n    return x"
+    tree = "def solution():\n    x = 'a' * 10**5\n    for _ in range(40): x = [x, x]\n    return x"
     rows = answers([tree, key, RIGHT, RIGHT], [tree, tree, WRONG])
-    assert taxonomy(rows) == {"correct": 2, "Timeout": 3, "WrongAnswer": 2}
+    assert taxonomy(rows) == {"correct": 2, "Memory": 3, "WrongAnswer": 2}
     assert vote(rows).rollouts.text == (RIGHT, WRONG)
 
 

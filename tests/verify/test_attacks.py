@@ -150,8 +150,8 @@ def attacks(folder, port):
         "a type": ("WrongAnswer", body("return open")),
         "a function": ("WrongAnswer", body("return lambda: 18")),
         "a tree of shared parts": (
-            "Timeout",
-            body("x = [18]", "for _ in range(40): x = [x, x]", "return x"),
+            "Memory",
+            body("x = 'a' * 10**5", "for _ in range(40): x = [x, x]", "return x"),
         ),
         "a long text in many places": (
             "Memory",
