@@ -39,6 +39,7 @@ def undocumented(record, keys):
     rooms = {key.split("/")[0] for key in keys if "/" in key}
 
     def common(key):
+        key = re.sub(r"kept_mode/-?\d+", "kept_mode/M", key)
         first, _, rest = key.partition("/")
         if first == "perf" and key not in keys:
             return "perf/" + rest.partition("/")[2]

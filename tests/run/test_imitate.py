@@ -64,6 +64,8 @@ def test_what_cannot_be_said_is_null_in_json(words, monkeypatch, capsys):
     monkeypatch.setattr(imitate, "_train", lambda settings, policy, *_: policy)
     monkeypatch.setattr(imitate, "measure", lambda *_, **__: None)
     monkeypatch.setattr(imitate, "outcomes", lambda _: None)
-    monkeypatch.setattr(imitate.stats, "describe", lambda *_: {"mean_correct_tokens": math.nan})
+    monkeypatch.setattr(
+        imitate.stats, "describe", lambda *_, **__: {"mean_correct_tokens": math.nan}
+    )
     assert cli.main(words) == 0
     assert json.loads(capsys.readouterr().out) == {"mean_correct_tokens": None}
