@@ -35,7 +35,6 @@ SPLITS = ("train", "monitor", "test")
 TARGETS = ("answer", "program", "reading")
 QUESTION = "Find the last digit of the sum:{terms}."
 OTHER_WORDS = "Use the total of{terms}.\nFind the last digit."
-HINT = "Use{answer}.\n{question}"
 READINGS = 8
 
 # The hash buckets of each split. A sum's bucket depends on its text in QUESTION alone, so the three
@@ -81,9 +80,6 @@ class Options:
     """Ask for the same sums in words that a model trained on the usual ones has not seen."""
     reworded: float = 0.0
     """Share of the questions in these other words, where not all are (transfer)."""
-    hinted: float = 0.0
-    """Share of the training questions with their answer (``HINT``), for models that are to read
-    hints (rationalisation in expert iteration)."""
 
     def __post_init__(self) -> None:
         if not 2 <= self.min_terms <= self.max_terms <= len(LABELS):
@@ -93,8 +89,7 @@ class Options:
             )
         if self.target not in TARGETS:
             raise ValueError(f"target={self.target!r}: must be one of {', '.join(TARGETS)}")
-        shares = ("slip", "checks", "second_pass", "direct", "noise")
-        for name in (*shares, "mistakes", "reworded", "hinted"):
+        for name in ("slip", "checks", "second_pass", "direct", "noise", "mistakes", "reworded"):
             if not 0.0 <= getattr(self, name) <= 1.0:
                 raise ValueError(f"{name}={getattr(self, name)}: must be a share in [0, 1]")
         if self.mistakes and self.target != "program":
@@ -126,7 +121,7 @@ def load(options: Options, split: str) -> list[Problem]:
     while len(problems) < size:
         problem = _draw(rng, options.min_terms + len(problems) % span)
         bucket = zlib.crc32(problem.question.encode()) % 16
-        problem = _posed(problem, options, split)
+        problem = _posed(problem, options)
         if problem.id in seen or bucket not in BUCKETS[split]:
             fruitless += 1
             if fruitless > 10_000:
@@ -156,8 +151,8 @@ def _draw(rng: np.random.Generator, terms: int) -> Problem:
     )
 
 
-def _posed(problem: Problem, options: Options, split: str) -> Problem:
-    """The problem in other words, with a hint, or for another kind of response."""
+def _posed(problem: Problem, options: Options) -> Problem:
+    """The problem in other words, or for another kind of response."""
     if options.target == "program":
         problem = dataclasses.replace(problem, checker="program")
     chance = zlib.crc32(b"words of " + problem.id.encode()) / 2**32  # of this sum, in all runs
@@ -167,10 +162,6 @@ def _posed(problem: Problem, options: Options, split: str) -> Problem:
         question = OTHER_WORDS.format(terms=terms)
         name = problem.id.replace("last_digit/", "last_digit/transfer/")
         problem = dataclasses.replace(problem, id=name, question=question)
-    chance = zlib.crc32(b"hint of " + problem.id.encode()) / 2**32
-    if split == "train" and chance < options.hinted:
-        question = HINT.format(question=problem.question, answer=problem.answer)
-        problem = dataclasses.replace(problem, question=question)
     return problem
 
 
