@@ -118,9 +118,10 @@ def check_settings(settings: PruneConfig, method: Method) -> None:
         _check_sampling(settings, phase)
     _check_patience(settings, method)
     for name in ("monitor", "test"):
-        cap(settings, name)
+        limit, options = cap(settings, name), as_told(getattr(settings, name), method)
         try:
-            as_told(getattr(settings, name), method).note()
+            options.check_budget(limit)
+            options.note()
         except ValueError as error:
             raise ValueError(f"{name}: {error}") from None
     if settings.monitor.samples < 2 and heeds_tolerance(settings, method):
