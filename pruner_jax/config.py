@@ -60,8 +60,12 @@ def load(cls: type[T], file: str | None = None, overrides: Sequence[str] = ()) -
       ConfigError: with the field, what was found and what is allowed.
     """
     given = read(cls, file, overrides)
-    given, lists = _take_lists(cls, given.over(_like(cls, given)))
-    return dataclasses.replace(build(cls, given), **lists)
+    run = _like(cls, given)
+    if run is not None:
+        given = given.over(_shared(cls, run))
+    given, lists = _take_lists(cls, given)
+    value = dataclasses.replace(build(cls, given), **lists)
+    return value if run is None else _told_alike(value, run)
 
 
 def layered(file: str | None, layers: Sequence[Mapping[str, Any]]) -> PruneConfig:
@@ -130,12 +134,11 @@ def _section(kind: type[T], tree: Any, where: str) -> T:
         raise ConfigError(f"{where}: {error}") from None
 
 
-def _like(cls: type, given: Given) -> dict[str, Any]:
-    """Settings that ``like: RUN_OR_FILE``, in the file or on the command line, brings to a class
+def _like(cls: type, given: Given) -> PruneConfig | None:
+    """The run that ``like: RUN_OR_FILE`` names, in the file or on the command line, for a class
     that knows it."""
-    names = {field.name for field in dataclasses.fields(cls)}
-    if "like" not in names:
-        return {}
+    if "like" not in {field.name for field in dataclasses.fields(cls)}:
+        return None
     path = given.tree.get("like")
     for word in given.words:
         if word.partition("=")[0] == "--like":
@@ -143,23 +146,35 @@ def _like(cls: type, given: Given) -> dict[str, Any]:
             if not path:
                 raise ConfigError("--like needs a run's folder or a YAML file")
     if path is None:
-        return {}
+        return None
     if not isinstance(path, str):
         raise ConfigError(f"like is {path!r}; allowed: a run's folder or a YAML file")
     source = pathlib.Path(path)
-    run = load(PruneConfig, str(source / "config.yaml" if source.is_dir() else source))
+    return load(PruneConfig, str(source / "config.yaml" if source.is_dir() else source))
+
+
+def _shared(cls: type, run: PruneConfig) -> dict[str, Any]:
+    """What a run's settings say of another class."""
+    names = {field.name for field in dataclasses.fields(cls)}
     # Which model is measured, and where that is written, is the evaluation's own.
     shared = names & {field.name for field in dataclasses.fields(PruneConfig)} - {"model", "out"}
     settings = {name: plain(getattr(run, name)) for name in sorted(shared)}
     if settings["test"]["limit"] is None and run.rounds.limits != "auto":
         settings["test"]["limit"] = max(run.rounds.limits)  # as the run itself tests
-    if settings["test"]["budget_sentence"] is None:  # budgets are told as the run told them
-        method = methods.build(methods.MethodOptions.of(run.method))
-        settings["test"]["budget_sentence"] = budget_sentence(method)
     asked = run.method.get("options") or {}
     if "programs" in names and run.method.get("name") == "pad" and "template" in asked:
         settings["programs"] = {"template": asked["template"]}  # as its repairs were trained
     return settings
+
+
+def _told_alike(value: T, run: PruneConfig) -> T:
+    """The budget, if there is one, is told as the run told its own. The method is not built for
+    less: its file may be gone."""
+    test = value.test
+    if test.budget is None or test.budget_sentence is not None:
+        return value
+    sentence = budget_sentence(methods.build(methods.MethodOptions.of(run.method)))
+    return dataclasses.replace(value, test=dataclasses.replace(test, budget_sentence=sentence))
 
 
 def _default(make: Any) -> Any:

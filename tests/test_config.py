@@ -146,6 +146,31 @@ def test_like_takes_what_evaluation_shares_with_a_run(file):
         load(EvaluateConfig, None, ["--model=m", "--like=nowhere"])
 
 
+def test_like_a_run_whose_method_is_gone(file):
+    """The method is wanted only where a budget is told in its words."""
+    run = yaml.safe_load(pathlib.Path(file).read_text()) | {"method": {"name": "gone/method.py"}}
+    pathlib.Path(file).write_text(yaml.safe_dump(run))
+    words = ["--model=m", f"--like={file}"]
+    assert load(EvaluateConfig, None, words).test.limit == 64
+    own = load(EvaluateConfig, None, [*words, "--test={budget: 8, budget_sentence: 'By {budget}'}"])
+    assert own.test.note() == "By 8"
+    for budget in ("--test.budget=8", "--test={budget: 8}"):
+        with pytest.raises(ValueError, match=r"gone/method\.py"):
+            load(EvaluateConfig, None, [*words, budget])
+
+
+def test_like_tells_a_budget_as_the_run_did(file):
+    method = {"name": "l1_max", "options": {"low": 4, "high": 20}}
+    run = yaml.safe_load(pathlib.Path(file).read_text()) | {"method": method}
+    for budget in (None, 12):
+        pathlib.Path(file).write_text(yaml.safe_dump(run | {"test": {"budget": budget}}))
+        words = ["--model=m", f"--like={file}"]
+        told = load(EvaluateConfig, None, words).test
+        assert told.note() == ("Think for maximum 12 tokens." if budget else "")
+        told = load(EvaluateConfig, None, [*words, "--test.budget=5"]).test
+        assert told.note() == "Think for maximum 5 tokens."
+
+
 @pytest.mark.parametrize("first", ["like: {file}\n", ""])
 def test_like_may_stand_in_the_file_and_the_command_line_wins(tmp_path, file, first):
     other = yaml.safe_load(pathlib.Path(file).read_text()) | {"seed": 9}

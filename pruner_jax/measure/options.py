@@ -27,8 +27,8 @@ class EvaluateOptions:
     limit: int | None = None
     """The most tokens of a response, for all models alike; empty: the longest round's."""
     budget: int | None = None
-    """Tokens that the model is told to answer in, the same for every question; how well it keeps to
-    them is reported. Empty: it is told none."""
+    """Tokens that the model is told to answer in, the same for every question and fewer than the
+    limit; how well it keeps to them is reported. Empty: it is told none."""
     budget_sentence: str | None = None
     """How it is told, with {budget} in it; appended to the question. Empty: as the run's method
     tells its own budgets."""
@@ -53,6 +53,8 @@ class EvaluateOptions:
         _require(self.top_k >= 0, "top_k", self.top_k, ">= 0")
         _require(self.limit is None or self.limit >= 1, "limit", self.limit, ">= 1")
         _require(self.budget is None or self.budget >= 1, "budget", self.budget, ">= 1")
+        if self.limit is not None:
+            self.check_budget(self.limit)
         said = self.budget_sentence
         tells = said is None or "{budget}" in said
         _require(tells, "budget_sentence", said, "a text with {budget}")
@@ -67,6 +69,14 @@ class EvaluateOptions:
             raise ValueError(
                 f"samples is {self.samples} at temperature 0, where all samples of a problem are "
                 "equal; set samples to 1 or raise temperature"
+            )
+
+    def check_budget(self, limit: int) -> None:
+        """No response could be over a budget that is not below the limit."""
+        if self.budget is not None and self.budget >= limit:
+            raise ValueError(
+                f"budget is {self.budget}, but responses are cut at {limit} tokens, so none could "
+                f"be over it; set budget to less than {limit}, or raise limit"
             )
 
     def note(self) -> str:

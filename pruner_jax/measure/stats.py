@@ -125,10 +125,13 @@ def adherence(
     seed: int = 0,
 ) -> dict[str, Any]:
     """How well a model keeps to the tokens that it was told, with intervals for other problems:
-    the mean of |length - budget|, and the shares of samples within the budget and over it."""
+    the mean of |length - budget|, and the shares of samples that end within the budget and of those
+    that are longer. The budget is below the limit of the samples, so that one cut there is over it.
+    """
     off_PG = np.abs(outcomes.length_PG - budget)
-    within_PG = outcomes.length_PG <= budget
-    parts = {"distance": off_PG, "within": within_PG, "over": ~within_PG}
+    over_PG = outcomes.length_PG > budget
+    within_PG = outcomes.finished_PG & ~over_PG
+    parts = {"distance": off_PG, "within": within_PG, "over": over_PG}
     found = in_general(outcomes, parts, confidence, resamples, seed)
     return {"tokens": budget, **{name: dataclasses.asdict(e) for name, e in found.items()}}
 

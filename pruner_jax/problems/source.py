@@ -100,7 +100,8 @@ def _load(options: ProblemsOptions, wanted: Sequence[str]) -> Sets:
         sets = carve({split: part for split, part in given.items() if part is not None}, options)
         if options.overlap == "drop":
             sets = drop_overlap(sets)
-        check_disjoint(sets)
+        else:
+            check_disjoint(sets)
     return {split: _limit(part, split, options) for split, part in sets.items()}
 
 
@@ -170,27 +171,41 @@ def _limit(problems: list[Problem], split: str, options: ProblemsOptions) -> lis
 # -- disjoint --------------------------------------------------------------------------------------
 
 
-def question_key(problem: Problem) -> str:
-    """What makes two questions the same: their words, whatever the spacing, the case and the system
-    message. A chat of several turns is a question of its own."""
-    turns = [m["content"] for m in problem.messages or () if m["role"] != "system"]
-    text = problem.question
-    if turns:
-        text = turns[0] if len(turns) == 1 else json.dumps(turns, ensure_ascii=False)
+def question_keys(problems: Sequence[Problem]) -> list[set[str]]:
+    """What makes questions the same, for each problem of a set: their words, whatever the spacing
+    and the case, and whatever the system message where the set has one only: where it has more,
+    they may be what is asked about. A chat of several turns is a question of its own."""
+    systems_P = [_said(problem, system=True) for problem in problems]
+    alone = len({tuple(said) for said in systems_P if said}) <= 1
+    found = []
+    for problem, said in zip(problems, systems_P):
+        turns = _said(problem, system=False) or [problem.question]
+        ways = [said + turns, turns] if alone else [said + turns]
+        found.append({_key(way) for way in ways})
+    return found
+
+
+def _said(problem: Problem, *, system: bool) -> list[str]:
+    return [m["content"] for m in problem.messages or () if (m["role"] == "system") == system]
+
+
+def _key(turns: Sequence[str]) -> str:
+    text = turns[0] if len(turns) == 1 else json.dumps(turns, ensure_ascii=False)
     return " ".join(text.split()).casefold()
 
 
 def check_disjoint(sets: Mapping[str, Sequence[Problem]]) -> None:
     """Refuse sets that share an id or a question."""
-    kinds = {"id": lambda problem: problem.id, "question": question_key}
-    for kind, key in kinds.items():
+    kinds = {"id": lambda problems: [{p.id} for p in problems], "question": question_keys}
+    for kind, keys_of in kinds.items():
         owner: dict[str, tuple[str, str]] = {}
         shared = []
         for split, problems in sets.items():
-            for problem in problems:
-                first, of = owner.setdefault(key(problem), (split, problem.id))
-                if first != split:
-                    shared.append(f"{of!r} of {first} and {problem.id!r} of {split}")
+            for problem, keys in zip(problems, keys_of(problems)):
+                owners = [owner.setdefault(key, (split, problem.id)) for key in sorted(keys)]
+                others = [f"{of!r} of {first}" for first, of in owners if first != split]
+                if others:
+                    shared.append(f"{others[0]} and {problem.id!r} of {split}")
         if shared:
             raise ValueError(
                 f"problems: the sets must be disjoint, but {len(shared)} problems share their "
@@ -205,7 +220,10 @@ def drop_overlap(sets: Sets) -> Sets:
     kept: Sets = {}
     for split in ("test", "monitor", "train"):
         if split in sets:
-            keys = [{"id " + p.id, "question " + question_key(p)} for p in sets[split]]
+            keys = [
+                {"id " + problem.id, *("question " + key for key in found)}
+                for problem, found in zip(sets[split], question_keys(sets[split]))
+            ]
             kept[split] = [p for p, key in zip(sets[split], keys) if not key & taken]
             taken.update(*keys)
             dropped = len(sets[split]) - len(kept[split])

@@ -15,7 +15,7 @@ from pruner_jax.config import EvaluateConfig, PruneConfig, plain
 from pruner_jax.objective import slots
 from pruner_jax.objective.hint import Hint
 from pruner_jax.objective.method import Method, Phase, check, idle
-from pruner_jax.objective.statistics import Written
+from pruner_jax.objective.statistics import Words, Written
 from pruner_jax.objective.task import Expanded, Utility
 from pruner_jax.run.engine import Engine
 from pruner_jax.run.measuring import as_told
@@ -100,7 +100,7 @@ def check_thoughts(method: Method, graded: Graded) -> None:
     """A method that looks at thoughts has some to look at, in the start model's responses."""
     slots_of = [slot for phase in method.phases for _, slot in slots.walk(phase)]
     looks = any(
-        isinstance(slot, (Utility, Expanded)) or getattr(slot, "measure", "") == "thinking"
+        isinstance(slot, (Utility, Expanded, Words)) or getattr(slot, "measure", "") == "thinking"
         for slot in slots_of
     )
     if looks and not graded.rollouts.thinking_B.any():
@@ -118,9 +118,10 @@ def check_settings(settings: PruneConfig, method: Method) -> None:
         _check_sampling(settings, phase)
     _check_patience(settings, method)
     for name in ("monitor", "test"):
-        cap(settings, name)
+        limit, options = cap(settings, name), as_told(getattr(settings, name), method)
         try:
-            as_told(getattr(settings, name), method).note()
+            options.check_budget(limit)
+            options.note()
         except ValueError as error:
             raise ValueError(f"{name}: {error}") from None
     if settings.monitor.samples < 2 and heeds_tolerance(settings, method):

@@ -48,6 +48,7 @@ def warmup_verb(settings: WarmupConfig) -> dict[str, Any]:
     """Train, measure and write a model; what the measurement said, in a dry run the sizes."""
     check_target(settings.out)
     settings.test.note()  # raises where a budget cannot be told
+    settings.test.check_budget(settings.test.limit or settings.limit)
     keep_compiled_programs()
     module = source.find(settings.problems.name)
     if not hasattr(module, "trace"):

@@ -71,6 +71,9 @@ class Executes:
         try:
             if codeop.compile_command(source, symbol="exec") is None:
                 return 1.0  # goes on in the next line
+            # In this process, not in a worker of the verifier with its limit on memory: the program
+            # runs in the sandbox's own process under the sandbox's limits, and what comes back is a
+            # number or at most 10,000 characters.
             run = program.execute(
                 source, seconds=self.seconds, memory_mb=self.memory_mb, recursion=self.recursion
             )

@@ -11,6 +11,7 @@ from pruner_jax.measure.options import AutoOptions, EvaluateOptions, GuardOption
         (lambda: EvaluateOptions(samples=0), "samples"),
         (lambda: EvaluateOptions(top_p=0.0), "top_p"),
         (lambda: EvaluateOptions(temperature=0.0, samples=4), "samples"),
+        (lambda: EvaluateOptions(limit=8, budget=8), "budget"),
         (lambda: PickOptions(tolerance=0.0), "tolerance"),
         (lambda: PickOptions(confidence=95), "confidence"),
         (lambda: AutoOptions(quantile=1.5), "quantile"),
@@ -27,4 +28,5 @@ def test_refused_by_name(make, field):
 
 def test_defaults_and_greedy_are_allowed():
     EvaluateOptions(temperature=0.0, samples=1)
+    EvaluateOptions(limit=8, budget=7)
     assert GuardOptions(repetition=None).repetition is None

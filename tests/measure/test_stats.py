@@ -1,5 +1,6 @@
 """Statistics of one model against hand-made numbers, closed forms and simulation."""
 
+import dataclasses
 import itertools
 import math
 
@@ -175,6 +176,15 @@ def test_adherence_by_hand(evaluation):
     assert kept["within"]["value"] == 0.25 and kept["over"]["value"] == 0.75
     assert (kept["distance"]["low"], kept["distance"]["high"]) == (3, 10)
     assert "budget" not in stats.describe(found, resamples=200)
+
+
+def test_a_response_that_was_cut_is_not_within_its_budget(evaluation):
+    found = evaluation([[1, 0]], [[20, 20]])
+    found = dataclasses.replace(found, finished_PG=np.array([[True, False]]))
+    kept = stats.describe(found, resamples=200, budget=20)["budget"]
+    assert kept["within"]["value"] == 0.5 and kept["over"]["value"] == 0.0
+    kept = stats.describe(found, resamples=200, budget=19)["budget"]
+    assert kept["within"]["value"] == 0.0 and kept["over"]["value"] == 1.0
 
 
 def test_ragged_samples_are_told_as_a_mean(evaluation):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import pathlib
 import subprocess
@@ -19,7 +20,7 @@ from pruner_jax.problems.source import (
     load_problems,
     load_sets,
     names,
-    question_key,
+    question_keys,
 )
 from pruner_jax.types import Problem
 
@@ -117,9 +118,8 @@ def test_questions_are_compared_as_well_as_ids():
     assert drop_overlap(clash)["train"] == [] and len(drop_overlap(clash)["test"]) == 1
     chat = ({"role": "user", "content": "x?"}, {"role": "user", "content": "why?"})
     other = ({"role": "user", "content": "y?"}, {"role": "user", "content": "why?"})
-    assert question_key(one("a", "why?", messages=chat)) != question_key(
-        one("b", "why?", messages=other)
-    )
+    (asked,) = question_keys([one("a", "why?", messages=chat)])
+    assert asked.isdisjoint(*question_keys([one("b", "why?", messages=other)]))
 
 
 def test_a_system_message_makes_no_other_question(tmp_path):
@@ -152,6 +152,28 @@ def test_a_system_message_makes_no_other_question(tmp_path):
     sets = load_sets(ProblemsOptions("file", options, overlap="drop"))
     assert [problem.messages[-1]["content"] for problem in sets["train"]] == ["Find y.", "Find x."]
     assert len(sets["monitor"]) == 1
+
+
+def test_texts_in_system_messages_are_part_of_the_question():
+    """The user's turn is the same in all of them."""
+
+    def about(text, question="What is the moral?"):
+        said = [{"role": "system", "content": text}, {"role": "user", "content": question}]
+        return Problem(id=f"{text} {question}", question=question, answer="", messages=tuple(said))
+
+    def again(problem):
+        return dataclasses.replace(problem, id=f"{problem.id} again")
+
+    train = [about("A fox."), about("A crow."), about("Grapes.")]
+    sets = {"train": train, "test": [about("A hare."), about("A tortoise.")]}
+    check_disjoint(sets)
+    assert drop_overlap(sets) == {"test": sets["test"], "train": train}
+    sets["test"].append(again(train[1]))
+    with pytest.raises(ValueError, match=r"1 problems share their question.*'A crow\. What is"):
+        check_disjoint(sets)
+    assert drop_overlap(sets)["train"] == [train[0], train[2]]
+    sets["test"] = [again(train[1])]  # alone, its message could be an instruction
+    assert drop_overlap(sets)["train"] == [train[0], train[2]]
 
 
 def test_twins_in_train_do_not_leak_through_carving(counting):

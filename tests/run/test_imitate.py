@@ -60,6 +60,15 @@ def test_a_folder_of_something_else_is_refused_before_training(
     assert "thesis.tex, which is no part of a model folder" in capsys.readouterr().err
 
 
+def test_a_budget_that_no_response_can_exceed_is_refused_before_training(
+    words, monkeypatch, capsys
+):
+    monkeypatch.setattr(imitate, "_begin", None)
+    told = ["--limit=40", "--test.budget=40", "--test.budget_sentence=In {budget} tokens."]
+    assert cli.main([*words, *told]) == 1
+    assert "budget is 40, but responses are cut at 40 tokens" in capsys.readouterr().err
+
+
 def test_what_cannot_be_said_is_null_in_json(words, monkeypatch, capsys):
     monkeypatch.setattr(imitate, "_train", lambda settings, policy, *_: policy)
     monkeypatch.setattr(imitate, "measure", lambda *_, **__: None)

@@ -88,13 +88,20 @@ def test_a_run_tells_its_budgets_when_it_measures(settings, model, tmp_path, mon
 def test_a_budget_that_nothing_tells_is_refused_at_once(settings, tmp_path):
     with pytest.raises(ValueError, match=r"monitor: budget is 8, but nothing says .*l1_exact"):
         prune(settings(f"--out={tmp_path / 'run'}", "--monitor.budget=8"))
-    words = [f"--model={TINY}", "--test.limit=8", "--test.budget=8"]
+    words = [f"--model={TINY}", "--test.limit=9", "--test.budget=8"]
     with pytest.raises(ValueError, match=r"budget is 8, but nothing says"):
         evaluate_verb(load(EvaluateConfig, None, words))
     own = load(EvaluateConfig, None, [*words, "--test.budget_sentence=In {budget} tokens."])
     assert own.test.note() == "In 8 tokens."
     with pytest.raises(ValueError, match="budget_sentence is 'Be short'"):
         load(EvaluateConfig, None, [*words, "--test.budget_sentence=Be short"])
+
+
+def test_a_budget_that_no_response_can_exceed_is_refused_at_once(settings, tmp_path):
+    told = [f"--out={tmp_path / 'run'}", "--rounds.limits=[16,8]"]
+    told += ["--test.budget=16", "--test.budget_sentence=In {budget} tokens."]
+    with pytest.raises(ValueError, match="test: budget is 16, but responses are cut at 16 tokens"):
+        prune(settings(*told))
 
 
 def test_an_evaluation_goes_on_with_the_part_that_it_was_at(tmp_path, monkeypatch):

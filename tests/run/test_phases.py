@@ -640,6 +640,9 @@ def test_a_model_without_thoughts_is_no_model_for_thoughts():
     for name in ("rational_metareasoning", "hawkeye"):
         with pytest.raises(ValueError, match=f"{name} looks at the thoughts .* none was found"):
             check_thoughts(methods.load(name), rows)
+    words = methods.load("hawkeye", {"expander": False, "unit": "words", "solution": "answer"})
+    with pytest.raises(ValueError, match=r"hawkeye looks at the thoughts .* none was found"):
+        check_thoughts(words, rows)
     check_thoughts(methods.load("rational_metareasoning"), graded([Row(5, thinking=3)]))
     check_thoughts(methods.load("thinkprune"), rows)
 

@@ -34,6 +34,17 @@ def quoting_module(module, name):
     return f"""raise AttributeError("module '{module}' has no attribute '{name}'")"""
 
 
+def shown(function):
+    """Ways to put a function in the place of the one that shows the program's value."""
+    return {
+        "by its name": f"exec(list(locals())[0] + ' = {function}')",
+        "by an alias": f"e, names = exec, locals\ne(list(names())[0] + ' = {function}')",
+        "by another spelling": f"ｅｘｅｃ(list(𝐥𝐨𝐜𝐚𝐥𝐬())[0] + ' = {function}')",
+        "by the names alone": f"locals()[list(locals())[0]] = {function}",
+        "between braces": f"""f"{{exec(list(locals())[0] + ' = {function}')}}\"""",
+    }
+
+
 def attacks(folder, port):
     """Name -> (expected class, program); each would return 18, or do harm, if it were let."""
     secret, planted = f"{folder}/secret", f"{folder}/planted"
@@ -171,6 +182,35 @@ def attacks(folder, port):
             "WrongAnswer",
             "type = lambda value: int\nstr = lambda value: value\n" + body("return [18]"),
         ),
+        # the function that shows values, which stands among the program's own names
+        **{
+            f"what shows values, {how}": ("Unsupported", f"{source}\n" + body("return 17"))
+            for how, source in shown("lambda value: 18").items()
+        },
+        **{
+            f"what shows values, {how}, to let a tree out": (
+                "Unsupported",
+                f"{source}\n" + body("x = 18", "for _ in range(22): x = [x, x]", "return x"),
+            )
+            for how, source in shown("lambda value: value").items()
+        },
+        "what shows values, in solution": (
+            "Unsupported",
+            "here = list(locals())\n" + body("exec(here[0] + ' = lambda v: 18')", "return 17"),
+        ),
+        "what shows values, in a default": (
+            "Unsupported",
+            "def solution(run=exec, here=list(locals())):\n"
+            "    run('global ' + here[0] + '; ' + here[0] + ' = lambda v: 18')\n    return 17",
+        ),
+        "what shows values, in a text that is run": (
+            "Unsupported",
+            body("return 17") + """eval("exec(list(locals())[0] + ' = lambda v: 18')")""",
+        ),
+        "what shows values, in a syntax that not every Python has": (
+            "Syntax" if sys.version_info < (3, 12) else "Unsupported",
+            body("return 17") + """f"{exec(list(locals())[0] + " = lambda v: 18")}"\n""",
+        ),
         "a tree before the end": (
             "Syntax",
             body("return 18") + "x = [18]\nfor _ in range(40): x = [x, x]\nx or \\",
@@ -260,6 +300,18 @@ def test_honest_programs_between_them_run_as_if_nothing_were(battle):
     assert len(during) <= 3 and not left  # the worker, its sandbox, a helper; and none in the end
     assert os.listdir(folder) == ["secret"]
     assert (folder / "secret").read_text() == "18"
+
+
+@pytest.mark.parametrize("name", sorted(program._LISTS))
+def test_a_program_may_speak_of_what_it_may_not_use(name):
+    lines = [f"# {name}(18)", f"kinds = {{'{name}': 18}}", f"return kinds.get('{name}')"]
+    assert program.check(Problem("p", "", "18"), "", body(*lines)) == (Verdict.CORRECT, "")
+
+
+def test_the_sandbox_has_nothing_else_that_lists_or_binds_names():
+    """An update of the sandbox may bring more, which `program._LISTS` would have to name."""
+    for name in ("globals", "vars", "dir", "compile", "__import__", "__builtins__"):
+        assert f"'{name}' is not defined" in program.value_of(body(f"return {name}")).message
 
 
 @pytest.mark.parametrize("value", ["1 << 10**6", "[1 << 10**6]", "'nb' * 10**5", "0.1", "None"])

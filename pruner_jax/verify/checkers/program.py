@@ -12,6 +12,7 @@ sandbox, and a message is read as text alone.
 
 from __future__ import annotations
 
+import ast
 import builtins
 import datetime
 import decimal
@@ -22,6 +23,7 @@ import re
 import secrets
 import sys
 import types
+import unicodedata
 from collections.abc import Callable
 from decimal import Decimal
 from fractions import Fraction
@@ -154,6 +156,8 @@ def execute(source: str, *, seconds: float, memory_mb: int, recursion: int) -> R
     """Run ``source`` and then ``solution()`` under limits; clock and random numbers stand still."""
     import pydantic_monty as monty
 
+    if refusal := _refused(source):
+        return refusal
     limits = {
         "max_feed_duration_secs": seconds,
         "max_memory": memory_mb << 20,
@@ -178,6 +182,27 @@ def execute(source: str, *, seconds: float, memory_mb: int, recursion: int) -> R
     except monty.MontyError as error:
         return _failure(error.exception(), source)
     return Run(value)
+
+
+_LISTS = {"exec", "eval", "locals"}  # what the sandbox has that lists names, or binds listed ones
+
+
+def _refused(source: str) -> Run | None:
+    """The failure of a program that uses one of these, under whatever other name: it could put a
+    function of its own in the place of _SHOW."""
+    # Python reads names in this form too
+    words = re.findall(r"\w+", unicodedata.normalize("NFKC", source))
+    if _LISTS.isdisjoint(words):
+        return None
+    try:
+        nodes = list(ast.walk(ast.parse(source)))
+    except (SyntaxError, ValueError, RecursionError, MemoryError, OverflowError) as error:
+        # the sandbox may be able to read it: it is ahead of some Pythons
+        return Run(failure="Syntax", message=str(error)[:_MESSAGE])
+    used = {node.id for node in nodes if isinstance(node, ast.Name)} & _LISTS
+    if not used:
+        return None
+    return Run(failure="Unsupported", message=f"{min(used)} is not available")
 
 
 _SHOW = f"_{secrets.token_hex(16)}"  # which a program cannot guess, nor list the names there are
