@@ -94,11 +94,17 @@ class Collect:
                 "both to null, or collect.every to iteration or once"
             )
 
-    def due(self, step: int) -> bool:
-        """Whether the phase collects at this step of the run."""
-        if self.every == "once":
-            return step == 0
-        return step % (1 if self.every == "step" else self.steps) == 0
+    @property
+    def lasts(self) -> bool:
+        """Whether what is collected is there at later steps too."""
+        return self.every != "step" or self.keep
+
+    def due(self, step: int, since: int | None) -> bool:
+        """Whether the phase collects at this step of the run; ``since``: the step at which it
+        collected what it has (None: nothing)."""
+        if self.every == "step" or since is None:
+            return True
+        return self.every == "iteration" and step - since >= self.steps
 
 
 @dataclasses.dataclass(frozen=True)

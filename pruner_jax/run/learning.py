@@ -37,15 +37,15 @@ class Work:
     broken: bool = False  # it holds numbers that nothing can be learnt from; a metric is NaN
 
 
-def finish(run: Session, state: RunState, work: Work) -> dict[str, float]:
-    """Learn from what a phase has; the metrics of that."""
+def finish(run: Session, state: RunState, work: Work, collected: bool) -> dict[str, float]:
+    """Learn from what a phase has; the metrics of that. ``collected``: at this step, by any."""
     phase = work.phase
     if work.problems:
         collect.drawn(state, phase, work.problems)
         if phase.loss is not None and phase.collect.every == "iteration":
             start_anew(run, state, phase)
-    if work.shards:
-        state.store = state.store.add(phase.name, work.shards, state.steps, phase.collect.keep)
+        if phase.collect.lasts and not work.broken:  # a broken one comes again
+            state.store = state.store.add(phase.name, work.shards, state.steps, phase.collect.keep)
     if phase.loss is None or work.broken:
         return {}
     if not wants_reference(run, state):
@@ -69,7 +69,7 @@ def finish(run: Session, state: RunState, work: Work) -> dict[str, float]:
             seed=run.settings.seed + since,
             rate=_rates(run, state, phase),
             part=part,
-            on_update=heeds_signals(run, state),
+            on_update=heeds_signals(run, state, collected),
         )
     if phase.loss.kind != "pg" and "entropy" in metrics:
         # Imitation ends where nothing is left to chance: no alarm.
@@ -80,13 +80,13 @@ def finish(run: Session, state: RunState, work: Work) -> dict[str, float]:
 
 
 def heeds_signals(
-    run: Session, state: RunState
+    run: Session, state: RunState, collected: bool
 ) -> Callable[[int, dict[str, jax.Array]], None] | None:
     """What looks for a request to stop after every update, where a step is thousands of them over
     files: if the run is saved up to this step it is given up, for its updates alone are lost. A
-    step that has sampled, or comes after others that are not saved, is finished (None)."""
-    samples = any(phase.collect.every == "step" for phase in run.method.phases)
-    if samples or run.saved != position(state):
+    step that has collected and weighed, or comes after others that are not saved, is finished
+    (None)."""
+    if collected or run.saved != position(state):
         return None
     running: dict[str, jax.Array] = {}
 
@@ -109,7 +109,8 @@ def _rates(run: Session, state: RunState, phase: Phase) -> Callable[[float, floa
     steps, (term, owner) = optimizer_steps(run.settings, run.method), optimizer_term(run.method)
     done, fresh = state.steps, state.fresh
     if term == "iteration":
-        done, fresh = (state.steps - state.store.since.get(owner.name, state.steps)) % steps, 0
+        since = state.store.since.get(owner.name, state.steps)
+        done, fresh = state.steps - since, max(0, state.fresh - since)
     elif term == "round":
         done, fresh = state.step, max(0, state.fresh - (state.steps - state.step))
     place, phases = run.training.index(phase), len(run.training)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -76,7 +75,7 @@ def record_evaluation(
     )
     if run.needs_monitor:
         state.method = memory.observe(state.method, Groups.of(graded))
-    return Mark(state.steps, parameters, f"{name}.parquet")
+    return state.mark(Mark(state.steps, parameters, f"{name}.parquet"))
 
 
 def evaluation_due(run: Session, state: RunState) -> bool:
@@ -100,7 +99,8 @@ def add_candidate(run: Session, state: RunState) -> None:
         sound = state.steps - run.settings.guards.window
         possible = still_possible(run.candidate(state.origin), judgements, sound, options.rule)
         state.candidates = [
-            dataclasses.replace(mark, kept=mark.step in possible) for mark in state.candidates
+            mark if mark.step in possible else mark.without_parameters()
+            for mark in state.candidates
         ]
         if state.candidates[-1].kept:
             run.checkpoints.save_parameters(name, state.learn.params)

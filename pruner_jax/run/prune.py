@@ -40,7 +40,14 @@ from pruner_jax.run.monitor import (
     record_evaluation,
 )
 from pruner_jax.run.session import PyTree, Session, finished_folder, open_session
-from pruner_jax.run.state import RunState, meta_of, parameters_in_use, position, state_of
+from pruner_jax.run.state import (
+    RunState,
+    meta_of,
+    parameters_in_use,
+    position,
+    shards_in_use,
+    state_of,
+)
 from pruner_jax.run.step import train_step
 from pruner_jax.store.folder import RunFolder, write_atomically
 from pruner_jax.store.records import keep_only
@@ -133,12 +140,11 @@ def resume(run: Session) -> RunState | None:
     run.metrics.cut(meta["lines"])
     # Files of the test are whole, and only written once the rounds are over: they stay.
     keep_only(run.folder.rollouts, [*meta["rollouts"], *_TEST_FILES])
-    stores = [meta["state"][name]["shards"].values() for name in ("store", "store_before")]
-    keep_only(run.folder.store, [name for files in stores for part in files for name in part])
     run.rollout_files[:] = meta["rollouts"]
     run.history[:] = run.metrics.read()
     run.clock.total.update(meta["seconds"])
     state = state_of(meta["state"], run.checkpoints.arrays(newest, run.learn_like), reference=None)
+    keep_only(run.folder.store, shards_in_use(state))
     if state.in_round and wants_reference(run, state):
         state.reference = reference_of(run, state)
     run.saved = position(state)
@@ -194,7 +200,6 @@ def begin_round(run: Session, state: RunState, limit: int) -> None:
     state.step, state.length = 0, run.settings.rounds.steps
     state.candidates = []
     state.alarmed = False
-    state.method_before, state.store_before = state.method, state.store
     if run.resets("parameters", "round"):
         back_to_start(run, state)
     if run.needs_reference:
@@ -203,7 +208,7 @@ def begin_round(run: Session, state: RunState, limit: int) -> None:
             state.reference_parameters = (state.origin if fresh else state.start).parameters
         if wants_reference(run, state):
             state.reference = reference_of(run, state)
-    state.reference_before = state.reference_parameters
+    state.origin = state.mark(state.origin)
     run.progress.log(f"round {state.round + 1}: limit {limit} tokens")
 
 
@@ -280,8 +285,7 @@ def end_round(run: Session, state: RunState) -> None:
         state.learn = state.learn.replace(params=None)  # makes room for those that were picked
         params = run.checkpoints.load_parameters(state.origin.parameters, run.parameters_like)
         if state.alarmed:
-            state.method, state.store = state.method_before, state.store_before
-            state.reference_parameters = state.reference_before
+            state.go_back()
         if state.alarmed or run.resets("optimiser", "round"):
             state.learn = None  # the old moments go before the new ones are made
             state.learn = run.fresh_optimizer(params)

@@ -43,9 +43,6 @@ class RunState:
     candidates: list[Mark] = dataclasses.field(default_factory=list)  # of this round
     rounds: list[dict[str, Any]] = dataclasses.field(default_factory=list)  # finished ones
     alarmed: bool = False  # a guard stopped this round
-    method_before: dict[str, Any] = dataclasses.field(default_factory=dict)  # when it began
-    reference_before: str | None = None
-    store_before: Store = dataclasses.field(default_factory=lambda: Store())
     ended: str | None = None  # why no further round follows
 
     @property
@@ -57,6 +54,17 @@ class RunState:
     def current_round(self) -> int:
         """Number of the round that runs, from 1; between rounds of the one that has ended."""
         return self.round + self.in_round
+
+    def mark(self, mark: Mark) -> Mark:
+        """The mark with what now goes with its parameters."""
+        return dataclasses.replace(
+            mark, method=self.method, store=self.store, reference=self.reference_parameters
+        )
+
+    def go_back(self) -> None:
+        """To what went with the parameters of the origin."""
+        self.method, self.store = self.origin.method, self.origin.store
+        self.reference_parameters = self.origin.reference
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,17 +82,23 @@ class Store:
 
 @dataclasses.dataclass(frozen=True)
 class Mark:
-    """Parameters that were measured on the monitor set."""
+    """Parameters that were measured on the monitor set, and what a rollback to them restores."""
 
     step: int  # of the run
     parameters: str  # their name among the checkpoints
     rollouts: str  # file of the evaluation
     kept: bool = True  # whether the parameters are there: a candidate that cannot win has none
+    method: dict[str, Any] = dataclasses.field(default_factory=dict)  # what the method remembered
+    store: Store = dataclasses.field(default_factory=Store)  # what it learnt from
+    reference: str | None = None  # parameters that its KL was measured against
+
+    def without_parameters(self) -> Mark:
+        """The mark of a candidate that cannot win: nobody goes back to it."""
+        return Mark(self.step, self.parameters, self.rollouts, kept=False)
 
 
 _ON_DEVICE = ("learn", "reference")
-_REMEMBERED = ("method", "method_before")
-_STORES = ("store", "store_before")
+_MARKS = ("start", "origin")
 
 
 def position(state: RunState) -> tuple[int, int, int]:
@@ -99,35 +113,62 @@ def meta_of(state: RunState) -> dict[str, Any]:
         for field in dataclasses.fields(state)
         if field.name not in _ON_DEVICE
     }
-    for name in _REMEMBERED:
-        plain[name] = _pack(plain[name])
-    for name in _STORES:
-        plain[name] = {"shards": dict(plain[name].shards), "since": dict(plain[name].since)}
-    for name in ("start", "origin"):
-        plain[name] = plain[name] and dataclasses.asdict(plain[name])
-    plain["candidates"] = [dataclasses.asdict(mark) for mark in state.candidates]
+    plain |= _memory_meta(plain)
+    for name in _MARKS:
+        plain[name] = plain[name] and _mark_meta(plain[name])
+    plain["candidates"] = [_mark_meta(mark) for mark in state.candidates]
     return plain
 
 
 def state_of(meta: Mapping[str, Any], learn: LearnState, reference: PyTree | None) -> RunState:
     """The state that ``meta_of`` came from."""
     plain = {f.name: meta[f.name] for f in dataclasses.fields(RunState) if f.name not in _ON_DEVICE}
-    for name in _REMEMBERED:
-        plain[name] = _unpack(plain[name])
-    for name in _STORES:
-        shards = {phase: tuple(files) for phase, files in plain[name]["shards"].items()}
-        plain[name] = Store(shards, plain[name]["since"])
-    for name in ("start", "origin"):
-        plain[name] = plain[name] and Mark(**plain[name])
-    plain["candidates"] = [Mark(**mark) for mark in meta["candidates"]]
+    plain |= _memory_of(plain)
+    for name in _MARKS:
+        plain[name] = plain[name] and _mark_of(plain[name])
+    plain["candidates"] = [_mark_of(mark) for mark in meta["candidates"]]
     return RunState(learn=learn, reference=reference, **plain)
 
 
 def parameters_in_use(state: RunState) -> list[str]:
     """Names of the parameters that this state may come back to."""
+    marks = [mark for mark in _marks(state) if mark.kept]
+    names = {name for mark in marks for name in (mark.parameters, mark.reference)}
+    return sorted((names | {state.reference_parameters}) - {None})
+
+
+def shards_in_use(state: RunState) -> list[str]:
+    """Files of the store that this state learns from or may come back to."""
+    stores = [state.store, *(mark.store for mark in _marks(state))]
+    return sorted({n for store in stores for names in store.shards.values() for n in names})
+
+
+def _marks(state: RunState) -> list[Mark]:
     marks = [state.start, state.origin, *state.candidates]
-    names = {mark.parameters for mark in marks if mark is not None and mark.kept}
-    return sorted(names | ({state.reference_parameters, state.reference_before} - {None}))
+    return [mark for mark in marks if mark is not None]
+
+
+def _mark_meta(mark: Mark) -> dict[str, Any]:
+    plain = {field.name: getattr(mark, field.name) for field in dataclasses.fields(mark)}
+    return plain | _memory_meta(plain)
+
+
+def _mark_of(meta: Mapping[str, Any]) -> Mark:
+    return Mark(**{**meta, **_memory_of(meta)})
+
+
+def _memory_meta(plain: Mapping[str, Any]) -> dict[str, Any]:
+    """Of a state or a mark, what the method remembers and learns from, as JSON types."""
+    store = plain["store"]
+    return {
+        "method": _pack(plain["method"]),
+        "store": {"shards": dict(store.shards), "since": dict(store.since)},
+    }
+
+
+def _memory_of(meta: Mapping[str, Any]) -> dict[str, Any]:
+    shards = {phase: tuple(files) for phase, files in meta["store"]["shards"].items()}
+    return {"method": _unpack(meta["method"]), "store": Store(shards, meta["store"]["since"])}
 
 
 def _pack(tree: Any) -> Any:

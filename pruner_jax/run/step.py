@@ -52,9 +52,10 @@ def train_step(run: Session, state: RunState) -> dict[str, Any]:
     except BaseException:
         state.method, state.tables = method_state, tables
         raise
+    collected = any(done.problems for done in work)
     found: dict[str, Any] = {}
     for done in work:
-        for name, value in {**done.metrics, **finish(run, state, done)}.items():
+        for name, value in {**done.metrics, **finish(run, state, done, collected)}.items():
             found[collect.metric_of(run, done.phase, name)] = value
     state.step += 1
     state.steps += 1
@@ -79,8 +80,7 @@ def train_step(run: Session, state: RunState) -> dict[str, Any]:
 
 def prepare(run: Session, state: RunState, phase: Phase) -> tuple[Work, dict[str, Any]]:
     """What a phase collects at this step, weighed, and the method state after it."""
-    lacking = phase.loss is not None and not state.store.shards.get(phase.name)
-    if not phase.collect.due(state.steps) and not lacking:  # what a rollback took comes again
+    if not phase.collect.due(state.steps, state.store.since.get(phase.name)):
         return Work(phase, {}), state.method
     if phase.collect.every == "step":
         graded, perf = sampled(run, state, phase)
@@ -115,7 +115,7 @@ def ready(run: Session, state: RunState, work: Work, graded: Graded) -> Work:
     with run.clock.phase("learn"):
         weighted = with_log_probabilities(run, state, phase, work.weighted, writer)
     work = dataclasses.replace(work, weighted=weighted)
-    if phase.collect.every == "step" and not phase.collect.keep:
+    if not phase.collect.lasts:
         return work
     shards = [_keep(run, state, phase, weighted)] if weighted.keep_B.any() else []
     return _lasting(state, work, shards, graded)

@@ -86,7 +86,7 @@ def test_the_collection_is_that_of_the_start_model():
     collect = PHASE.collect
     assert (collect.policy, collect.every, collect.samples) == ("start", "once", 16)
     assert (collect.temperature, collect.top_p, collect.reference) == (0.5, 0.8, True)
-    assert [collect.due(step) for step in range(3)] == [True, False, False]
+    assert [collect.due(step, since) for step, since in ((0, None), (1, 0))] == [True, False]
 
 
 def test_the_loss():

@@ -161,7 +161,8 @@ def test_controllers_see_the_newest_evaluation():
 
 def test_an_iteration_has_its_steps():
     collect = Collect(samples=2, every="iteration", steps=3)
-    assert [collect.due(step) for step in range(7)] == [1, 0, 0, 1, 0, 0, 1]
+    assert collect.due(7, since=None)
+    assert [collect.due(step, since=7) for step in range(8, 12)] == [False, False, True, True]
 
 
 def test_what_is_not_finite_is_refused_with_advice():

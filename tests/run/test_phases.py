@@ -157,7 +157,7 @@ def test_a_table_goes_on_in_parts_of_another_size(settings, tmp_path, whole, mon
 @pytest.mark.parametrize(("limits", "steps"), [("[24,24]", 3), ("[24]", 6)])
 def test_what_a_rollback_takes_is_collected_again(settings, tmp_path, monkeypatch, limits, steps):
     """The store is again what it was when the round began: here, empty. It comes again in the next
-    round, or in the rest of this one."""
+    round, or in the rest of this one, and has its two steps."""
     from pruner_jax.measure import guards
 
     def watch(history, options):
@@ -172,7 +172,7 @@ def test_what_a_rollback_takes_is_collected_again(settings, tmp_path, monkeypatc
     steps = [line for line in map(json.loads, lines) if line["kind"] == "step"]
     assert [line["step"] for line in steps] == [1, 2, 3, 4, 5, 6]
     collected = [line["step"] for line in steps if "prune/generated_tokens" in line]
-    assert collected == [1, 3, 4, 5]  # the fourth step found nothing to go on with
+    assert collected == [1, 3, 4, 6]  # the fourth step found nothing to go on with
     assert all(line["prune/updates"] > 0 for line in steps)
 
 
@@ -220,15 +220,34 @@ def test_a_signal_stops_between_the_updates_of_a_step(settings, tmp_path, monkey
     assert left_behind(tmp_path / "run") == left_behind(tmp_path / "whole")
 
 
-def test_a_step_that_would_be_lost_with_others_or_has_sampled_is_finished():
-    def looks(saved, *every):
-        phases = [types.SimpleNamespace(collect=types.SimpleNamespace(every=x)) for x in every]
-        run = types.SimpleNamespace(saved=saved, method=types.SimpleNamespace(phases=phases))
+def test_a_step_that_would_be_lost_with_others_is_finished():
+    def looks(saved):
         state = RunState(learn=None, reference=None, steps=7)
-        return learning.heeds_signals(run, state) is not None
+        run = types.SimpleNamespace(saved=saved)
+        return learning.heeds_signals(run, state, collected=False) is not None
 
-    assert looks((0, 7, 0), "once") and looks((0, 7, 0), "iteration", "once")
-    assert not looks((0, 6, 0), "once") and not looks((0, 7, 0), "once", "step")
+    assert looks((0, 7, 0)) and not looks((0, 6, 0))
+
+
+def test_a_step_that_has_collected_is_finished(settings, tmp_path, monkeypatch, capfd):
+    """Or its weighing would be lost. Here the signal comes in the second step's updates."""
+    checker = tmp_path / "checker.py"
+    checker.write_text("def check(problem, text, answer): return True\n")
+    words = ("--method.name=star", "--method.options={problems: 4, hints: false, update_rows: 1}")
+    words = (*words, f"--verify.checker={checker}:check", "--rounds.limits=[24]")
+    prune(settings(f"--out={tmp_path / 'whole'}", *words))
+    metrics = left_behind(tmp_path / "whole")["metrics"]
+    first, second, *_ = (x["prune/updates"] for x in metrics if x["kind"] == "step")
+    assert second > 1
+    stop = functools.partial(signal.raise_signal, signal.SIGTERM)
+    at_visit(monkeypatch, learn, "to_devices", int(first) + 1, stop)
+    with pytest.raises(Interrupted, match="stopped by SIGTERM"):
+        prune(settings(f"--out={tmp_path / 'run'}", *words))
+    lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line)["kind"] for line in lines].count("step") == 2
+    assert "given up" not in capfd.readouterr().err
+    prune(settings(f"--out={tmp_path / 'run'}", *words))
+    assert left_behind(tmp_path / "run") == left_behind(tmp_path / "whole")
 
 
 # -- tables that are shared ------------------------------------------------------------------------

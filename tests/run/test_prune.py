@@ -21,6 +21,7 @@ from pruner_jax.run import prune as prune_module
 from pruner_jax.run.engine import Engine
 from pruner_jax.run.interrupts import Interrupted
 from pruner_jax.run.prune import prune
+from pruner_jax.run.state import meta_of
 from pruner_jax.sample.options import SampleOptions
 from pruner_jax.store.folder import FolderError
 from pruner_jax.store.records import read_rollouts
@@ -391,6 +392,90 @@ def test_after_an_alarm_a_round_goes_on_with_the_steps_left(settings, tmp_path, 
         prune(settings(f"--out={tmp_path / 'killed'}", *words))
     prune(settings(f"--out={tmp_path / 'killed'}", *words))
     assert left_behind(tmp_path / "killed") == left_behind(out)
+
+
+@pytest.fixture
+def all_correct(tmp_path):
+    """The setting by which every answer of the random model counts."""
+    path = tmp_path / "checker.py"
+    path.write_text("def check(problem, text, answer): return True\n")
+    return f"--verify.checker={path}:check"
+
+
+def watch_states(monkeypatch):
+    """``seen[n]``: what is saved of the state before step n + 1 and after it."""
+    seen, real = {}, step.train_step
+
+    def watched(run, state):
+        before = meta_of(state)
+        record = real(run, state)
+        seen[before["steps"]] = before, meta_of(state)
+        return record
+
+    monkeypatch.setattr(prune_module, "train_step", watched)
+    return seen
+
+
+@pytest.mark.parametrize("method", ["hapo", "harmonic"])
+def test_a_rollback_restores_what_the_method_remembered(
+    settings, tmp_path, monkeypatch, all_correct, method
+):
+    """Steps 5 and 6 ring: back to the fourth's parameters and memory, twice. Killed at any of the
+    steps that follow, it ends the same."""
+    words = (*GUARDED, f"--method.name={method}", all_correct, "--rounds.steps=8")
+    words = (*words, "--rounds.limits=[24]", "--rounds.save_every=1")
+    ring(monkeypatch, ("step", 5), ("step", 6))
+    out, seen = tmp_path / "whole", watch_states(monkeypatch)
+    summary = prune(settings(f"--out={out}", *words))
+    assert [(r["steps"], r["picked_step"]) for r in summary["rounds"]] == [(8, 8)]
+    (began, _), (fifth, rang) = seen[0], seen[4]
+    assert seen[5][0]["method"] == seen[6][0]["method"] == fifth["method"]
+    assert fifth["method"] != began["method"] and fifth["method"] != rang["method"]
+    assert seen[7][0]["method"] != fifth["method"]
+    for visit in (6, 7):
+        at_visit(monkeypatch, learning, "learn", visit, die)
+        killed = tmp_path / str(visit)
+        with pytest.raises(Died):
+            prune(settings(f"--out={killed}", *words))
+        prune(settings(f"--out={killed}", *words))
+        assert left_behind(killed) == left_behind(out)
+
+
+@pytest.mark.parametrize(
+    ("rings", "trained_on", "part", "collected"),
+    [
+        (11, [0, 4, 8], (3, 4), [0, 4, 8, 12]),  # back to step 10, which had learnt from these
+        (9, [0, 4, 9], (0, 4), [0, 4, 8, 9, 13]),  # back to the round's start: the rest is over
+    ],
+)
+def test_a_rollback_restores_what_was_collected(
+    settings, tmp_path, monkeypatch, all_correct, rings, trained_on, part, collected
+):
+    """Iterations of 4 steps whose rows are kept, in rounds of 8. Killed after the rollback, the run
+    ends the same, without the files that nobody needs."""
+    words = (*GUARDED, all_correct, "--rounds.steps=8", "--method.name=star")
+    words = (*words, "--method.options={problems: 4, hints: false, update_rows: 1}")
+    words = (*words, "--method.collect.steps=4", "--rounds.save_every=1")
+    ring(monkeypatch, ("step", rings))
+    out, seen, parts, real = tmp_path / "whole", watch_states(monkeypatch), [], learning.learn
+    monkeypatch.setattr(
+        learning, "learn", lambda *a, **kw: parts.append(kw["part"]) or real(*a, **kw)
+    )
+    prune(settings(f"--out={out}", *words))
+    ((phase, shards),) = seen[rings][1]["store"]["shards"].items()
+    assert shards == tuple(f"{phase}-{n:05d}.parquet" for n in trained_on)
+    assert parts[rings] == part
+    steps = [n for n, (before, after) in seen.items() if before["cursors"] != after["cursors"]]
+    assert steps == collected
+    killed = tmp_path / "killed"
+    at_visit(monkeypatch, learning, "learn", rings + 1, die)
+    with pytest.raises(Died):
+        prune(settings(f"--out={killed}", *words))
+    prune(settings(f"--out={killed}", *words))
+    assert left_behind(killed) == left_behind(out)
+    known = [*trained_on, collected[-1]] if part[0] == 0 else collected
+    wanted = [f"{phase}-{n:05d}.parquet" for n in known]
+    assert sorted(path.name for path in (killed / "store").iterdir()) == wanted
 
 
 def test_the_third_alarm_ends_a_round(settings, tmp_path, monkeypatch):
