@@ -275,6 +275,20 @@ def check_columns(method: Method, problems: list[Problem]) -> None:
             slot.texts(problems)
 
 
+def problems_of(phase: Phase, settings: PruneConfig, train: int) -> int:
+    """Problems that a phase collects rows of at a time; ``train``: how many there are."""
+    if phase.collect.problems is not None:
+        return (
+            min(phase.collect.problems, train)
+            if phase.collect.every == "once"
+            else phase.collect.problems
+        )
+    if phase.collect.every == "once":
+        return train
+    steps = phase.collect.steps if phase.collect.every == "iteration" else 1
+    return settings.rounds.prompts * steps
+
+
 def collection_limit(settings: PruneConfig) -> int:
     """Most tokens of a response that a training problem may get: of the longest round."""
     limits = settings.rounds.limits

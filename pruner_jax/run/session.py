@@ -41,6 +41,7 @@ from pruner_jax.run.checks import (
     collection_limit,
     idle_parts,
     inputs,
+    problems_of,
     unlike_published,
 )
 from pruner_jax.run.clock import Clock
@@ -390,20 +391,6 @@ def _today(written: dict[str, Any]) -> dict[str, Any]:
         return plain(layered(None, [written]))
     except ConfigError:
         return written
-
-
-def problems_of(phase: Phase, settings: PruneConfig, train: int) -> int:
-    """Problems that a phase collects rows of at a time; ``train``: how many there are."""
-    if phase.collect.problems is not None:
-        return (
-            min(phase.collect.problems, train)
-            if phase.collect.every == "once"
-            else phase.collect.problems
-        )
-    if phase.collect.every == "once":
-        return train
-    steps = phase.collect.steps if phase.collect.every == "iteration" else 1
-    return settings.rounds.prompts * steps
 
 
 def iteration_steps(phase: Phase, settings: PruneConfig) -> int:
