@@ -22,9 +22,16 @@ from pruner_jax.run.measuring import as_told
 from pruner_jax.types import Graded, Problem, Purpose
 
 
-def inputs(settings: PruneConfig | EvaluateConfig) -> list[pathlib.Path]:
-    """Files on which the results depend, wherever the settings name one: the code of a method or a
-    checker, tables of problems; and the description of the model."""
+def inputs(settings: PruneConfig) -> list[pathlib.Path]:
+    """Files on which the results of a run depend: those that the settings name, and the description
+    of the model."""
+    described = pathlib.Path(settings.model) / "config.json"
+    return sorted({*named_files(settings), *([described] if described.is_file() else [])})
+
+
+def named_files(settings: PruneConfig | EvaluateConfig) -> list[pathlib.Path]:
+    """Files that settings name, wherever they do: the code of a method or a checker, tables of
+    problems."""
 
     def texts(tree: Any) -> Iterator[str]:
         if isinstance(tree, dict):
@@ -42,7 +49,6 @@ def inputs(settings: PruneConfig | EvaluateConfig) -> list[pathlib.Path]:
         pathlib.Path(name.rpartition(".py:")[0] + ".py" if ".py:" in name else name)
         for name in named
     ]
-    paths.append(pathlib.Path(settings.model) / "config.json")
     return sorted({path for path in paths if path.is_file()})
 
 

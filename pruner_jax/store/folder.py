@@ -160,7 +160,7 @@ def open_folder(
     folder = RunFolder(pathlib.Path(out))
     _check_root(folder)
     folder.root.mkdir(parents=True, exist_ok=True)
-    with _lock(folder.root):
+    with lock(folder.root):
         folder = _accepted(folder, config, machine, today)
         if folder.changes or not folder.config.exists():
             write_atomically(folder.config, _text(config))
@@ -184,7 +184,7 @@ def check_folder(
     _check_root(folder)
     if not folder.config.exists():
         return folder
-    with _lock(folder.root):
+    with lock(folder.root):
         return _accepted(folder, config, machine, today)
 
 
@@ -256,7 +256,8 @@ def _foreign(root: pathlib.Path) -> bool:
 
 
 @contextlib.contextmanager
-def _lock(root: pathlib.Path) -> Iterator[None]:
+def lock(root: pathlib.Path) -> Iterator[None]:
+    """Take a folder for this process; FolderError where another one has it."""
     with open(root / ".lock", "a+") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+import shutil
 import signal
 import types
 
@@ -17,6 +18,7 @@ from pruner_jax.run.interrupts import Interrupted
 from pruner_jax.run.prune import prune
 from pruner_jax.run.session import Session
 from pruner_jax.run.state import Mark
+from pruner_jax.store import folder as folder_module
 from pruner_jax.store.folder import FolderError
 from pruner_jax.store.records import Metrics, read_rollouts
 from pruner_jax.types import Origin
@@ -127,7 +129,7 @@ def test_an_evaluation_goes_on_with_the_part_that_it_was_at(tmp_path, monkeypatc
     found = play(out, "--sample.rows=32")
     assert sampled == [2, 2, 2, 2]  # the one that was interrupted twice
     assert {path.name for path in (tmp_path / "out").iterdir()} == {
-        "model.parquet", "model.settings.json", "evaluation.json",
+        "model.parquet", "model.settings.json", "evaluation.json", ".lock",
     }  # fmt: skip
     assert found == play()  # in one call, of which nothing is kept
     sampled.clear()
@@ -137,6 +139,42 @@ def test_an_evaluation_goes_on_with_the_part_that_it_was_at(tmp_path, monkeypatc
     for change, says in (("--seed=1", "seed: was 0, now 1"), (f"--model={other}", "weights: was")):
         with pytest.raises(FolderError, match=rf"(?s)of another evaluation \(model\):.*  {says}"):
             play(out, change)
+
+
+def test_responses_of_an_evaluation_are_of_one_model_and_one_process(tmp_path, monkeypatch):
+    """Whatever a model's folder has beside weights counts, of the one to compare with as well. A
+    note of an older version, which knew fewer settings and files, is one of today's defaults."""
+    first, second = tmp_path / "first", tmp_path / "second"
+    for folder in (first, second):
+        shutil.copytree(TINY, folder)
+    words = [f"--model={first}", f"--against={second}", "--problems.options.test=2"]
+    words += ["--test.samples=1", "--test.limit=8", "--test.resamples=100", "--verify.workers=1"]
+    out = tmp_path / "out"
+
+    def play(*more):
+        return evaluate_verb(load(EvaluateConfig, None, [*words, f"--out={out}", *more]))
+
+    found = play()
+    monkeypatch.setattr(evaluate, "measure", lambda *args, **how: pytest.fail("sampled again"))
+    note = out / "model.settings.json"
+    written = json.loads(note.read_text())
+    older = json.loads(note.read_text())
+    del older["described"], older["programs"], older["test"]["top_k"]
+    older["files"][f"{first}/config.json"] = "0"
+    note.write_text(json.dumps(older))
+    assert play() == found and json.loads(note.read_text()) == written
+    for name, folder in (("model", first), ("against", second)):
+        for path in ("tokenizer_config.json", "generation_config.json", "config.json"):
+            kept = (folder / path).read_text()
+            (folder / path).write_text(kept + " ")
+            with pytest.raises(FolderError, match=rf"(?s)evaluation \({name}\):.*described.{path}"):
+                play()
+            (folder / path).write_text(kept)
+    with folder_module.lock(out), pytest.raises(FolderError, match="another process"):
+        play()
+    note.unlink()
+    with pytest.raises(FolderError, match=r"model\.settings\.json, which would say .* not there"):
+        play()
 
 
 EXAMPLES = [{"question": "C7 A4.", "response": f" C7=7 A{n}" + " A4=1" * 3} for n in range(2)]
