@@ -79,7 +79,7 @@ def stages_of(run: Session, longest: Mapping[str, int]) -> dict[str, Stage]:
         # The learner is gone.
         "test": sampling("test", second + params, engine, measured("test")),
     }
-    teacher = settings.teacher.model
+    teacher = run.names.get("teacher")
     if teacher and (taught := collected(True)):
         config = hf.read_config(hf.find_folder(teacher))
         writer = dataclasses.replace(engine, config=config)

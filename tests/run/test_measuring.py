@@ -13,6 +13,7 @@ import pytest
 from pruner_jax.config import EvaluateConfig, load
 from pruner_jax.report import track
 from pruner_jax.run import engine, evaluate
+from pruner_jax.run import prune as prune_module
 from pruner_jax.run.evaluate import evaluate_verb
 from pruner_jax.run.interrupts import Interrupted
 from pruner_jax.run.prune import prune
@@ -85,6 +86,44 @@ def test_a_run_tells_its_budgets_when_it_measures(settings, model, tmp_path, mon
     commit = {"name": "owner/tiny@v1", "commit": "8b1f0c3"}
     assert summary["models"] == {"model": commit}
     assert json.loads((out / "inputs.json").read_text())["owner/tiny@v1"] == "commit 8b1f0c3"
+
+
+def test_a_run_goes_on_with_the_models_that_it_was_begun_with(
+    settings, model, tmp_path, monkeypatch
+):
+    """Whose main branches on the hub have moved on meanwhile; a new run takes them as they are."""
+    asked, main = [], ["aaa"]
+
+    def snapshot_download(name, *, revision, allow_patterns):
+        asked.append((name, revision))
+        cached = tmp_path / name / "snapshots" / (revision or main[0])
+        if not cached.exists():
+            cached.parent.mkdir(parents=True, exist_ok=True)
+            cached.symlink_to(model)
+        return str(cached)
+
+    def play_round(run, state):
+        raise Interrupted(signal.SIGTERM)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
+    monkeypatch.setattr(prune_module, "play_round", play_round)
+    parts = {"model": "o/large", "expander": "o/small", "teacher": "o/wise"}
+    words = [f"--{part}.model={parts[part]}" for part in ("expander", "teacher")]
+    words += ["--model=o/large", "--expander.limit=8", f"--out={tmp_path / 'run'}"]
+    with pytest.raises(Interrupted):
+        prune(settings(*words))
+    assert {revision for _, revision in asked} == {None}
+    asked.clear()
+    main[0] = "bbb"
+    with pytest.raises(Interrupted):
+        prune(settings(*words))
+    assert set(asked) == {(name, "aaa") for name in parts.values()}
+    noted = json.loads((tmp_path / "run" / "inputs.json").read_text())
+    assert {noted[name] for name in parts.values()} == {"commit aaa"}
+    with pytest.raises(Interrupted):
+        prune(settings(*words, f"--out={tmp_path / 'new'}"))
+    noted = json.loads((tmp_path / "new" / "inputs.json").read_text())
+    assert {noted[name] for name in parts.values()} == {"commit bbb"}
 
 
 def test_a_budget_that_nothing_tells_is_refused_at_once(settings, tmp_path):
