@@ -109,7 +109,8 @@ class Session:
     expander: Second | None = None
     # By part: the name in the settings, and the commit of what came from the hub.
     models: dict[str, dict[str, str | None]] = dataclasses.field(default_factory=dict)
-    folder: RunFolder | None = None  # these three: not in a dry run
+    folder: RunFolder | None = None  # these four: not in a dry run
+    tracker: Tracker | None = None
     metrics: Metrics | None = None
     checkpoints: Checkpoints | None = None
     history: list[dict[str, Any]] = dataclasses.field(default_factory=list)
@@ -360,9 +361,11 @@ def open_session(settings: PruneConfig) -> Iterator[Session]:
             )
             for change in session.folder.changes:
                 progress.log(f"changed since the run was stopped: {change}")
-            tracker = Tracker(settings.track, session.folder.root, plain(settings), progress.log)
-            stack.callback(tracker.close)
-            session.metrics = Metrics(session.folder.metrics, tracker)
+            session.tracker = Tracker(
+                settings.track, session.folder.root, plain(settings), progress.log
+            )
+            stack.callback(session.tracker.close)
+            session.metrics = Metrics(session.folder.metrics, session.tracker)
             session.checkpoints = Checkpoints(session.folder.checkpoints)
             stack.callback(session.checkpoints.close)
         yield session

@@ -88,6 +88,39 @@ def test_a_run_tells_its_budgets_when_it_measures(settings, model, tmp_path, mon
     assert json.loads((out / "inputs.json").read_text())["owner/tiny@v1"] == "commit 8b1f0c3"
 
 
+def test_trackers_open_before_anything_is_sampled(settings, tmp_path, monkeypatch):
+    """With what the run has of the step whose evaluation is next."""
+    places, sent = [], []
+
+    def open_one(place):
+        if not places:
+            places.append(None)
+            raise OSError("no login")
+        places.append(place.step)
+        return track.Writer(lambda numbers, step: sent.append((step, "loss" in numbers)), list)
+
+    def stopped(run, state):
+        raise Interrupted(signal.SIGTERM)
+
+    monkeypatch.setitem(track._OPEN, "wandb", open_one)
+    monkeypatch.setitem(track.PACKAGES, "wandb", "json")  # any that is installed
+    words = (f"--out={tmp_path / 'run'}", "--track.to=[wandb]", "--rounds.limits=[24]")
+    asked = settings(*words, "--rounds.steps=2")
+    with monkeypatch.context() as patch, pytest.raises(ValueError, match=r"opened .*no login"):
+        patch.setattr(prune_module, "compare_sampler_with_learner", stopped)
+        prune(asked)
+    with monkeypatch.context() as patch, pytest.raises(Interrupted):
+        patch.setattr(prune_module, "add_candidate", stopped)
+        prune(asked)
+    assert (places[1:], sent) == ([0], [(0, False), (1, True), (2, True)])
+    with monkeypatch.context() as patch, pytest.raises(Interrupted):
+        patch.setattr(prune_module, "finish", stopped)
+        prune(asked)
+    assert (places[2:], sent[3:]) == ([2], [(2, True), (2, False)])
+    prune(asked)
+    assert (places[3:], sent[5:]) == ([3], [])
+
+
 def test_a_run_goes_on_with_the_models_that_it_was_begun_with(
     settings, model, tmp_path, monkeypatch
 ):
