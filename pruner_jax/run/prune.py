@@ -98,7 +98,7 @@ def start(run: Session) -> RunState:
     keep_only(run.folder.store, [])
     run.metrics.cut(0)
     run.tracker.open(0)
-    params = run.take_parameters()
+    params = run.load_parameters()
     run.checkpoints.save_parameters("start", params)
     state = RunState(
         learn=init_state(params, run.engine.config, run.optimizer, run.mesh),
@@ -129,7 +129,6 @@ def resume(run: Session) -> RunState | None:
     newest = run.checkpoints.latest()
     if newest is None:
         return None
-    run.take_parameters()  # and drop them: the checkpoint has newer ones
     meta = run.checkpoints.meta(newest)
     run.metrics.cut(meta["lines"])
     # Files of the test are whole, and only written once the rounds are over: they stay.

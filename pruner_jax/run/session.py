@@ -95,7 +95,7 @@ class Session:
     rollout files."""
 
     settings: PruneConfig
-    policy: Policy  # without parameters once they are taken, and in a dry run
+    policy: Policy  # without parameters
     engine: Engine
     problems: dict[str, list[Problem]]
     method: Method
@@ -166,11 +166,9 @@ class Session:
             mesh=self.mesh,
         )
 
-    def take_parameters(self) -> PyTree:
-        """The parameters that were loaded; the session lets go of them."""
-        params = self.policy.params
-        self.policy = dataclasses.replace(self.policy, params=None)
-        return params
+    def load_parameters(self) -> PyTree:
+        """The parameters of the model that came, from its folder."""
+        return handle.with_weights(self.policy, mesh=self.mesh, rules=LEARN_RULES).params
 
     @property
     def parameters_like(self) -> PyTree:
@@ -341,7 +339,7 @@ def open_session(settings: PruneConfig) -> Iterator[Session]:
         )
         if settings.expander.model is not None:
             expander = dataclasses.replace(settings.expander, model=names["expander"])
-            session.expander = load_expander(expander, **shared, checked_only=settings.dry_run)
+            session.expander = load_expander(expander, **shared, checked_only=True)
             limit = collection_limit(settings)
             check_room(
                 session.expander, settings.expander, problems["train"], limit, "rounds.limits"
@@ -351,7 +349,6 @@ def open_session(settings: PruneConfig) -> Iterator[Session]:
         for line in (*unlike_published(method, settings), *idle_parts(method, settings)):
             progress.log(line)
         if not settings.dry_run:
-            session.policy = handle.with_weights(policy, mesh=mesh, rules=LEARN_RULES)
             session.models = _models(settings, names)
             commits = {m["name"]: m["commit"] for m in session.models.values() if m["commit"]}
             session.folder = stack.enter_context(
@@ -368,6 +365,8 @@ def open_session(settings: PruneConfig) -> Iterator[Session]:
             session.metrics = Metrics(session.folder.metrics, session.tracker)
             session.checkpoints = Checkpoints(session.folder.checkpoints)
             stack.callback(session.checkpoints.close)
+            if session.expander is not None:
+                session.expander = load_expander(expander, **shared)
         yield session
 
 

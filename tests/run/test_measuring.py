@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from pruner_jax.config import EvaluateConfig, load
+from pruner_jax.policy import hf
 from pruner_jax.report import track
 from pruner_jax.run import engine, evaluate
 from pruner_jax.run import prune as prune_module
@@ -115,6 +116,7 @@ def test_trackers_open_before_anything_is_sampled(settings, tmp_path, monkeypatc
     assert (places[1:], sent) == ([0], [(0, False), (1, True), (2, True)])
     with monkeypatch.context() as patch, pytest.raises(Interrupted):
         patch.setattr(prune_module, "finish", stopped)
+        patch.setattr(hf, "read_weights", None)  # of no use to a run that has a checkpoint
         prune(asked)
     assert (places[2:], sent[3:]) == ([2], [(2, True), (2, False)])
     prune(asked)

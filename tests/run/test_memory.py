@@ -122,6 +122,10 @@ def test_a_dry_run_loads_no_weights_but_looks_at_their_files(
     one = 4 * found["parameters"]
     held = 2 * one + found["expander_bytes"] + found["cache_bytes"]["test"]
     assert found["stage_bytes"]["test"] == held
+    monkeypatch.setattr(session, "device_bytes", lambda mesh: held - 1)
+    with pytest.raises(ValueError, match=r"^memory: the stage"):  # as soon in a run
+        prune(settings(*words, "--dry_run=false"))
+    monkeypatch.undo()
     weights = tmp_path / "model" / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-1])
     with pytest.raises(ValueError, match="truncated"):
