@@ -78,6 +78,14 @@ def find_folder(name: str | os.PathLike[str]) -> Path:
         ) from error
 
 
+def description_files(folder: Path) -> dict[str, Path]:
+    """Files of a folder that say, beside its weights, what a model answers: its description, its
+    end tokens, its tokenizer with the template. By their names there."""
+    named = [folder / name for name in (CONFIG, GENERATION, *TOKENIZER_FILES)]
+    files = [file for path in named for file in (path.rglob("*") if path.is_dir() else [path])]
+    return {str(file.relative_to(folder)): file for file in sorted(files) if file.is_file()}
+
+
 def commit_of(folder: Path) -> str | None:
     """The commit of a folder in the hub's cache, which is its name there; None of any other."""
     return folder.name if folder.parent.name == "snapshots" else None

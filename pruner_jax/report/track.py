@@ -1,8 +1,9 @@
 """A run's numbers in TensorBoard, Weights & Biases or Trackio, as metrics.jsonl gets them.
 
 Takes the records of steps and evaluations; of these the numbers, those of evaluations under
-``monitor/``. A run that is continued goes on under the same name and id (in OUT/.track). What a
-tracker cannot do is told once and stops nothing; metrics.jsonl stays the record of the run.
+``monitor/``. A run that is continued goes on under the same name and id (in OUT/.track). One that
+cannot be opened stops a start, before anything is sampled. What a tracker cannot do later is told
+once and stops nothing; metrics.jsonl stays the record of the run.
 """
 
 from __future__ import annotations
@@ -112,7 +113,7 @@ def check_installed(options: TrackOptions) -> None:
 
 
 class Tracker:
-    """Sends records to the trackers that a run asks for; they are opened with the first one."""
+    """Sends records to the trackers that a run asks for, once they are open."""
 
     def __init__(
         self,
@@ -122,41 +123,52 @@ class Tracker:
         log: Callable[[str], None],
     ):
         self._options, self._root, self._config, self._log = options, root, config, log
-        self._writers: dict[str, Writer] | None = None
+        self._writers: dict[str, Writer] = {}
 
-    def __call__(self, record: Record) -> None:
-        """Send a record that metrics.jsonl has got."""
-        if not self._options.to or record["kind"] not in _KINDS:
+    def open(self, step: int) -> None:
+        """Open all, for records of this step and later ones. Those that the file has already are
+        sent again, for what a tracker has of them goes.
+
+        Raises:
+          ValueError: one could not be opened.
+        """
+        if not self._options.to:
             return
-        records = [record]
-        if self._writers is None:
-            self._open(record["step"])
-            records = self._since(record["step"])
-        for name, writer in list(self._writers.items()):
-            with self._telling(name):
-                for found in records:
-                    writer.send(numbers_of(found), found["step"])
-
-    def close(self) -> None:
-        """All that was sent is there."""
-        for name, writer in list((self._writers or {}).items()):
-            with self._telling(name):
-                writer.close()
-
-    def _open(self, step: int) -> None:
         name = self._options.name or self._root.resolve().name
         place = _Place(
             self._root, self._options.project, name, _id(self._root, name), self._config, step
         )
-        self._writers = {}
         for tracker in self._options.to:
-            with self._telling(tracker):
-                self._writers[tracker] = _OPEN[tracker](place)
+            try:
+                with contextlib.redirect_stdout(sys.stderr):  # stdout belongs to --json
+                    self._writers[tracker] = _OPEN[tracker](place)
+            except Exception as error:
+                raise ValueError(
+                    f"track.to has {tracker!r}, which cannot be opened ({error!r}); see to its "
+                    "login and its connection, or take it out of track.to"
+                ) from error
+        for record in self._since(step):
+            self(record)
+
+    def __call__(self, record: Record) -> None:
+        """Send a record that metrics.jsonl has got."""
+        if record["kind"] not in _KINDS:
+            return
+        for name, writer in list(self._writers.items()):
+            with self._telling(name):
+                writer.send(numbers_of(record), record["step"])
+
+    def close(self) -> None:
+        """All that was sent is there."""
+        for name, writer in list(self._writers.items()):
+            with self._telling(name):
+                writer.close()
 
     def _since(self, step: int) -> list[Record]:
         """The file's records from this step on: a start may find it between a step and its
-        evaluation, and what a tracker has of the step goes."""
-        lines = (self._root / "metrics.jsonl").read_text().splitlines()
+        evaluation."""
+        path = self._root / "metrics.jsonl"
+        lines = path.read_text().splitlines() if path.exists() else []
         return [r for r in map(json.loads, lines) if r["kind"] in _KINDS and r["step"] >= step]
 
     @contextlib.contextmanager

@@ -31,10 +31,12 @@ def check_collections(
     engine: Engine,
     folder: pathlib.Path,
     problems: Sequence[Problem],
+    teacher: str | None,
 ) -> None:
     """The reference table fits if it is there, the teacher's file or model can be read; nothing is
-    written. ``folder``: of the start model; ``problems``: those to train on. A run that goes on
-    after its first step has what it wants of the table, which is looked at again if it does not.
+    written. ``folder``: of the start model; ``problems``: those to train on; ``teacher``: the name
+    by which to find its model. A run that goes on after its first step has what it wants of the
+    table, which is looked at again if it does not.
 
     Raises:
       ValueError: with what differs, or which line or file is wrong.
@@ -53,12 +55,12 @@ def check_collections(
         if settings.teacher.file is not None:
             read_responses(settings.teacher, problems)
         else:
-            _check_teacher(settings)
+            _check_teacher(settings, teacher)
 
 
-def _check_teacher(settings: PruneConfig) -> None:
+def _check_teacher(settings: PruneConfig, model: str) -> None:
     """The teacher's description and tokenizer are there, and fit each other."""
-    teacher = handle.describe(settings.teacher.model)
+    teacher = handle.describe(model)
     Engine.of(
         teacher,
         text_options=settings.teacher.text,

@@ -22,9 +22,16 @@ from pruner_jax.run.measuring import as_told
 from pruner_jax.types import Graded, Problem, Purpose
 
 
-def inputs(settings: PruneConfig | EvaluateConfig) -> list[pathlib.Path]:
-    """Files on which the results depend, wherever the settings name one: the code of a method or a
-    checker, tables of problems; and the description of the model."""
+def inputs(settings: PruneConfig) -> list[pathlib.Path]:
+    """Files on which the results of a run depend: those that the settings name, and the description
+    of the model."""
+    described = pathlib.Path(settings.model) / "config.json"
+    return sorted({*named_files(settings), *([described] if described.is_file() else [])})
+
+
+def named_files(settings: PruneConfig | EvaluateConfig) -> list[pathlib.Path]:
+    """Files that settings name, wherever they do: the code of a method or a checker, tables of
+    problems."""
 
     def texts(tree: Any) -> Iterator[str]:
         if isinstance(tree, dict):
@@ -42,7 +49,6 @@ def inputs(settings: PruneConfig | EvaluateConfig) -> list[pathlib.Path]:
         pathlib.Path(name.rpartition(".py:")[0] + ".py" if ".py:" in name else name)
         for name in named
     ]
-    paths.append(pathlib.Path(settings.model) / "config.json")
     return sorted({path for path in paths if path.is_file()})
 
 
@@ -274,6 +280,20 @@ def check_columns(method: Method, problems: list[Problem]) -> None:
     for _, slot in (found for phase in method.phases for found in slots.walk(phase)):
         if isinstance(slot, Written):
             slot.texts(problems)
+
+
+def problems_of(phase: Phase, settings: PruneConfig, train: int) -> int:
+    """Problems that a phase collects rows of at a time; ``train``: how many there are."""
+    if phase.collect.problems is not None:
+        return (
+            min(phase.collect.problems, train)
+            if phase.collect.every == "once"
+            else phase.collect.problems
+        )
+    if phase.collect.every == "once":
+        return train
+    steps = phase.collect.steps if phase.collect.every == "iteration" else 1
+    return settings.rounds.prompts * steps
 
 
 def collection_limit(settings: PruneConfig) -> int:

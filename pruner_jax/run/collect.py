@@ -20,7 +20,7 @@ from pruner_jax.objective.method import Phase, looks_at_tokens
 from pruner_jax.objective.weigh import trained
 from pruner_jax.problems.order import order
 from pruner_jax.run.ahead import own_sampling, table_key
-from pruner_jax.run.checks import collection_limit
+from pruner_jax.run.checks import collection_limit, problems_of
 from pruner_jax.run.conditions import force_hook
 from pruner_jax.run.engine import Engine
 from pruner_jax.run.programs import said, taxonomy
@@ -31,7 +31,7 @@ from pruner_jax.run.second import (
     unusable,
     written,
 )
-from pruner_jax.run.session import PyTree, Session, problems_of
+from pruner_jax.run.session import PyTree, Session
 from pruner_jax.run.state import RunState
 from pruner_jax.sample.sampler import SampleStats
 from pruner_jax.store.table import Table, open_table

@@ -140,10 +140,14 @@ class Engine:
             examples=self.examples if examples is None else examples,
         )
 
-    def cache_bytes(self, limit: int, prompt: int) -> int:
-        """Keys and values on each device of a full batch of responses of ``limit`` tokens to a
-        prompt of ``prompt``, at their largest: one layer is there twice while rows move."""
-        config, rows = self.config, self.sampling.rows
+    def seats(self, count: int) -> int:
+        """Most rows that a device holds at a time while ``count`` are written."""
+        return shapes_of(self.sampling, self.mesh, count).full
+
+    def cache_bytes(self, limit: int, prompt: int, rows: int) -> int:
+        """Keys and values of so many rows on a device, responses of ``limit`` tokens to a prompt of
+        ``prompt``, at their largest: one layer is there twice while rows move."""
+        config = self.config
         shapes = shapes_of(self.sampling, self.mesh, rows)
         slots = shapes.most_slots(prompt, limit, self.sampling.block)
         per_slot = 2 * (config.layers + 1) * config.kv_heads * config.head_width

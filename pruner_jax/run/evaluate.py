@@ -17,7 +17,7 @@ import pathlib
 from collections.abc import Callable
 from typing import Any
 
-from pruner_jax.config import EvaluateConfig
+from pruner_jax.config import ConfigError, EvaluateConfig
 from pruner_jax.config import plain as plain_settings
 from pruner_jax.measure import stats
 from pruner_jax.measure.outcomes import Outcomes, outcomes
@@ -28,7 +28,7 @@ from pruner_jax.problems.source import load_problems
 from pruner_jax.report.progress import Progress
 from pruner_jax.run import joint
 from pruner_jax.run.ahead import model_digest
-from pruner_jax.run.checks import inputs
+from pruner_jax.run.checks import named_files
 from pruner_jax.run.compilation import keep_compiled_programs
 from pruner_jax.run.interrupts import Interrupts
 from pruner_jax.run.joint import Joint
@@ -37,7 +37,8 @@ from pruner_jax.run.programs import answer, check_are_programs, lines, load_scor
 from pruner_jax.run.second import Second, check_room, load_expander, load_second
 from pruner_jax.run.session import MACHINE
 from pruner_jax.sample.steps import Scorer
-from pruner_jax.store.folder import FolderError, changes_refused, digests, write_atomically
+from pruner_jax.settings import Given, build
+from pruner_jax.store.folder import FolderError, changes_refused, digests, lock, write_atomically
 from pruner_jax.store.records import read_graded, write_rollouts
 from pruner_jax.types import Graded, Problem, Purpose
 from pruner_jax.verify.pool import Verifier
@@ -65,13 +66,15 @@ def evaluate_verb(settings: EvaluateConfig) -> dict[str, Any]:
         )
     score = load_scorer(settings.programs.scorer)
     names = {"model": settings.model, "against": settings.against}
-    if settings.out is not None:
-        for name, folder in names.items():
-            if folder is not None:
-                _take_file(settings, name, folder)
-    keep_compiled_programs()
-    problems = load_problems(settings.problems, settings.split)
     with contextlib.ExitStack() as stack:
+        if settings.out is not None:
+            pathlib.Path(settings.out).mkdir(parents=True, exist_ok=True)
+            stack.enter_context(lock(pathlib.Path(settings.out)))
+            for name, folder in names.items():
+                if folder is not None:
+                    _take_file(settings, name, folder)
+        keep_compiled_programs()
+        problems = load_problems(settings.problems, settings.split)
         progress = stack.enter_context(Progress())
         verifier = stack.enter_context(Verifier(settings.verify))
         if settings.programs.asked:
@@ -144,17 +147,25 @@ def _take_file(settings: EvaluateConfig, name: str, folder: str) -> None:
 
     Raises:
       FolderError: of another model, or sampled or checked in another way; what differs is named.
+        Or there is no note of how they were made.
     """
-    path = _file(settings, name)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    path, place = _file(settings, name), hf.find_folder(folder)
     note = path.with_suffix(".settings.json")
+    described = hf.description_files(place)
     now = {
-        "weights": model_digest(hf.find_folder(folder)),
-        "files": digests(inputs(settings)),
+        "weights": model_digest(place),
+        "described": dict(zip(described, digests(described.values()).values())),
+        "files": digests(named_files(settings)),
         **{room: plain_settings(getattr(settings, room)) for room in _OF_THE_RESPONSES},
     }
     if path.exists() or any(path.parent.glob(f"{name}.*-*.parquet")):
-        old = json.loads(note.read_text()) if note.exists() else {}
+        if not note.exists():
+            raise FolderError(
+                f"{path.parent} holds responses ({path.stem}*.parquet), but {note.name}, which "
+                "would say how they were made, is not there: an older version made them, or it was "
+                "taken away. Give another --out, or delete them to sample again."
+            )
+        old = _today(json.loads(note.read_text()), now)
         if changes := changes_refused(old, json.loads(json.dumps(now)), _FREE):
             raise FolderError(
                 f"{path.parent} holds responses of another evaluation ({name}):\n"
@@ -162,6 +173,17 @@ def _take_file(settings: EvaluateConfig, name: str, folder: str) -> None:
                 + "\nGive the same settings to continue it, or another --out."
             )
     write_atomically(note, json.dumps(now, indent=2) + "\n")
+
+
+def _today(written: dict[str, Any], now: dict[str, Any]) -> dict[str, Any]:
+    """A note that an older version wrote, as this one would: settings that came since are at their
+    defaults, and files of which it says nothing are taken as they are."""
+    rooms = {room: written[room] for room in _OF_THE_RESPONSES if room in written}
+    with contextlib.suppress(ConfigError):  # one of them is no more: they stay what they are
+        then = build(EvaluateConfig, Given(None, {"model": "", **rooms}, ()))
+        rooms = {room: plain_settings(getattr(then, room)) for room in _OF_THE_RESPONSES}
+    files = {path: written["files"].get(path, digest) for path, digest in now["files"].items()}
+    return {**now, **written, **json.loads(json.dumps(rooms)), "files": files}
 
 
 def _file(settings: EvaluateConfig, name: str) -> pathlib.Path:

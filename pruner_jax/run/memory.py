@@ -2,7 +2,7 @@
 
 Counted are the arrays that last as long as a stage, whose shapes are known: the learner's state,
 gradients and reference, the sampler's weights, and its cache at its largest. Not counted is what a
-program takes beside them while it works (activations, logits), nor an expander's cache.
+program takes beside them while it works (activations, logits), nor what an expander takes to write.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import jax
 
 from pruner_jax.mesh import DECODE_RULES
 from pruner_jax.policy import hf, weights
-from pruner_jax.run.checks import collection_limit
+from pruner_jax.run.checks import collection_limit, problems_of
 
 if TYPE_CHECKING:
     from pruner_jax.run.engine import Engine
@@ -29,7 +29,7 @@ class Stage:
 
     weights: int  # whatever the number of rows: parameters, moments, gradients
     cache: int = 0
-    rows: int = 0  # that share the cache
+    rows: int = 0  # on each device, that share the cache
     limit: str = ""  # the setting that says how long they get
 
     @property
@@ -42,33 +42,53 @@ def stages_of(run: Session, longest: Mapping[str, int]) -> dict[str, Stage]:
     """The stages of a run; ``longest``: tokens of the longest prompt of each set."""
     settings, engine = run.settings, run.engine
     params, state = on_a_device(run.parameters_like), on_a_device(run.learn_like)
-    second = _sampler_bytes(run.expander.engine, run.mesh) if run.expander else 0
+    second = sampler_bytes(run.expander.engine, run.mesh) if run.expander else 0
     state += second + (params if run.needs_reference else 0)
 
-    def sampling(name: str, held: int, writer: Engine) -> Stage:
+    def sampling(name: str, held: int, writer: Engine, count: int) -> Stage:
         limit = collection_limit(settings) if name == "train" else run.cap(name)
         own = name != "train" and getattr(settings, name).limit is not None
+        rows = writer.seats(count)
         return Stage(
-            held + _sampler_bytes(writer, run.mesh),
-            writer.cache_bytes(limit, longest[name]),
-            settings.sample.rows,
+            held + sampler_bytes(writer, run.mesh) + gathered_bytes(writer, run.mesh),
+            writer.cache_bytes(limit, longest[name], rows),
+            rows,
             f"{name}.limit" if own else "rounds.limits",
+        )
+
+    def measured(name: str) -> int:
+        return len(run.set(name)) * getattr(settings, name).samples
+
+    def collected(taught: bool) -> int:
+        """Rows of the largest collection, all that a step draws of it together."""
+        return max(
+            (
+                problems_of(phase, settings, len(run.problems["train"]))
+                * phase.collect.samples
+                * (1 + phase.collect.extra_draws)
+                for phase in run.method.phases
+                if (phase.collect.policy == "teacher") == taught
+            ),
+            default=0,
         )
 
     stages = {
         "learn": Stage(state + params),  # gradients lie like parameters
-        "train": sampling("train", state, engine),
-        "monitor": sampling("monitor", state, engine),
-        "test": sampling("test", second + params, engine),  # the learner is gone
+        "train": sampling("train", state, engine, collected(False)),
+        "monitor": sampling("monitor", state, engine, measured("monitor")),
+        # The learner is gone.
+        "test": sampling("test", second + params, engine, measured("test")),
     }
-    teacher = settings.teacher.model
-    if teacher and any(phase.collect.policy == "teacher" for phase in run.method.phases):
+    teacher = run.names.get("teacher")
+    if teacher and (taught := collected(True)):
         config = hf.read_config(hf.find_folder(teacher))
-        stages["teacher"] = sampling("train", state, dataclasses.replace(engine, config=config))
+        writer = dataclasses.replace(engine, config=config)
+        stages["teacher"] = sampling("train", state, writer, taught)
     return stages
 
 
-def _sampler_bytes(engine: Engine, mesh: jax.sharding.Mesh) -> int:
+def sampler_bytes(engine: Engine, mesh: jax.sharding.Mesh) -> int:
+    """The sampler's weights on a device."""
     shapes = weights.abstract(engine.config, engine.dtype, stacked=False)
     places = weights.weight_shardings(engine.config, mesh, DECODE_RULES, stacked=False)
     return on_a_device(
@@ -76,6 +96,15 @@ def _sampler_bytes(engine: Engine, mesh: jax.sharding.Mesh) -> int:
             lambda x, place: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place), shapes, places
         )
     )
+
+
+def gathered_bytes(engine: Engine, mesh: jax.sharding.Mesh) -> int:
+    """What the sampler's programs hold beside its weights. Each device writes its rows alone, with
+    all weights (``sample.decode``): where these lie split over ``mesh.tensor``, it gathers them."""
+    if mesh.shape["tensor"] == 1:
+        return 0
+    shapes = weights.abstract(engine.config, engine.dtype, stacked=False)
+    return sum(math.prod(x.shape) * x.dtype.itemsize for x in jax.tree.leaves(shapes))
 
 
 def on_a_device(shapes: Any) -> int:
@@ -102,9 +131,14 @@ def check_memory(stages: Mapping[str, Stage], most: int | None) -> str:
         if most is None or stage.bytes <= most:
             continue
         fitting = (most - stage.weights) * stage.rows // stage.cache if stage.cache else 0
-        cure = "split the models over more devices (mesh.fsdp, for the learner; mesh.tensor)"
+        cure = "split the learner over more devices with mesh.fsdp"
+        if stage.cache:
+            cure += ", not mesh.tensor: each device that samples needs the sampler's whole weights"
         if fitting > 0:
-            cure = f"lower sample.rows from {stage.rows} to {fitting}, or lower {stage.limit}"
+            cure = (
+                f"lower sample.rows to {fitting} ({stage.rows} share the cache now), or lower "
+                f"{stage.limit}"
+            )
         raise ValueError(
             f"memory: the stage {name!r} holds {_said(stage.bytes)} on each device "
             f"({_said(stage.weights)} of weights, {_said(stage.cache)} of cache), which gives "

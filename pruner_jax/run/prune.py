@@ -101,11 +101,12 @@ def prune(settings: PruneConfig | str | os.PathLike[str], out: str | None = None
 
 def start(run: Session) -> RunState:
     """A new run: keep and measure the model that came."""
-    params = run.take_parameters()
-    run.checkpoints.save_parameters("start", params)
     keep_only(run.folder.rollouts, [])
     keep_only(run.folder.store, [])
     run.metrics.cut(0)
+    run.tracker.open(0)
+    params = run.load_parameters()
+    run.checkpoints.save_parameters("start", params)
     state = RunState(
         learn=init_state(params, run.engine.config, run.optimizer, run.mesh),
         reference=None,
@@ -135,7 +136,6 @@ def resume(run: Session) -> RunState | None:
     newest = run.checkpoints.latest()
     if newest is None:
         return None
-    run.take_parameters()  # and drop them: the checkpoint has newer ones
     meta = run.checkpoints.meta(newest)
     run.metrics.cut(meta["lines"])
     # Files of the test are whole, and only written once the rounds are over: they stay.
@@ -145,6 +145,8 @@ def resume(run: Session) -> RunState | None:
     run.clock.total.update(meta["seconds"])
     state = state_of(meta["state"], run.checkpoints.arrays(newest, run.learn_like), reference=None)
     keep_only(run.folder.store, shards_in_use(state))
+    between = state.in_round and evaluation_due(run, state)  # a step and its evaluation
+    run.tracker.open(state.steps if between else state.steps + 1)
     if state.in_round and wants_reference(run, state):
         state.reference = reference_of(run, state)
     run.saved = position(state)

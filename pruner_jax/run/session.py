@@ -10,7 +10,7 @@ import contextlib
 import dataclasses
 import functools
 import pathlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
@@ -41,6 +41,7 @@ from pruner_jax.run.checks import (
     collection_limit,
     idle_parts,
     inputs,
+    problems_of,
     unlike_published,
 )
 from pruner_jax.run.clock import Clock
@@ -53,7 +54,7 @@ from pruner_jax.run.memory import Stage, check_memory, device_bytes, stages_of
 from pruner_jax.run.second import Second, check_room, load_expander, load_second
 from pruner_jax.run.state import Mark, RunState
 from pruner_jax.store.checkpoints import Checkpoints
-from pruner_jax.store.folder import RunFolder, check_folder, open_folder
+from pruner_jax.store.folder import RunFolder, begun_with, check_folder, open_folder
 from pruner_jax.store.records import Metrics, write_rollouts
 from pruner_jax.types import Graded, Problem, Weighted
 from pruner_jax.verify.pool import Verifier
@@ -94,7 +95,7 @@ class Session:
     rollout files."""
 
     settings: PruneConfig
-    policy: Policy  # without parameters once they are taken, and in a dry run
+    policy: Policy  # without parameters
     engine: Engine
     problems: dict[str, list[Problem]]
     method: Method
@@ -104,10 +105,12 @@ class Session:
     progress: Progress
     clock: Clock
     interrupts: Interrupts
+    names: dict[str, str]  # by part (model, expander, teacher): by which to find it
     expander: Second | None = None
     # By part: the name in the settings, and the commit of what came from the hub.
     models: dict[str, dict[str, str | None]] = dataclasses.field(default_factory=dict)
-    folder: RunFolder | None = None  # these three: not in a dry run
+    folder: RunFolder | None = None  # these four: not in a dry run
+    tracker: Tracker | None = None
     metrics: Metrics | None = None
     checkpoints: Checkpoints | None = None
     history: list[dict[str, Any]] = dataclasses.field(default_factory=list)
@@ -155,7 +158,7 @@ class Session:
     def load_teacher(self) -> Second:
         """The teacher, from its folder each time: it is wanted while it writes and no longer."""
         return load_second(
-            self.settings.teacher.model,
+            self.names["teacher"],
             text_options=self.settings.teacher.text,
             sampling=self.settings.sample,
             verifier=self.engine.verifier,
@@ -163,11 +166,9 @@ class Session:
             mesh=self.mesh,
         )
 
-    def take_parameters(self) -> PyTree:
-        """The parameters that were loaded; the session lets go of them."""
-        params = self.policy.params
-        self.policy = dataclasses.replace(self.policy, params=None)
-        return params
+    def load_parameters(self) -> PyTree:
+        """The parameters of the model that came, from its folder."""
+        return handle.with_weights(self.policy, mesh=self.mesh, rules=LEARN_RULES).params
 
     @property
     def parameters_like(self) -> PyTree:
@@ -269,11 +270,10 @@ class Session:
 
     def _second_bytes(self) -> dict[str, int]:
         """What the weights of an expander and a teacher take beside those of the sampler."""
-        models = {"expander": self.settings.expander.model, "teacher": self.settings.teacher.model}
         size = jnp.dtype(self.engine.dtype).itemsize
         found = {}
-        for name, model in models.items():
-            if model is not None:
+        for name, model in self.names.items():
+            if name != "model":
                 shapes = weights.abstract(hf.read_config(hf.find_folder(model)), jnp.float32)
                 found[f"{name}_bytes"] = sum(x.size for x in jax.tree.leaves(shapes)) * size
         return found
@@ -292,7 +292,8 @@ def open_session(settings: PruneConfig) -> Iterator[Session]:
         progress = stack.enter_context(Progress())
         problems = load_sets(settings.problems)
         mesh = make_mesh(settings.mesh.data, settings.mesh.fsdp, settings.mesh.tensor)
-        policy = handle.describe(settings.model)
+        names = _names(settings)
+        policy = handle.describe(names["model"])
         hf.open_weights(policy.folder, policy.config)  # checks
         verifier = stack.enter_context(Verifier(settings.verify))
         verifier.prepare(problem for part in problems.values() for problem in part)
@@ -307,7 +308,9 @@ def open_session(settings: PruneConfig) -> Iterator[Session]:
         )
         check_columns(method, problems["train"])
         longest = check_context(settings, method, engine, problems)
-        check_collections(settings, method, engine, policy.folder, problems["train"])
+        check_collections(
+            settings, method, engine, policy.folder, problems["train"], names.get("teacher")
+        )
         warmup(settings.optimizer, optimizer_steps(settings, method))  # checks
         optimizer = make_optimizer(settings.optimizer, policy.config)
         shared = {
@@ -332,11 +335,11 @@ def open_session(settings: PruneConfig) -> Iterator[Session]:
             progress=progress,
             clock=Clock(),
             interrupts=stack.enter_context(Interrupts()),
+            names=names,
         )
         if settings.expander.model is not None:
-            session.expander = load_expander(
-                settings.expander, **shared, checked_only=settings.dry_run
-            )
+            expander = dataclasses.replace(settings.expander, model=names["expander"])
+            session.expander = load_expander(expander, **shared, checked_only=True)
             limit = collection_limit(settings)
             check_room(
                 session.expander, settings.expander, problems["train"], limit, "rounds.limits"
@@ -346,8 +349,7 @@ def open_session(settings: PruneConfig) -> Iterator[Session]:
         for line in (*unlike_published(method, settings), *idle_parts(method, settings)):
             progress.log(line)
         if not settings.dry_run:
-            session.policy = handle.with_weights(policy, mesh=mesh, rules=LEARN_RULES)
-            session.models = _models(settings, session.policy.folder)
+            session.models = _models(settings, names)
             commits = {m["name"]: m["commit"] for m in session.models.values() if m["commit"]}
             session.folder = stack.enter_context(
                 open_folder(
@@ -356,24 +358,34 @@ def open_session(settings: PruneConfig) -> Iterator[Session]:
             )
             for change in session.folder.changes:
                 progress.log(f"changed since the run was stopped: {change}")
-            tracker = Tracker(settings.track, session.folder.root, plain(settings), progress.log)
-            stack.callback(tracker.close)
-            session.metrics = Metrics(session.folder.metrics, tracker)
+            session.tracker = Tracker(
+                settings.track, session.folder.root, plain(settings), progress.log
+            )
+            stack.callback(session.tracker.close)
+            session.metrics = Metrics(session.folder.metrics, session.tracker)
             session.checkpoints = Checkpoints(session.folder.checkpoints)
             stack.callback(session.checkpoints.close)
+            if session.expander is not None:
+                session.expander = load_expander(expander, **shared)
         yield session
 
 
-def _models(settings: PruneConfig, folder: pathlib.Path) -> dict[str, dict[str, str | None]]:
-    """Which models the run works with; ``folder``: of the one that is pruned."""
-    folders = {"model": (settings.model, folder)}
-    for part in ("expander", "teacher"):
-        name = getattr(settings, part).model
-        if name is not None:
-            folders[part] = name, hf.find_folder(name)
+def _asked(settings: PruneConfig) -> dict[str, str]:
+    """The models that the settings name, by part."""
+    named = {part: getattr(settings, part).model for part in ("expander", "teacher")}
+    return {"model": settings.model} | {part: name for part, name in named.items() if name}
+
+
+def _names(settings: PruneConfig) -> dict[str, str]:
+    """By what to find them: those that the run in the folder was begun with."""
+    return {part: begun_with(settings.out, name) for part, name in _asked(settings).items()}
+
+
+def _models(settings: PruneConfig, names: Mapping[str, str]) -> dict[str, dict[str, str | None]]:
+    """Which models the run works with, as the settings name them and as they were found."""
     return {
-        part: {"name": name, "commit": hf.commit_of(found)}
-        for part, (name, found) in folders.items()
+        part: {"name": name, "commit": hf.commit_of(hf.find_folder(names[part]))}
+        for part, name in _asked(settings).items()
     }
 
 
@@ -390,20 +402,6 @@ def _today(written: dict[str, Any]) -> dict[str, Any]:
         return plain(layered(None, [written]))
     except ConfigError:
         return written
-
-
-def problems_of(phase: Phase, settings: PruneConfig, train: int) -> int:
-    """Problems that a phase collects rows of at a time; ``train``: how many there are."""
-    if phase.collect.problems is not None:
-        return (
-            min(phase.collect.problems, train)
-            if phase.collect.every == "once"
-            else phase.collect.problems
-        )
-    if phase.collect.every == "once":
-        return train
-    steps = phase.collect.steps if phase.collect.every == "iteration" else 1
-    return settings.rounds.prompts * steps
 
 
 def iteration_steps(phase: Phase, settings: PruneConfig) -> int:

@@ -24,12 +24,12 @@ from pruner_jax.objective.metrics import completions
 from pruner_jax.objective.rows import first_prompts, together
 from pruner_jax.objective.weigh import weigh
 from pruner_jax.run import collect
+from pruner_jax.run.checks import problems_of
 from pruner_jax.run.learning import Work, finish
 from pruner_jax.run.offers import context, log_probabilities
 from pruner_jax.run.session import (
     PyTree,
     Session,
-    problems_of,
 )
 from pruner_jax.run.shards import write_shard
 from pruner_jax.run.state import RunState

@@ -25,6 +25,8 @@ from typing import Any
 
 import yaml
 
+_COMMIT = "commit"  # before that of a model, in the note of the inputs
+
 DURABLE = "durable"  # a file in the folder of a checkpoint all of which would survive a power cut
 
 # What a run has measured before its first step stays true under other rules of what follows.
@@ -160,7 +162,7 @@ def open_folder(
     folder = RunFolder(pathlib.Path(out))
     _check_root(folder)
     folder.root.mkdir(parents=True, exist_ok=True)
-    with _lock(folder.root):
+    with lock(folder.root):
         folder = _accepted(folder, config, machine, today)
         if folder.changes or not folder.config.exists():
             write_atomically(folder.config, _text(config))
@@ -184,7 +186,7 @@ def check_folder(
     _check_root(folder)
     if not folder.config.exists():
         return folder
-    with _lock(folder.root):
+    with lock(folder.root):
         return _accepted(folder, config, machine, today)
 
 
@@ -225,13 +227,23 @@ def _with_inputs(
     """The folder with the inputs that changed since its last start; notes what they are now."""
     note = folder.inputs
     old = json.loads(note.read_text()) if note.exists() else {}
-    new = digests(inputs) | {model: f"commit {commit}" for model, commit in commits.items()}
+    new = digests(inputs) | {model: f"{_COMMIT} {commit}" for model, commit in commits.items()}
     if new != old:
         write_atomically(note, json.dumps(new, indent=2) + "\n")
     changed = [
         f"{path}: its content" for path in sorted(new) if old.get(path, new[path]) != new[path]
     ]
     return dataclasses.replace(folder, changes=(*folder.changes, *changed))
+
+
+def begun_with(out: str | os.PathLike[str], model: str) -> str:
+    """The name under which a run goes on with the model that it was begun with: of one from the hub
+    the commit that its folder notes, for a branch may have moved on."""
+    note = RunFolder(pathlib.Path(out)).inputs
+    known = json.loads(note.read_text()) if note.exists() else {}
+    word, _, commit = known.get(model, "").partition(" ")
+    here = pathlib.Path(model).expanduser().is_dir()
+    return f"{model.partition('@')[0]}@{commit}" if word == _COMMIT and not here else model
 
 
 def digests(files: Iterable[pathlib.Path]) -> dict[str, str]:
@@ -256,7 +268,8 @@ def _foreign(root: pathlib.Path) -> bool:
 
 
 @contextlib.contextmanager
-def _lock(root: pathlib.Path) -> Iterator[None]:
+def lock(root: pathlib.Path) -> Iterator[None]:
+    """Take a folder for this process; FolderError where another one has it."""
     with open(root / ".lock", "a+") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

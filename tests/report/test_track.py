@@ -19,9 +19,10 @@ def evaluation(n):
     return {"kind": "evaluate", "round": 1, "step": n, "accuracy": 0.5, "parameters": "start"}
 
 
-def opened(root, *to, log=None, **options):
-    """The metrics of a start of the run in this folder, with its trackers."""
+def opened(root, *to, first=0, log=None, **options):
+    """The metrics of a start of the run in this folder, with its trackers; ``first``: its step."""
     tracker = Tracker(TrackOptions(list(to), **options), root, {"seed": 0}, log or print)
+    tracker.open(first)
     return Metrics(root / "metrics.jsonl", tracker), tracker
 
 
@@ -72,7 +73,7 @@ def test_the_numbers_of_steps_and_evaluations_are_sent(name, tmp_path, monkeypat
     assert capsys.readouterr().out == ""
 
     # The next start is the same run there, whatever it is called now.
-    metrics, tracker = opened(root, name, name="other")
+    metrics, tracker = opened(root, name, first=2, name="other")
     metrics.append(step(2))
     key = {"wandb": "id", "trackio": "name"}[name]
     assert backend.started[1][key] == settings[key] and settings[key].startswith("my-run-")
@@ -84,13 +85,13 @@ def test_a_start_between_a_step_and_its_evaluation_sends_the_step_again(tmp_path
     monkeypatch.setitem(sys.modules, "wandb", backend := Backend())
     Metrics(tmp_path / "metrics.jsonl").append(step(1))
     Metrics(tmp_path / "metrics.jsonl").append(step(2))
-    metrics, _ = opened(tmp_path, "wandb")
+    metrics, _ = opened(tmp_path, "wandb", first=2)
     metrics.append(evaluation(2))
     assert [(n, "loss" in numbers) for n, numbers in backend.logged] == [(2, True), (2, False)]
 
 
 def test_what_fails_is_told_once_and_stops_nothing(tmp_path, monkeypatch):
-    for when in ("init", "log", "finish"):
+    for when in ("log", "finish"):
         monkeypatch.setitem(sys.modules, "wandb", Backend(fails=(when,)))
         monkeypatch.setitem(sys.modules, "trackio", well := Backend())
         told, root = [], tmp_path / when
@@ -101,6 +102,16 @@ def test_what_fails_is_told_once_and_stops_nothing(tmp_path, monkeypatch):
         tracker.close()
         assert len(told) == 1 and "wandb failed" in told[0] and f"no {when}" in told[0]
         assert len(well.logged) == 3 and metrics.count == 3
+
+
+def test_one_that_cannot_be_opened_stops_the_start(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "wandb", Backend(fails=("init",)))
+    monkeypatch.setitem(sys.modules, "trackio", well := Backend())
+    with pytest.raises(ValueError, match=r"'wandb', which cannot be opened .*no init.*track\.to"):
+        opened(tmp_path, "trackio", "wandb")
+    assert well.started and not well.logged
+    opened(tmp_path)  # none is asked for
+    assert len(well.started) == 1
 
 
 def test_a_package_that_is_not_there_is_named_with_the_extra(monkeypatch):
@@ -124,7 +135,7 @@ def test_tensorboard_shows_each_step_once_after_a_restart(tmp_path):
         metrics.append(step(n))
     tracker.close()
     metrics.cut(1)  # killed; the checkpoint was of step 1
-    metrics, tracker = opened(tmp_path, "tensorboard")
+    metrics, tracker = opened(tmp_path, "tensorboard", first=2)
     metrics.append(step(2, loss=10.0))
     tracker.close()
     assert shown(tmp_path / "tensorboard", "loss") == [(1, 0.5), (2, 10.0)]

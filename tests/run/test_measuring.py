@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+import shutil
 import signal
 import types
 
@@ -10,13 +11,16 @@ import numpy as np
 import pytest
 
 from pruner_jax.config import EvaluateConfig, load
+from pruner_jax.policy import hf
 from pruner_jax.report import track
 from pruner_jax.run import engine, evaluate
+from pruner_jax.run import prune as prune_module
 from pruner_jax.run.evaluate import evaluate_verb
 from pruner_jax.run.interrupts import Interrupted
 from pruner_jax.run.prune import prune
 from pruner_jax.run.session import Session
 from pruner_jax.run.state import Mark
+from pruner_jax.store import folder as folder_module
 from pruner_jax.store.folder import FolderError
 from pruner_jax.store.records import Metrics, read_rollouts
 from pruner_jax.types import Origin
@@ -85,6 +89,78 @@ def test_a_run_tells_its_budgets_when_it_measures(settings, model, tmp_path, mon
     assert json.loads((out / "inputs.json").read_text())["owner/tiny@v1"] == "commit 8b1f0c3"
 
 
+def test_trackers_open_before_anything_is_sampled(settings, tmp_path, monkeypatch):
+    """With what the run has of the step whose evaluation is next."""
+    places, sent = [], []
+
+    def open_one(place):
+        if not places:
+            places.append(None)
+            raise OSError("no login")
+        places.append(place.step)
+        return track.Writer(lambda numbers, step: sent.append((step, "loss" in numbers)), list)
+
+    def stopped(run, state):
+        raise Interrupted(signal.SIGTERM)
+
+    monkeypatch.setitem(track._OPEN, "wandb", open_one)
+    monkeypatch.setitem(track.PACKAGES, "wandb", "json")  # any that is installed
+    words = (f"--out={tmp_path / 'run'}", "--track.to=[wandb]", "--rounds.limits=[24]")
+    asked = settings(*words, "--rounds.steps=2")
+    with monkeypatch.context() as patch, pytest.raises(ValueError, match=r"opened .*no login"):
+        patch.setattr(prune_module, "compare_sampler_with_learner", stopped)
+        prune(asked)
+    with monkeypatch.context() as patch, pytest.raises(Interrupted):
+        patch.setattr(prune_module, "add_candidate", stopped)
+        prune(asked)
+    assert (places[1:], sent) == ([0], [(0, False), (1, True), (2, True)])
+    with monkeypatch.context() as patch, pytest.raises(Interrupted):
+        patch.setattr(prune_module, "finish", stopped)
+        patch.setattr(hf, "read_weights", None)  # of no use to a run that has a checkpoint
+        prune(asked)
+    assert (places[2:], sent[3:]) == ([2], [(2, True), (2, False)])
+    prune(asked)
+    assert (places[3:], sent[5:]) == ([3], [])
+
+
+def test_a_run_goes_on_with_the_models_that_it_was_begun_with(
+    settings, model, tmp_path, monkeypatch
+):
+    """Whose main branches on the hub have moved on meanwhile; a new run takes them as they are."""
+    asked, main = [], ["aaa"]
+
+    def snapshot_download(name, *, revision, allow_patterns):
+        asked.append((name, revision))
+        cached = tmp_path / name / "snapshots" / (revision or main[0])
+        if not cached.exists():
+            cached.parent.mkdir(parents=True, exist_ok=True)
+            cached.symlink_to(model)
+        return str(cached)
+
+    def play_round(run, state):
+        raise Interrupted(signal.SIGTERM)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
+    monkeypatch.setattr(prune_module, "play_round", play_round)
+    parts = {"model": "o/large", "expander": "o/small", "teacher": "o/wise"}
+    words = [f"--{part}.model={parts[part]}" for part in ("expander", "teacher")]
+    words += ["--model=o/large", "--expander.limit=8", f"--out={tmp_path / 'run'}"]
+    with pytest.raises(Interrupted):
+        prune(settings(*words))
+    assert {revision for _, revision in asked} == {None}
+    asked.clear()
+    main[0] = "bbb"
+    with pytest.raises(Interrupted):
+        prune(settings(*words))
+    assert set(asked) == {(name, "aaa") for name in parts.values()}
+    noted = json.loads((tmp_path / "run" / "inputs.json").read_text())
+    assert {noted[name] for name in parts.values()} == {"commit aaa"}
+    with pytest.raises(Interrupted):
+        prune(settings(*words, f"--out={tmp_path / 'new'}"))
+    noted = json.loads((tmp_path / "new" / "inputs.json").read_text())
+    assert {noted[name] for name in parts.values()} == {"commit bbb"}
+
+
 def test_a_budget_that_nothing_tells_is_refused_at_once(settings, tmp_path):
     with pytest.raises(ValueError, match=r"monitor: budget is 8, but nothing says .*l1_exact"):
         prune(settings(f"--out={tmp_path / 'run'}", "--monitor.budget=8"))
@@ -134,7 +210,7 @@ def test_an_evaluation_goes_on_with_the_part_that_it_was_at(tmp_path, monkeypatc
     found = play(out, "--sample.rows=32")
     assert sampled == [2, 2, 2, 2]  # the one that was interrupted twice
     assert {path.name for path in (tmp_path / "out").iterdir()} == {
-        "model.parquet", "model.settings.json", "evaluation.json",
+        "model.parquet", "model.settings.json", "evaluation.json", ".lock",
     }  # fmt: skip
     assert found == play()  # in one call, of which nothing is kept
     sampled.clear()
@@ -144,6 +220,42 @@ def test_an_evaluation_goes_on_with_the_part_that_it_was_at(tmp_path, monkeypatc
     for change, says in (("--seed=1", "seed: was 0, now 1"), (f"--model={other}", "weights: was")):
         with pytest.raises(FolderError, match=rf"(?s)of another evaluation \(model\):.*  {says}"):
             play(out, change)
+
+
+def test_responses_of_an_evaluation_are_of_one_model_and_one_process(tmp_path, monkeypatch):
+    """Whatever a model's folder has beside weights counts, of the one to compare with as well. A
+    note of an older version, which knew fewer settings and files, is one of today's defaults."""
+    first, second = tmp_path / "first", tmp_path / "second"
+    for folder in (first, second):
+        shutil.copytree(TINY, folder)
+    words = [f"--model={first}", f"--against={second}", "--problems.options.test=2"]
+    words += ["--test.samples=1", "--test.limit=8", "--test.resamples=100", "--verify.workers=1"]
+    out = tmp_path / "out"
+
+    def play(*more):
+        return evaluate_verb(load(EvaluateConfig, None, [*words, f"--out={out}", *more]))
+
+    found = play()
+    monkeypatch.setattr(evaluate, "measure", lambda *args, **how: pytest.fail("sampled again"))
+    note = out / "model.settings.json"
+    written = json.loads(note.read_text())
+    older = json.loads(note.read_text())
+    del older["described"], older["programs"], older["test"]["top_k"]
+    older["files"][f"{first}/config.json"] = "0"
+    note.write_text(json.dumps(older))
+    assert play() == found and json.loads(note.read_text()) == written
+    for name, folder in (("model", first), ("against", second)):
+        for path in ("tokenizer_config.json", "generation_config.json", "config.json"):
+            kept = (folder / path).read_text()
+            (folder / path).write_text(kept + " ")
+            with pytest.raises(FolderError, match=rf"(?s)evaluation \({name}\):.*described.{path}"):
+                play()
+            (folder / path).write_text(kept)
+    with folder_module.lock(out), pytest.raises(FolderError, match="another process"):
+        play()
+    note.unlink()
+    with pytest.raises(FolderError, match=r"model\.settings\.json, which would say .* not there"):
+        play()
 
 
 EXAMPLES = [{"question": "C7 A4.", "response": f" C7=7 A{n}" + " A4=1" * 3} for n in range(2)]

@@ -1,5 +1,6 @@
 """What a run holds on its devices, and that it is refused where that is too much."""
 
+import dataclasses
 import pathlib
 import types
 
@@ -11,7 +12,7 @@ from jax.sharding import AbstractMesh, NamedSharding, PartitionSpec
 from pruner_jax.policy import hf
 from pruner_jax.run import session
 from pruner_jax.run.engine import Engine
-from pruner_jax.run.memory import Stage, check_memory, on_a_device
+from pruner_jax.run.memory import Stage, check_memory, gathered_bytes, on_a_device, sampler_bytes
 from pruner_jax.run.prune import prune
 from pruner_jax.sample.options import SampleOptions
 from pruner_jax.text import TextOptions
@@ -26,12 +27,14 @@ def test_what_does_not_fit_is_refused_with_what_would():
     }
     assert check_memory(stages, None) == "memory on each device: learn 30.0 GiB, test 74.0 GiB"
     assert check_memory(stages, 74 * GIB).endswith("test 74.0 GiB; it gives 74.0 GiB")
-    says = r"'test' holds 74\.0 GiB .*sample\.rows from 64 to 50, or lower test\.limit$"
+    says = r"'test' holds 74\.0 GiB .*sample\.rows to 50 \(64 share .*, or lower test\.limit$"
     with pytest.raises(ValueError, match=says):
         check_memory(stages, 61 * GIB - 1)
-    with pytest.raises(ValueError, match=r"'learn' holds 30\.0 GiB .*mesh\.fsdp"):
+    with pytest.raises(ValueError, match=r"'learn' holds 30\.0 GiB .*mesh\.fsdp$"):
         check_memory(stages, 29 * GIB)
-    with pytest.raises(ValueError, match=r"'test' .*mesh\.fsdp"):  # not even one row
+    with pytest.raises(
+        ValueError, match=r"'test' .*mesh\.fsdp, not mesh\.tensor"
+    ):  # not even one row
         check_memory({"test": stages["test"]}, 11 * GIB - 1)
 
 
@@ -58,7 +61,29 @@ def test_the_cache_at_its_largest():
         verifier=None,
         seed=0,
     )
-    assert engine.cache_bytes(16384, 300) == 64 * 18944 * 29 * 1024
+    assert engine.cache_bytes(16384, 300, engine.seats(1000)) == 64 * 18944 * 29 * 1024
+
+
+def test_rows_that_do_not_fill_the_seats_are_counted_as_they_are(settings, tmp_path):
+    words = [f"--out={tmp_path / 'run'}", "--dry_run=true", "--sample.rows=256"]
+    sets = ("--test.problems=3", "--test.samples=2", "--monitor.problems=2", "--monitor.samples=2")
+    few = prune(settings(*words, *sets, "--rounds.prompts=2"))["cache_bytes"]
+    words[-1] = "--sample.rows=1"
+    one = prune(settings(*words, *sets, "--rounds.prompts=2"))["cache_bytes"]
+    assert {name: few[name] // one[name] for name in few} == {
+        "train": 8, "monitor": 4, "test": 6,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("tensor", [1, 2])
+def test_weights_that_are_split_are_gathered_by_the_sampler(model, tensor):
+    """Whole ones come beside each device's share."""
+    config = dataclasses.replace(hf.read_config(model), kv_heads=2)
+    engine = types.SimpleNamespace(config=config, dtype="float32")
+    mesh = AbstractMesh((2 // tensor, 1, tensor), ("data", "fsdp", "tensor"))
+    whole = sampler_bytes(engine, AbstractMesh((1, 1, 1), ("data", "fsdp", "tensor")))
+    assert gathered_bytes(engine, mesh) == (whole if tensor > 1 else 0)
+    assert (sampler_bytes(engine, mesh) < whole) == (tensor > 1)
 
 
 def test_a_dry_run_tells_what_each_stage_holds(settings, tmp_path, monkeypatch):
@@ -74,7 +99,7 @@ def test_a_dry_run_tells_what_each_stage_holds(settings, tmp_path, monkeypatch):
     assert stages["test"] == 2 * one + cache["test"]  # the learner is gone
     assert 0 < cache["train"] <= cache["monitor"] < cache["test"]
     monkeypatch.setattr(session, "device_bytes", lambda mesh: stages["test"] - 1)
-    with pytest.raises(ValueError, match=r"'test' .*sample\.rows from 16 to 15"):
+    with pytest.raises(ValueError, match=r"'test' .*sample\.rows to 15 \(16 share"):
         prune(settings(*words))
 
 
@@ -97,6 +122,10 @@ def test_a_dry_run_loads_no_weights_but_looks_at_their_files(
     one = 4 * found["parameters"]
     held = 2 * one + found["expander_bytes"] + found["cache_bytes"]["test"]
     assert found["stage_bytes"]["test"] == held
+    monkeypatch.setattr(session, "device_bytes", lambda mesh: held - 1)
+    with pytest.raises(ValueError, match=r"^memory: the stage"):  # as soon in a run
+        prune(settings(*words, "--dry_run=false"))
+    monkeypatch.undo()
     weights = tmp_path / "model" / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-1])
     with pytest.raises(ValueError, match="truncated"):
