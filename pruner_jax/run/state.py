@@ -121,12 +121,23 @@ def meta_of(state: RunState) -> dict[str, Any]:
 
 
 def state_of(meta: Mapping[str, Any], learn: LearnState, reference: PyTree | None) -> RunState:
-    """The state that ``meta_of`` came from."""
-    plain = {f.name: meta[f.name] for f in dataclasses.fields(RunState) if f.name not in _ON_DEVICE}
-    plain |= _memory_of(plain)
-    for name in _MARKS:
-        plain[name] = plain[name] and _mark_of(plain[name])
-    plain["candidates"] = [_mark_of(mark) for mark in meta["candidates"]]
+    """The state that ``meta_of`` came from.
+
+    Raises:
+      ValueError: it came from that of a version that noted less.
+    """
+    names = [f.name for f in dataclasses.fields(RunState) if f.name not in _ON_DEVICE]
+    try:
+        plain = {name: meta[name] for name in names}
+        plain |= _memory_of(plain)
+        for name in _MARKS:
+            plain[name] = plain[name] and _mark_of(plain[name])
+        plain["candidates"] = [_mark_of(mark) for mark in meta["candidates"]]
+    except KeyError as error:
+        raise ValueError(
+            f"the run was saved by an older version, which did not note {error}: finish it with "
+            "that version, or begin anew with another --out"
+        ) from None
     return RunState(learn=learn, reference=reference, **plain)
 
 
