@@ -125,14 +125,21 @@ def html_table(summary: dict[str, Any]) -> str:
     """The table for the page; indented labels are parts of the row above."""
     body = "\n".join(
         f'<tr><th scope="row"{" class=part" if what.startswith(" ") else ""}>{escape(what.strip())}'
-        f"</th><td>{escape(before)}</td><td>{escape(after)}</td><td>{escape(change)}</td></tr>"
-        for what, before, after, change in rows(summary, spread=True)
+        f"</th>{''.join(map(_html_cell, numbers))}</tr>"
+        for what, *numbers in rows(summary, spread=True)
     )
     return f"""<table class="numbers sides">
-<thead><tr><th></th><th>before</th><th>after</th><th>change (interval)</th></tr></thead>
+<thead><tr><th></th><th>before</th><th>after</th><th>change</th></tr></thead>
 <tbody>
 {body}
 </tbody></table>"""
+
+
+def _html_cell(words: str) -> str:
+    """A number with its interval below it."""
+    value, _, ends = words.removesuffix(")").partition(" (")
+    ends = ends.replace(" %", "")
+    return f"<td>{escape(value)}{f'<small>{escape(ends)}</small>' if ends else ''}</td>"
 
 
 def intervals(summary: dict[str, Any]) -> str:

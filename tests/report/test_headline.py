@@ -52,10 +52,11 @@ def test_rows_say_what_the_summary_says(summary):
 
 def test_the_page_shows_the_intervals_of_each_model(summary):
     page, ends = headline.html_table(summary), summary["final"]["mean_tokens_in_general"]
-    assert f"({ends['low']:.1f} to {ends['high']:.1f})" in page
+    shown = f"<small>{ends['low']:.1f} to {ends['high']:.1f}</small>"
+    assert shown in page
     assert "(" not in headline.rows(summary)[1][2]  # the terminal has no room
     del summary["final"]["mean_tokens_in_general"]  # as older runs
-    assert f"({ends['low']:.1f} to {ends['high']:.1f})" not in headline.html_table(summary)
+    assert shown not in headline.html_table(summary)
 
 
 def test_budgets_have_rows_of_their_own(summary):
@@ -66,7 +67,7 @@ def test_budgets_have_rows_of_their_own(summary):
     found = {what.strip(): cells for what, *cells in headline.rows(summary)}
     assert found["off 30 tokens"] == ["40.0", "10.0", "×0.25"]
     assert found["over them"] == ["25.0 %", "25.0 %", "±0.0"]
-    assert "10.0 (9.0 to 11.0)" in headline.html_table(summary)
+    assert "10.0<small>9.0 to 11.0</small>" in headline.html_table(summary)
 
 
 def test_unknown_numbers_become_dashes(summary):
