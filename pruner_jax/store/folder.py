@@ -211,7 +211,9 @@ def _accepted(
     if not folder.config.exists():
         return folder
     old, new = _read_config(folder), yaml.safe_load(_text(config))
-    changed = _changed(old, new) and _changed(old := today(old), new)
+    if _changed(old, new):
+        old = today(old)
+    changed = _changed(old, new)
     if not steps_made(folder.root):
         machine = (*machine, *UNTIL_THE_FIRST_STEP)
     refused = changes_refused(old, new, machine)

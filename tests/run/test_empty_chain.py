@@ -1,6 +1,5 @@
 """For which problems the empty chain was chosen: the records of a run, and the study's script."""
 
-import importlib.util
 import json
 import pathlib
 
@@ -18,13 +17,9 @@ pytestmark = pytest.mark.usefixtures("quick_to_compile")
 
 
 @pytest.fixture(scope="module")
-def script():
+def script(benchmark):
     """benchmarks/empty_chain.py."""
-    path = ROOT / "benchmarks" / "empty_chain.py"
-    spec = importlib.util.spec_from_file_location("empty_chain", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return benchmark("empty_chain")
 
 
 def shares(difficulty, chosen):

@@ -1,7 +1,6 @@
 """The two studies of Hawkeye: their verbs on a tiny model, their tables from numbers by hand."""
 
 import dataclasses
-import importlib.util
 import json
 import pathlib
 import re
@@ -27,13 +26,9 @@ SMALL = {
 
 
 @pytest.fixture(scope="module")
-def hawkeye():
+def hawkeye(benchmark):
     """benchmarks/hawkeye.py."""
-    spec = importlib.util.spec_from_file_location("hawkeye", ROOT / "benchmarks" / "hawkeye.py")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["hawkeye"] = module  # where dataclasses look it up
-    spec.loader.exec_module(module)
-    return module
+    return benchmark("hawkeye")
 
 
 def cells(lines, first):

@@ -1,10 +1,8 @@
 """The testbed's teacher of PaD: every class of failure, its files, and what a run says of it."""
 
 import collections
-import importlib.util
 import json
 import pathlib
-import sys
 
 import pytest
 
@@ -21,13 +19,9 @@ RARE = {"ZeroDivision", "Timeout", "Unsupported"}
 
 
 @pytest.fixture(scope="module")
-def pad():
+def pad(benchmark):
     """benchmarks/pad.py."""
-    spec = importlib.util.spec_from_file_location("pad", ROOT / "benchmarks" / "pad.py")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["pad"] = module  # where dataclasses look it up
-    spec.loader.exec_module(module)
-    return module
+    return benchmark("pad")
 
 
 @pytest.fixture(scope="module")
