@@ -3,7 +3,8 @@
 Each verb is one configuration class, the words that may stand without a name, and one function. The
 function is imported when its verb is called, so ``--help`` needs neither JAX nor a network. Exit
 code: 0 when what was asked for was done, 1 when it failed, 2 when a word or a setting is unknown or
-of the wrong type, 130 when interrupted (143 by SIGTERM).
+of the wrong type, 130 when interrupted (143 by SIGTERM), 75 when another host is gone: the same
+command continues.
 """
 
 from __future__ import annotations
@@ -153,7 +154,7 @@ def _run(verb: Verb, words: list[str]) -> int:
     except Exception as error:
         if traceback:
             raise
-        return _fail(1, _explain(error))
+        return _fail(getattr(error, "exit_code", 1), _explain(error))
     if as_json:
         print(json.dumps(result))
     return 0

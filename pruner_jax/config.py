@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
 from pruner_jax import methods
-from pruner_jax.learn.options import LearnOptions, MeshOptions, OptimizerOptions
+from pruner_jax.learn.options import LearnOptions, MeshOptions, OptimizerOptions, PodOptions
 from pruner_jax.measure.comparison import CompareConfig, EntryOptions
 from pruner_jax.measure.options import AutoOptions, EvaluateOptions, GuardOptions, PickOptions
 from pruner_jax.measure.programs import ProgramsOptions
@@ -267,6 +267,7 @@ class PruneConfig:
     learn: LearnOptions = _default(LearnOptions)
     optimizer: OptimizerOptions = _default(OptimizerOptions)
     mesh: MeshOptions = _default(MeshOptions)
+    pod: PodOptions = _default(PodOptions)
     monitor: EvaluateOptions = _default(EvaluateOptions)
     test: EvaluateOptions = _default(EvaluateOptions)
     pick: PickOptions = _default(PickOptions)

@@ -59,6 +59,38 @@ def make_mesh(
     return Mesh(grid, AXES, axis_types=(AxisType.Auto,) * len(AXES))
 
 
+def local_mesh(mesh: Mesh) -> Mesh:
+    """The devices of this process on a mesh of their own, all rows on the axis ``data``; the mesh
+    itself where there is no other process.
+
+    Raises:
+      ValueError: an axis ``tensor`` spans processes, where each layer of a decode step would wait
+        for their network.
+    """
+    own = mesh.local_devices
+    if len(own) == mesh.size:
+        return mesh
+    tensor = mesh.shape["tensor"]
+    grid = mesh.devices.reshape(-1, tensor)
+    inside = [all(d.process_index == row[0].process_index for d in row) for row in grid]
+    if not all(inside):
+        raise ValueError(
+            f"mesh: tensor = {tensor} takes devices of several hosts, which have {len(own)} each; "
+            f"allowed: a divisor of {len(own)}"
+        )
+    mine = [row for row in grid if row[0].process_index == own[0].process_index]
+    return Mesh(np.asarray(mine)[:, None], AXES, axis_types=mesh.axis_types)
+
+
+def on_this_process(x: jax.Array) -> jax.Array:
+    """An array of which every process has the whole, on the devices of this one alone."""
+    if x.is_fully_addressable:
+        return x
+    place = NamedSharding(local_mesh(x.sharding.mesh), x.sharding.spec)
+    own = [shard.data for shard in x.addressable_shards]
+    return jax.make_array_from_single_device_arrays(x.shape, place, own)
+
+
 def shardings(axes_tree: Any, mesh: Mesh, rules: Rules, shapes: Any = None) -> Any:
     """The NamedSharding of every leaf of logical axes (tuples of names or None).
 

@@ -1,6 +1,7 @@
 """Options of learning that are the machine's or the optimiser's (no JAX here).
 
-``MeshOptions`` says how devices are arranged, ``OptimizerOptions`` how gradients become steps,
+``MeshOptions`` says how devices are arranged, ``PodOptions`` how the processes of several hosts
+find each other, ``OptimizerOptions`` how gradients become steps,
 ``LearnOptions`` how rows are packed and in which precision they are computed; none of its fields
 changes the gradient beyond rounding. What a method decides is ``objective.loss_spec.LossSpec``.
 """
@@ -8,6 +9,7 @@ changes the gradient beyond rounding. What a method decides is ``objective.loss_
 from __future__ import annotations
 
 import dataclasses
+from typing import Literal
 
 SCHEDULES = ("constant", "cosine", "linear")
 REMATS = ("auto", "none", "dots", "full")
@@ -34,6 +36,42 @@ class MeshOptions:
                 raise ValueError(f"mesh.{name} is {size}; allowed: 1 or more, or -1 for the rest")
         if sum(size == -1 for size in sizes.values()) > 1:
             raise ValueError(f"mesh is {sizes}; only one of its sizes may be -1")
+
+
+@dataclasses.dataclass(frozen=True)
+class PodOptions:
+    """How the processes of a run on several hosts find each other. The same command runs on all."""
+
+    start: Literal["auto", "pod", "none"] = "auto"
+    """auto: look for others where the environment speaks of them (several TPU workers, tasks of
+    Slurm or MPI, JAX_COORDINATOR_ADDRESS) or a coordinator is given. pod: look in any case. none:
+    run alone."""
+
+    coordinator: str | None = None
+    """Address and port of the first process, where the cluster does not tell."""
+
+    processes: int | None = None
+    """How many there are, where the cluster does not tell."""
+
+    process: int | None = None
+    """Number of this one, from 0, where the cluster does not tell."""
+
+    wait: int = 300
+    """Seconds in which all must have come."""
+
+    patience: int = 30
+    """Seconds without a sign of life after which a process is taken for dead, and the others end
+    (exit code 75: the same command continues)."""
+
+    def __post_init__(self) -> None:
+        for name in ("wait", "patience"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"pod.{name} is {getattr(self, name)}; allowed: 1 or more seconds")
+        if self.coordinator is not None and ":" not in self.coordinator:
+            raise ValueError(
+                f"pod.coordinator is {self.coordinator!r}; allowed: an address and a port, such as "
+                "10.0.0.2:1234"
+            )
 
 
 @dataclasses.dataclass(frozen=True)

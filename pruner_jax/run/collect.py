@@ -7,6 +7,7 @@ so that a reference table can serve other runs.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import pathlib
 import time
@@ -157,8 +158,8 @@ def collect_table(run: Session, state: RunState, phase: Phase) -> Graded:
     problems, visit_P = draw(run, state, phase)
     limit = collection_limit(run.settings) if _is_once(phase) else state.limit
     table = _open(run, state, phase, limit)
-    with table.filling(waiting(run, table)):
-        missing = table.missing(problems, visit_P)
+    with filling(run, table):
+        missing = run.pod.lead(table.missing, problems, visit_P)
         if len(missing) < len(problems) and not is_charged(run, phase):
             run.clock.charge("table", table.seconds(problems, visit_P))
         asked, visit_M = [problems[i] for i in missing], visit_P[missing]
@@ -217,7 +218,15 @@ def that_count(
         )
 
 
-def waiting(run: Session, table: Table) -> Callable[[], None]:
+@contextlib.contextmanager
+def filling(run: Session, table: Table) -> Iterator[None]:
+    """Only this run adds rows to the table; where another one does, it waits."""
+    with contextlib.ExitStack() as stack:
+        run.pod.lead(stack.enter_context, table.filling(_waiting(run, table)))
+        yield
+
+
+def _waiting(run: Session, table: Table) -> Callable[[], None]:
     """What is done while another run fills the table."""
     said = False
 
@@ -252,7 +261,7 @@ def _sample_parts(
         if taught:
             graded = in_the_students_words(graded, engine, run.engine)
             _tell_unusable(run, graded, [], limit)
-        table.add(graded, step=state.steps, seconds=time.perf_counter() - begun)
+        _add(run, state, table, graded, seconds=time.perf_counter() - begun)
         run.progress.update(
             min(len(problems), first + at_once),
             accuracy=float(graded.correct_B.mean()) if len(graded) else None,
@@ -291,7 +300,12 @@ def _read_teacher(
     )
     graded = run.engine.grade(rollouts)
     _tell_unusable(run, graded, found.rejects, limit)
-    table.add(graded, step=state.steps)
+    _add(run, state, table, graded)
+
+
+def _add(run: Session, state: RunState, table: Table, graded: Graded, seconds: float = 0) -> None:
+    """Write rows into the table, once for all processes."""
+    run.pod.lead(lambda: table.add(graded, step=state.steps, seconds=seconds))
 
 
 def _tell_unusable(
@@ -302,14 +316,20 @@ def _tell_unusable(
     rejects = [*rejects, *unusable(graded, limit)]
     if rejects:
         path = run.folder.root / "rejects.jsonl"
-        add_rejects(path, rejects)
+        run.pod.lead(add_rejects, path, rejects)
         run.progress.log(f"{len(rejects)} responses of the teacher cannot be used: {path}")
 
 
 def _open(run: Session, state: RunState, phase: Phase, limit: int) -> Table:
     """The table of a phase: of its own name, of an iteration its step too."""
-    key = table_key(run.settings, run.engine, run.policy.folder, phase, limit)
-    return open_table(table_folder(run, state, phase), key, own=not _is_shared(run, phase))
+    table = Table(table_folder(run, state, phase), own=not _is_shared(run, phase))
+
+    def make() -> None:
+        key = table_key(run.settings, run.engine, run.policy.folder, phase, limit)
+        open_table(table.folder, key, own=table.own)
+
+    run.pod.lead(make)
+    return table
 
 
 def table_folder(run: Session, state: RunState, phase: Phase) -> pathlib.Path:

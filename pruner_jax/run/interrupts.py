@@ -14,17 +14,14 @@ import os
 import signal
 import threading
 
+from pruner_jax.pod.together import ALONE, Pod
+from pruner_jax.pod.watch import Interrupted
+
+__all__ = ["Interrupted", "Interrupts"]
+
 _SIGNALS = [
     getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)
 ]
-
-
-class Interrupted(KeyboardInterrupt):
-    """The run was asked to stop. ``exit_code`` is what a shell would report, as 143."""
-
-    def __init__(self, number: signal.Signals):
-        super().__init__(f"stopped by {number.name}; the same command continues")
-        self.exit_code = 128 + number
 
 
 class Interrupts:
@@ -32,7 +29,8 @@ class Interrupts:
     shell started in the background. Outside the main thread it does nothing: Python delivers
     signals there only."""
 
-    def __init__(self) -> None:
+    def __init__(self, pod: Pod = ALONE) -> None:
+        self._pod = pod
         self._noted: signal.Signals | None = None
         self._before: dict[signal.Signals, object] = {}
 
@@ -60,6 +58,14 @@ class Interrupts:
             os.write(2, words.encode())
 
     def check(self, *_: object) -> None:
-        """Raise Interrupted if a signal came."""
+        """Raise Interrupted if a signal came, here or to another process of the pod. For work that
+        each process does by itself (`Pod.each`)."""
         if self._noted is not None:
+            self._pod.ask_to_stop(self._noted)
             raise Interrupted(self._noted)
+        if self._pod.stop is not None:
+            raise Interrupted(self._pod.stop)
+
+    def check_together(self, *_: object) -> None:
+        """The same where all processes come: they raise at the same place, or none does."""
+        self._pod.each(self.check)

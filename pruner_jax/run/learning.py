@@ -95,7 +95,7 @@ def heeds_signals(
         jax.block_until_ready(running)  # of the update before, so that the next is packed meanwhile
         running = metrics
         try:
-            run.interrupts.check()
+            run.interrupts.check_together()
         except Interrupted:
             run.progress.log(f"step {state.steps + 1} is given up after {number + 1} updates")
             raise

@@ -1,0 +1,91 @@
+"""What must be the same on every host before anything is computed: settings, program, data, folder.
+
+Hosts that differ would compute different programs and wait for each other for ever, or learn from
+different numbers without a word. Gives what is compared (`together.Pod.agree`).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import json
+import pathlib
+import secrets
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from pruner_jax import settings as reading
+from pruner_jax.pod.together import Pod, Unlike
+from pruner_jax.types import Problem
+
+LIKE = "start all hosts with the same command, files and versions"
+
+_PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy", "transformers", "tokenizers")
+
+
+def likeness(settings: Any) -> dict[str, str]:
+    """Settings by dotted name, the digest of this package's files and versions of others; without
+    what tells processes apart."""
+    found: dict[str, str] = {}
+
+    def flatten(tree: Any, name: str) -> None:
+        if isinstance(tree, Mapping) and tree:
+            for key, branch in tree.items():
+                flatten(branch, f"{name}.{key}" if name else str(key))
+        else:
+            found[name] = json.dumps(tree, sort_keys=True, default=str)
+
+    flatten(reading.plain(settings), "")
+    found.pop("pod.process", None)
+    package = pathlib.Path(__file__).parents[1]
+    found["program"] = digest(sorted(package.rglob("*.py")), package)
+    return found | {f"version of {name}": importlib.metadata.version(name) for name in _PACKAGES}
+
+
+def digest(files: Iterable[pathlib.Path], root: pathlib.Path) -> str:
+    """Of what files hold, and of their names under a root."""
+    total = hashlib.blake2b(digest_size=8)
+    for path in files:
+        total.update(str(path.relative_to(root)).encode() + b"\0" + path.read_bytes())
+    return total.hexdigest()
+
+
+def digests_of_problems(problems: Mapping[str, Sequence[Problem]]) -> dict[str, str]:
+    """Of the questions and answers of every set."""
+    found = {}
+    for name, some in problems.items():
+        said = json.dumps([[p.id, p.question, p.answer, p.checker] for p in some])
+        found[f"the set {name} ({len(some)} problems)"] = hashlib.blake2b(
+            said.encode(), digest_size=8
+        ).hexdigest()
+    return found
+
+
+def digests_of_model(folder: pathlib.Path) -> dict[str, str]:
+    """Of a model's small files; of its weights the names and sizes, for they take long to read."""
+    found = {}
+    for path in sorted(folder.iterdir()):
+        if path.suffix == ".safetensors":
+            found[path.name] = f"{path.stat().st_size} bytes"
+        elif path.is_file() and path.suffix in (".json", ".jinja", ".txt", ".model"):
+            found[path.name] = digest([path], folder)
+    return found
+
+
+def check_shared(pod: Pod, root: pathlib.Path) -> None:
+    """Refuse a folder of the run that is not one and the same on all hosts: checkpoints are written
+    by all, and what the first one writes is read by all.
+
+    Raises:
+      Unlike: naming the processes that see another folder.
+    """
+    note, said = root / ".shared", secrets.token_hex(8)
+    said = pod.lead(lambda: note.write_text(said) and said)
+    seen = pod.gather(note.exists() and note.read_text() == said)
+    blind = [index for index, sees in enumerate(seen) if not sees]
+    if blind:
+        raise Unlike(
+            f"out={str(root)!r} is not the same folder on all hosts: processes {blind} do not see "
+            "what process 0 wrote there; give a folder that all share (a network file system, or a "
+            "bucket that is mounted)"
+        )

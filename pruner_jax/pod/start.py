@@ -1,0 +1,82 @@
+"""How the processes of a run find each other, before JAX looks at any device.
+
+Takes ``PodOptions`` and the environment; gives the `Pod` for as long as the run lasts. On Cloud TPU
+pods, GKE, Slurm and Open MPI, JAX finds the others by itself. A run alone starts nothing.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator, Mapping
+
+import jax
+
+from pruner_jax.learn.options import PodOptions
+from pruner_jax.pod.together import Pod, PodError
+from pruner_jax.pod.watch import Watch
+
+# JAX ends a process by itself when it has not heard of another for this long; the watch, which says
+# why, comes first.
+_GRACE = 60
+
+
+@contextlib.contextmanager
+def start(options: PodOptions) -> Iterator[Pod]:
+    """The pod that this process is part of; left when the run is done or has failed.
+
+    Raises:
+      PodError: the others were not found.
+    """
+    if not wanted(options, os.environ):
+        yield Pod()
+        return
+    given = {
+        "coordinator_address": options.coordinator,
+        "num_processes": options.processes,
+        "process_id": options.process,
+    }
+    if "cpu" in (jax.config.jax_platforms or os.environ.get("JAX_PLATFORMS", "")):
+        jax.config.update("jax_cpu_collectives_implementation", "gloo")
+    # Which signal stops a run, and when, is the run's own matter (run.interrupts).
+    jax.config.update("jax_enable_preemption_service", False)
+    try:
+        jax.distributed.initialize(
+            **given,
+            initialization_timeout=options.wait,
+            heartbeat_timeout_seconds=options.patience + _GRACE,
+        )
+    except (ValueError, RuntimeError) as error:
+        said = ", ".join(f"{name} = {value}" for name, value in given.items() if value is not None)
+        raise PodError(
+            f"the other processes of the pod were not found ({said or 'looked for by JAX'}): "
+            f"{str(error).strip().splitlines()[0]}. Every host needs the same command; where the "
+            "cluster says nothing, pod.coordinator (address:port of the first host), "
+            "pod.processes and pod.process (0, 1, ...) must be given, or pod.start: none to run "
+            "alone"
+        ) from error
+    if jax.process_count() == 1:
+        yield Pod()
+        return
+    with Watch(options.patience) as watch:
+        pod = Pod(jax.process_index(), jax.process_count(), watch)
+        try:
+            yield pod
+            pod.gather(None, "the end")  # the first process keeps the line until all are done
+        except jax.errors.JaxRuntimeError:
+            watch.wait_for_trouble()  # a collective fails where a process is gone
+            raise
+        except BaseException as error:
+            watch.tell(error)
+            raise
+    jax.distributed.shutdown()
+
+
+def wanted(options: PodOptions, environment: Mapping[str, str]) -> bool:
+    """Whether this process is to look for others."""
+    if options.start == "auto":
+        several = environment.get("TPU_WORKER_HOSTNAMES", "").count(",") > 0
+        tasks = ("SLURM_NTASKS", "OMPI_COMM_WORLD_SIZE", "JAX_NUM_PROCESSES")
+        named = "JAX_COORDINATOR_ADDRESS" in environment or options.coordinator is not None
+        return several or named or any(int(environment.get(name) or 1) > 1 for name in tasks)
+    return options.start == "pod"
