@@ -81,7 +81,7 @@ def check_shared(pod: Pod, root: pathlib.Path) -> None:
     """
     note, said = root / ".shared", secrets.token_hex(8)
     said = pod.lead(lambda: note.write_text(said) and said)
-    seen = pod.gather(note.exists() and note.read_text() == said)
+    seen = pod.gather(note.exists() and note.read_text() == said, "the shared folder")
     blind = [index for index, sees in enumerate(seen) if not sees]
     if blind:
         raise Unlike(

@@ -95,7 +95,7 @@ class Checkpoints:
 
         self.wait()
         newest = self.latest()
-        self._lead(self._drop_unused, meta["parameters"])
+        self._drop_unused(meta["parameters"])
         self._saving = self._lead(self._check_room, _bytes_of(arrays))
         parts = ocp.args.Composite(
             arrays=ocp.args.PyTreeSave(arrays), meta=ocp.args.JsonSave(dict(meta))
@@ -217,6 +217,9 @@ class Checkpoints:
         used = set(needed)
         for position in self._states.all_steps():
             used.update(self.meta(position)["parameters"])
+        self._lead(self._drop, used)
+
+    def _drop(self, used: set[str]) -> None:
         for name in self.names() - used:
             shutil.rmtree(self._parameters / name)
 
