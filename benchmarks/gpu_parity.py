@@ -46,7 +46,9 @@ def responses(policy: pj.Policy, questions: list[str], limit: int, device: jax.D
     """Logits of random tokens, and responses, greedy and drawn with one seed, on that device."""
     there = dataclasses.replace(policy, params=jax.device_put(policy.params, device))
     tokens_BT = np.random.default_rng(0).integers(0, policy.config.vocab_size, (8, 96))
-    shared = {"max_tokens": limit, "options": SampleOptions(dtype="float32"), "seed": 7}
+    # One shape of batch and cache, for compiling takes longer than all the rest.
+    options = SampleOptions(dtype="float32", rows=8, refill=1.0, slot_multiple=256)
+    shared = {"max_tokens": limit, "options": options, "seed": 7}
     with jax.default_device(device):
         return {
             "logits": np.asarray(pj.logits(there, tokens_BT)),

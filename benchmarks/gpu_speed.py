@@ -135,7 +135,7 @@ def copy_rate(size: int) -> float:
 def learner(note: Note, smoke: bool, left: Callable[[], float]) -> int:
     """Tokens a second of an update on packed rows, and its share of what products reach."""
     config = learn.MODELS["tiny" if smoke else "1.5b"]
-    ladder = (4, 8) if smoke else (16, 64)
+    ladder = (8,) if smoke else (16, 64)
     note("planned", ["product_flops_per_s", *(f"{rows} rows" for rows in ladder)])
     rate = product_rate(256 if smoke else 8192, "float32" if smoke else "bfloat16")
     note("product_flops_per_s", rate)
