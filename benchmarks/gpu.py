@@ -41,7 +41,8 @@ LATE = "not measured (time)"
 VERSIONS = ("jax", "jaxlib", "flax", "optax", "numpy", "transformers", "nvidia-cudnn-cu13")
 SMOKE = "a smoke run on a CPU at tiny sizes: its figures mean nothing"
 
-HASTE = {"JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}  # little to compute, much to compile
+# Of a smoke run, which has little to compute and much to compile.
+HASTE = {"JAX_PLATFORMS": "cpu", "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
 QUICK = (
     "--problems.options={train: 64, monitor: 16, test: 16}",
     "--rounds={limits: [24], steps: 1, prompts: 2, evaluate_every: 1, save_every: 1}",
@@ -102,10 +103,13 @@ def part(name: str, seconds: float, smoke: bool) -> tuple[dict[str, Any], int]:
         notes = pathlib.Path(folder) / "notes"
         command = [sys.executable, __file__, "--part", name, str(notes), "--budget", str(seconds)]
         path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+        env = {**os.environ, "PYTHONPATH": path} | (HASTE if smoke else {})
+        if not smoke:
+            env.pop("JAX_PLATFORMS", None)  # parity needs the CPU beside the GPU
         began = time.monotonic()
         process = subprocess.Popen(
             command + ["--cpu-smoke"] * smoke,
-            env={**os.environ, "PYTHONPATH": path, **(HASTE if smoke else {})},
+            env=env,
             stdout=sys.stderr,
             start_new_session=True,
         )

@@ -35,7 +35,8 @@ def sampler(note: Note, smoke: bool, left: Callable[[], float]) -> int:
     """Tokens a second of the whole sampler, and the share of the bandwidth that its reading is."""
     config = learn.MODELS["tiny" if smoke else "1.5b"]
     dtype = "float32" if smoke else "bfloat16"
-    prompt, limit, slots = (16, 16, 64) if smoke else (128, 256, 512)
+    tile = 16 if smoke else 128
+    prompt, limit = tile + 1, 2 * tile  # a prefill of one tile, a cache of three from the beginning
     ladder = (2, 4) if smoke else (8, 64)
     note("planned", ["copy_bytes_per_s", *(f"{p} prompts x 8" for p in ladder)])
     rate = copy_rate(2**20 if smoke else 2**32)
@@ -48,8 +49,7 @@ def sampler(note: Note, smoke: bool, left: Callable[[], float]) -> int:
         if took * 1.5 > left():
             break
         began = time.monotonic()
-        # One size of cache: so one decode program is compiled.
-        options = SampleOptions(rows=count * 8, slot_multiple=slots, dtype=dtype)
+        options = SampleOptions(rows=count * 8, slot_multiple=tile, slot_growth=3.0, dtype=dtype)
         stats = [draw(params, config, count, prompt, limit, options, seed) for seed in (0, 1)][1]
         note(f"{count} prompts x 8", sampled(stats, params, config, prompt, rate))
         took = time.monotonic() - began
@@ -106,6 +106,7 @@ def sampled(
         "seconds": stats.seconds,
         "tokens_per_s": stats.tokens / stats.seconds,
         "ms_per_step": stats.seconds / stats.steps * 1e3,
+        "slots": stats.slot_steps / stats.row_steps,
         "compiled": stats.programs,
         "read_bytes_per_s": read / stats.seconds,
         "read_of_copy": read / stats.seconds / rate,
