@@ -9,8 +9,8 @@ first exit code that is not 0, in the order of the workers.
 plan.json: {"lives": [life, ...]}, one for each time the pod is created. A life has "states" (of the
 queued resource before it is ACTIVE) and "runs", one for each start of the program: {"codes": [of
 each worker]}, {"taken": true} (the pod is preempted, ssh hangs), {"codes": ..., "late": N} (the pod
-is preempted, the service says so N looks later), {"breaks": true, "codes": ...} (ssh breaks, the
-program goes on).
+is preempted, the service says so N looks later), {"breaks": true, ...} (ssh breaks, the program
+goes on); "seconds" is how long it runs; with "waits" it runs until there is a file "go".
 """
 
 import contextlib
@@ -180,8 +180,9 @@ def program(*args):
         (out / "checkpoints" / "big").write_text("weights")
     if run.get("taken"):
         time.sleep(100)
-    if run.get("breaks"):
-        time.sleep(2)
+    time.sleep(run.get("seconds", 0))
+    while run.get("waits") and not (WORLD / "go").exists():
+        time.sleep(0.1)
     return run.get("codes", [0, 0])[worker]
 
 

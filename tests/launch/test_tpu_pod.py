@@ -4,8 +4,10 @@ import json
 import os
 import pathlib
 import shlex
+import signal
 import subprocess
 import sys
+import time
 
 import pytest
 
@@ -27,20 +29,20 @@ def play(tmp_path):
         (commands / name).write_text(script)
         (commands / name).chmod(0o755)
 
-    def run(lives, *arguments, **settings):
+    def run(lives, *arguments, when=None, then=None, **settings):
         (tmp_path / "plan.json").write_text(json.dumps({"lives": lives}))
         quick = {"POLL_S": "0.2", "BACKOFF_S": "0", "GRACE_S": "1", "ATTEMPT": "a", **settings}
         path = f"{commands}:{os.environ['PATH']}"
         command = ["bash", str(ROOT / "launch" / "tpu_pod.sh"), *POD]
         command += [f"--fetch-to={tmp_path}/fetched", *arguments]
-        done = subprocess.run(
-            command,
-            env={**os.environ, **quick, "PATH": path, "WORLD": str(tmp_path)},
-            capture_output=True,
-            text=True,
-            timeout=60,
-        )
-        return Played(tmp_path, done)
+        env = {**os.environ, **quick, "PATH": path, "WORLD": str(tmp_path)}
+        process = subprocess.Popen(command, env=env, stdout=-1, stderr=-1, text=True)
+        if when is not None:
+            while not when(Played(tmp_path)):
+                time.sleep(0.1)
+            then(process)
+        out, err = process.communicate(timeout=120)
+        return Played(tmp_path, process.returncode, out, err)
 
     return run
 
@@ -48,12 +50,16 @@ def play(tmp_path):
 class Played:
     """What a run of the script did."""
 
-    def __init__(self, folder, done):
-        self.code, self.out, self.err = done.returncode, done.stdout, done.stderr
+    def __init__(self, folder, code=None, out="", err=""):
+        self.code, self.out, self.err = code, out, err
         self.fetched = folder / "fetched"
         self.calls = _lines(folder / "calls.txt", shlex.split)
         self.starts = _lines(folder / "program.txt", json.loads)
         self.log = "".join(path.read_text() for path in self.fetched.glob("launch/*.log"))
+
+    def read(self, log):
+        path = self.fetched / "launch" / log
+        return path.read_text() if path.exists() else ""
 
     def verbs(self):
         """The calls without questions for the state."""
@@ -102,7 +108,7 @@ def test_preemption_recreates_reinstalls_and_runs_the_same_command(play):
 
 def test_workers_that_fail_because_one_was_taken_away_before_the_service_says_so(play):
     lives = [{"runs": [{"codes": [1, 1], "late": 3}]}, {"runs": [DONE]}]
-    played = play(lives, "--spot", BUCKET, *CONFIG)
+    played = play(lives, "--spot", BUCKET, *CONFIG, GRACE_S="60")
     assert played.code == 0, played.err
     assert played.verbs().count("create") == 2
 
@@ -116,9 +122,30 @@ def test_saved_and_stopped_is_run_again_on_the_same_pod(play, codes):
 
 
 def test_a_broken_connection_attaches_and_starts_nothing(play):
-    played = play([{"runs": [{"breaks": True, "codes": [0, 0]}]}], BUCKET, *CONFIG)
+    played = play([{"runs": [{"breaks": True, "seconds": 2}]}], BUCKET, *CONFIG)
     assert played.code == 0, played.err
     assert len(played.starts) == 2 and played.verbs().count("create") == 1
+
+
+def test_a_launcher_that_is_stopped_ends_nothing_and_the_same_command_attaches(play, tmp_path):
+    lives = [{"runs": [{"waits": True}]}]
+    stopped = play(
+        lives,
+        *(BUCKET, *CONFIG),
+        when=lambda played: len(played.starts) == 2 and "worker 1" in played.log,
+        then=lambda process: process.send_signal(signal.SIGTERM),
+    )
+    assert stopped.code == 130 and "attaches to it" in stopped.err
+    assert stopped.verbs() == SMOOTH[:4]
+    again = play(
+        lives,
+        *(BUCKET, *CONFIG),
+        when=lambda played: "worker 1" in played.read("b-1.log"),
+        then=lambda process: (tmp_path / "go").touch(),
+        ATTEMPT="b",
+    )
+    assert again.code == 0, again.err
+    assert len(again.starts) == 2 and again.verbs().count("create") == 1
 
 
 @pytest.mark.parametrize("at_end", ["keep", "delete"])
