@@ -5,8 +5,8 @@
 #   launch/tpu_worker.sh busy                    # exit code 0 if a command is running
 #   launch/tpu_worker.sh attempt ID COMMAND...   # run it, show its log, end with its exit code
 #
-# The command runs detached: a connection that breaks does not end it. The same ATTEMPT called again
-# (gcloud itself does that when ssh breaks) starts nothing; it shows the log and ends with the exit
+# The command runs detached: a connection that breaks does not end it. Called again with the same ID
+# (gcloud itself does that when ssh breaks) it starts nothing, shows the log and ends with the exit
 # code of what runs, or ran. Logs and exit codes are in runs/.launch.
 
 set -euo pipefail
