@@ -44,8 +44,9 @@ class PodOptions:
 
     start: Literal["auto", "pod", "none"] = "auto"
     """auto: look for others where the environment speaks of them (several TPU workers, tasks of
-    Slurm or MPI, JAX_COORDINATOR_ADDRESS) or a coordinator is given. pod: look in any case. none:
-    run alone."""
+    Slurm or MPI, JAX_COORDINATOR_ADDRESS) or a coordinator is given. pod: look in any case, as on
+    the hosts of a Cloud TPU slice, which JAX asks for. none: run alone. The environment's
+    PRUNER_POD goes before this setting."""
 
     coordinator: str | None = None
     """Address and port of the first process, where the cluster does not tell."""

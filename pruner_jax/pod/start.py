@@ -73,10 +73,13 @@ def start(options: PodOptions) -> Iterator[Pod]:
 
 
 def wanted(options: PodOptions, environment: Mapping[str, str]) -> bool:
-    """Whether this process is to look for others."""
-    if options.start == "auto":
+    """Whether this process is to look for others; PRUNER_POD has the last word."""
+    how = environment.get("PRUNER_POD", options.start)
+    if how not in ("auto", "pod", "none"):
+        raise ValueError(f"PRUNER_POD is {how!r}; allowed: auto, pod, none")
+    if how == "auto":
         several = environment.get("TPU_WORKER_HOSTNAMES", "").count(",") > 0
         tasks = ("SLURM_NTASKS", "OMPI_COMM_WORLD_SIZE", "JAX_NUM_PROCESSES")
         named = "JAX_COORDINATOR_ADDRESS" in environment or options.coordinator is not None
         return several or named or any(int(environment.get(name) or 1) > 1 for name in tasks)
-    return options.start == "pod"
+    return how == "pod"

@@ -88,6 +88,11 @@ class Engine:
         end_id = text.end_token_id(tokenizer, text_options)
         mesh = mesh if mesh is not None and mesh.size > 1 else None
         own = None if mesh is None else local_mesh(mesh)
+        if own is not None and own.size < mesh.size and pod is ALONE:
+            raise ValueError(
+                f"this verb works on one host, but JAX has devices of {jax.process_count()} here; "
+                "start it on a machine of its own (prune works on many)"
+            )
         return cls(
             config=policy.config,
             tokenizer=tokenizer,

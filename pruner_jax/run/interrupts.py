@@ -1,4 +1,5 @@
-"""A request to stop, by a scheduler (SIGTERM), a person (Ctrl-C) or a terminal that went away.
+"""A request to stop, by a scheduler (SIGTERM), a person (Ctrl-C), a terminal that went away, or a
+notice that the machine will be taken (`pod.notice`), which counts as SIGTERM.
 
 The signal is only noted; ``check``, called between blocks of decoding and after every step (between
 the updates of one that learns from files: `learning.heeds_signals`), raises ``Interrupted``, upon
@@ -12,8 +13,10 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import sys
 import threading
 
+from pruner_jax.pod.notice import Notices
 from pruner_jax.pod.together import ALONE, Pod
 from pruner_jax.pod.watch import Interrupted
 
@@ -32,6 +35,7 @@ class Interrupts:
     def __init__(self, pod: Pod = ALONE) -> None:
         self._pod = pod
         self._noted: signal.Signals | None = None
+        self._notices = Notices()
         self._before: dict[signal.Signals, object] = {}
 
     def __enter__(self) -> Interrupts:
@@ -39,9 +43,11 @@ class Interrupts:
             deaf = (signal.SIG_IGN, None)  # None: somebody else's, not made in Python
             heard = [n for n in _SIGNALS if signal.getsignal(n) not in deaf]
             self._before = {number: signal.signal(number, self._note) for number in heard}
+        self._notices.__enter__()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        self._notices.__exit__(kind, *_)
         for number, handler in self._before.items():
             signal.signal(number, handler)
         self._before = {}
@@ -60,6 +66,9 @@ class Interrupts:
     def check(self, *_: object) -> None:
         """Raise Interrupted if a signal came, here or to another process of the pod. For work that
         each process does by itself (`Pod.each`)."""
+        if self._noted is None and self._notices.came is not None:
+            self._noted = signal.SIGTERM
+            sys.stderr.write(f"\n{self._notices.came}: saving what is done, then stopping\n")
         if self._noted is not None:
             self._pod.ask_to_stop(self._noted)
             raise Interrupted(self._noted)
