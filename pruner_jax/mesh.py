@@ -88,10 +88,14 @@ def _names(place: str | tuple[str, ...] | None) -> tuple[str, ...]:
 def constrain(x: jax.Array, *places: str | tuple[str, ...] | None) -> jax.Array:
     """Says over which mesh axes each leading axis of ``x`` is spread; the others are whole.
 
-    A no-op outside ``jax.set_mesh`` and inside ``shard_map``. Without it the compiler may follow
-    the split of a weight where it should follow the split of the batch.
+    A no-op outside ``jax.set_mesh``. Inside ``shard_map`` only those mesh axes count that it leaves
+    to the compiler. Without it the compiler may follow the split of a weight where it should follow
+    the split of the batch.
     """
     mesh = jax.sharding.get_abstract_mesh()
-    if mesh.empty or any(kind != AxisType.Auto for kind in mesh.axis_types):
+    kinds = dict(zip(mesh.axis_names, mesh.axis_types))
+    left = {name for name, kind in kinds.items() if kind == AxisType.Auto}
+    if math.prod(mesh.shape[name] for name in left) == 1:
         return x
-    return jax.lax.with_sharding_constraint(x, PartitionSpec(*places))
+    spec = (tuple(name for name in _names(place) if name in left) or None for place in places)
+    return jax.lax.with_sharding_constraint(x, PartitionSpec(*spec))

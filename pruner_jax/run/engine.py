@@ -146,11 +146,13 @@ class Engine:
 
     def cache_bytes(self, limit: int, prompt: int, rows: int) -> int:
         """Keys and values of so many rows on a device, responses of ``limit`` tokens to a prompt of
-        ``prompt``, at their largest: one layer is there twice while rows move."""
+        ``prompt``, at their largest: one layer is there twice while rows move. Devices that share
+        the rows share the heads."""
         config = self.config
+        heads = config.kv_heads // (1 if self.mesh is None else self.mesh.shape["tensor"])
         shapes = shapes_of(self.sampling, self.mesh, rows)
         slots = shapes.most_slots(prompt, limit, self.sampling.block)
-        per_slot = 2 * (config.layers + 1) * config.kv_heads * config.head_width
+        per_slot = 2 * (config.layers + 1) * heads * config.head_width
         return rows * slots * per_slot * jnp.dtype(self.dtype).itemsize
 
     def rows_together(self, limit: int) -> int:
