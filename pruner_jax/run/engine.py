@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from pruner_jax import text
-from pruner_jax.mesh import DECODE_RULES, ROWS
+from pruner_jax.mesh import DECODE_RULES, LEARN_RULES, ROWS
 from pruner_jax.policy.config import ModelConfig
 from pruner_jax.policy.handle import Policy
 from pruner_jax.policy.weights import unstack, weight_shardings
@@ -102,11 +102,7 @@ class Engine:
 
     def decode_params(self, params: PyTree) -> PyTree:
         """The sampler's form of the learner's parameters: cast, a list of layers."""
-        if self.mesh is None:
-            return _decode_params(params, self.dtype)
-        places = weight_shardings(self.config, self.mesh, DECODE_RULES, stacked=False)
-        cast = jax.jit(lambda params: unstack(params, jnp.dtype(self.dtype)), out_shardings=places)
-        return cast(params)
+        return _decode_params(params, self.config, self.dtype, self.mesh)
 
     @property
     def dtype(self) -> str:
@@ -257,6 +253,17 @@ class Engine:
         return np.array([text.opens_thought(prompt, self.text) for prompt in prompts.text], bool)
 
 
-@jax.jit(static_argnames="dtype")
-def _decode_params(params: PyTree, dtype: str) -> PyTree:
-    return unstack(params, jnp.dtype(dtype))
+@jax.jit(static_argnames=("config", "dtype", "mesh"))
+def _decode_params(
+    params: PyTree, config: ModelConfig, dtype: str, mesh: jax.sharding.Mesh | None
+) -> PyTree:
+    """From one layout to the other in one program: every device casts the shards that it has, and
+    what it gathers from others has half the bytes."""
+    cast = jax.tree.map(lambda x: x.astype(dtype), params)
+    if mesh is None:
+        return unstack(cast, cast["embed"].dtype)
+    # Both places are said: with the second alone the compiler may gather first and cast then.
+    here = weight_shardings(config, mesh, LEARN_RULES)
+    there = weight_shardings(config, mesh, DECODE_RULES, stacked=False)
+    cast = jax.lax.with_sharding_constraint(cast, here)
+    return jax.lax.with_sharding_constraint(unstack(cast, cast["embed"].dtype), there)
