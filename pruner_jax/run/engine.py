@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from pruner_jax import text
-from pruner_jax.mesh import DECODE_RULES, ROWS, local_mesh, on_this_process
+from pruner_jax.mesh import DECODE_RULES, LEARN_RULES, ROWS, local_mesh, on_this_process
 from pruner_jax.pod.together import ALONE, Pod
 from pruner_jax.policy.config import ModelConfig
 from pruner_jax.policy.handle import Policy
@@ -117,11 +117,8 @@ class Engine:
 
     def decode_params(self, params: PyTree) -> PyTree:
         """The sampler's form of the learner's parameters: cast, a list of layers."""
-        if self.everywhere is None:
-            return _decode_params(params, self.dtype)
-        places = weight_shardings(self.config, self.everywhere, DECODE_RULES, stacked=False)
-        cast = jax.jit(lambda params: unstack(params, jnp.dtype(self.dtype)), out_shardings=places)
-        return jax.tree.map(on_this_process, cast(params))
+        params = _decode_params(params, self.config, self.dtype, self.everywhere)
+        return jax.tree.map(on_this_process, params)
 
     @property
     def dtype(self) -> str:
@@ -161,11 +158,13 @@ class Engine:
 
     def cache_bytes(self, limit: int, prompt: int, rows: int) -> int:
         """Keys and values of so many rows on a device, responses of ``limit`` tokens to a prompt of
-        ``prompt``, at their largest: one layer is there twice while rows move."""
+        ``prompt``, at their largest: one layer is there twice while rows move. Devices that share
+        the rows share the heads."""
         config = self.config
+        heads = config.kv_heads // (1 if self.mesh is None else self.mesh.shape["tensor"])
         shapes = shapes_of(self.sampling, self.mesh, rows)
         slots = shapes.most_slots(prompt, limit, self.sampling.block)
-        per_slot = 2 * (config.layers + 1) * config.kv_heads * config.head_width
+        per_slot = 2 * (config.layers + 1) * heads * config.head_width
         return rows * slots * per_slot * jnp.dtype(self.dtype).itemsize
 
     def rows_together(self, limit: int) -> int:
@@ -295,6 +294,17 @@ class Engine:
         return np.array([text.opens_thought(prompt, self.text) for prompt in prompts.text], bool)
 
 
-@jax.jit(static_argnames="dtype")
-def _decode_params(params: PyTree, dtype: str) -> PyTree:
-    return unstack(params, jnp.dtype(dtype))
+@jax.jit(static_argnames=("config", "dtype", "mesh"))
+def _decode_params(
+    params: PyTree, config: ModelConfig, dtype: str, mesh: jax.sharding.Mesh | None
+) -> PyTree:
+    """From one layout to the other in one program: every device casts the shards that it has, and
+    what it gathers from others has half the bytes."""
+    cast = jax.tree.map(lambda x: x.astype(dtype), params)
+    if mesh is None:
+        return unstack(cast, cast["embed"].dtype)
+    # Both places are said: with the second alone the compiler may gather first and cast then.
+    here = weight_shardings(config, mesh, LEARN_RULES)
+    there = weight_shardings(config, mesh, DECODE_RULES, stacked=False)
+    cast = jax.lax.with_sharding_constraint(cast, here)
+    return jax.lax.with_sharding_constraint(unstack(cast, cast["embed"].dtype), there)

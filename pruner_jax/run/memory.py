@@ -50,7 +50,7 @@ def stages_of(run: Session, longest: Mapping[str, int]) -> dict[str, Stage]:
         own = name != "train" and getattr(settings, name).limit is not None
         rows = writer.seats(count)
         return Stage(
-            held + sampler_bytes(writer, run.mesh) + gathered_bytes(writer, run.mesh),
+            held + sampler_bytes(writer, run.mesh),
             writer.cache_bytes(limit, longest[name], rows),
             rows,
             f"{name}.limit" if own else "rounds.limits",
@@ -98,15 +98,6 @@ def sampler_bytes(engine: Engine, mesh: jax.sharding.Mesh) -> int:
     )
 
 
-def gathered_bytes(engine: Engine, mesh: jax.sharding.Mesh) -> int:
-    """What the sampler's programs hold beside its weights. Each device writes its rows alone, with
-    all weights (``sample.decode``): where these lie split over ``mesh.tensor``, it gathers them."""
-    if mesh.shape["tensor"] == 1:
-        return 0
-    shapes = weights.abstract(engine.config, engine.dtype, stacked=False)
-    return sum(math.prod(x.shape) * x.dtype.itemsize for x in jax.tree.leaves(shapes))
-
-
 def on_a_device(shapes: Any) -> int:
     """Bytes that one device has of arrays whose places are known."""
     return sum(
@@ -133,7 +124,7 @@ def check_memory(stages: Mapping[str, Stage], most: int | None) -> str:
         fitting = (most - stage.weights) * stage.rows // stage.cache if stage.cache else 0
         cure = "split the learner over more devices with mesh.fsdp"
         if stage.cache:
-            cure += ", not mesh.tensor: each device that samples needs the sampler's whole weights"
+            cure += ", or all with mesh.tensor: the sampler's weights and cache lie split over it"
         if fitting > 0:
             cure = (
                 f"lower sample.rows to {fitting} ({stage.rows} share the cache now), or lower "

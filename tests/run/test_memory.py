@@ -12,7 +12,7 @@ from jax.sharding import AbstractMesh, NamedSharding, PartitionSpec
 from pruner_jax.policy import hf
 from pruner_jax.run import session
 from pruner_jax.run.engine import Engine
-from pruner_jax.run.memory import Stage, check_memory, gathered_bytes, on_a_device, sampler_bytes
+from pruner_jax.run.memory import Stage, check_memory, on_a_device, sampler_bytes
 from pruner_jax.run.prune import prune
 from pruner_jax.sample.options import SampleOptions
 from pruner_jax.text import TextOptions
@@ -33,7 +33,7 @@ def test_what_does_not_fit_is_refused_with_what_would():
     with pytest.raises(ValueError, match=r"'learn' holds 30\.0 GiB .*mesh\.fsdp$"):
         check_memory(stages, 29 * GIB)
     with pytest.raises(
-        ValueError, match=r"'test' .*mesh\.fsdp, not mesh\.tensor"
+        ValueError, match=r"'test' .*mesh\.fsdp, or all with mesh\.tensor"
     ):  # not even one row
         check_memory({"test": stages["test"]}, 11 * GIB - 1)
 
@@ -75,15 +75,29 @@ def test_rows_that_do_not_fill_the_seats_are_counted_as_they_are(settings, tmp_p
     }  # fmt: skip
 
 
-@pytest.mark.parametrize("tensor", [1, 2])
-def test_weights_that_are_split_are_gathered_by_the_sampler(model, tensor):
-    """Whole ones come beside each device's share."""
+def test_the_sampler_lies_split_over_tensor(model):
+    """Half of every matrix and of the cache where two devices share a replica."""
     config = dataclasses.replace(hf.read_config(model), kv_heads=2)
-    engine = types.SimpleNamespace(config=config, dtype="float32")
-    mesh = AbstractMesh((2 // tensor, 1, tensor), ("data", "fsdp", "tensor"))
-    whole = sampler_bytes(engine, AbstractMesh((1, 1, 1), ("data", "fsdp", "tensor")))
-    assert gathered_bytes(engine, mesh) == (whole if tensor > 1 else 0)
-    assert (sampler_bytes(engine, mesh) < whole) == (tensor > 1)
+    names, found = ("data", "fsdp", "tensor"), {}
+    for tensor in (1, 2):
+        mesh = AbstractMesh((4 // tensor, 1, tensor), names)
+        engine = Engine(
+            config=config,
+            tokenizer=None,
+            end_ids=(0,),
+            end_id=0,
+            close_ids=(),
+            open_ids=(),
+            text=TextOptions(),
+            sampling=SampleOptions(rows=8, dtype="float32"),
+            verifier=None,
+            seed=0,
+            mesh=mesh,
+        )
+        found[tensor] = sampler_bytes(engine, mesh), engine.cache_bytes(64, 10, 8)
+    (whole, cache), (half, half_cache) = found[1], found[2]
+    norms = 4 * config.width * (2 * config.layers + 1)  # these are whole everywhere
+    assert half == (whole - norms) // 2 + norms and half_cache * 2 == cache
 
 
 def test_a_dry_run_tells_what_each_stage_holds(settings, tmp_path, monkeypatch):
