@@ -132,7 +132,7 @@ class Pod:
             names = sorted(n for n in first.keys() | other.keys() if first.get(n) != other.get(n))
             if names:
                 told = "; ".join(
-                    f"{name} is {first.get(name)!r} on process 0 and {other.get(name)!r} on "
+                    f"{name} is {first.get(name)} on process 0 and {other.get(name)} on "
                     f"process {index}"
                     for name in names[:5]
                 )

@@ -7,6 +7,7 @@ thread ends a process that waits for a dead one inside a collective, which nothi
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import os
 import signal
@@ -67,6 +68,9 @@ class Watch:
     def __exit__(self, *_: object) -> None:
         self._done.set()
         self._thread.join()
+        if isinstance(self._trouble, Gone):
+            # In the end JAX waits for all processes, and is aborted because one does not come.
+            atexit.register(_leave, self._trouble.exit_code)
 
     # -- the board ---------------------------------------------------------------------------------
 
@@ -171,7 +175,15 @@ class Watch:
         if self._done.wait(_LEAVE):
             return
         self.say(f"error: {self._trouble}")
-        os._exit(self._trouble.exit_code)
+        _leave(self._trouble.exit_code)
+
+
+def _leave(code: int) -> None:
+    """End this process at once."""
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError):
+            stream.flush()
+    os._exit(code)
 
 
 def _line(error: Any) -> str:

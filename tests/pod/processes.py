@@ -54,7 +54,7 @@ class Group:
           AssertionError: some still run after ``timeout`` seconds; with the logs of all.
         """
         until = time.monotonic() + timeout
-        while None in (codes := self._codes()):
+        while None in (codes := self.codes()):
             if time.monotonic() > until:
                 raise AssertionError(f"still running after {timeout} s\n{self.story()}")
             time.sleep(0.05)
@@ -67,17 +67,17 @@ class Group:
           AssertionError: one failed, or some still run after ``timeout`` seconds; with all logs.
         """
         until = time.monotonic() + timeout
-        while None in (codes := self._codes()) and not any(codes):
+        while None in (codes := self.codes()) and not any(codes):
             if time.monotonic() > until:
                 raise AssertionError(f"still running after {timeout} s\n{self.story()}")
             time.sleep(0.05)
         if any(codes):  # the others may wait for it for ever
             with contextlib.suppress(AssertionError):
                 self.wait(_GRACE)
-            raise AssertionError(f"exit codes {self._codes()}\n{self.story()}")
+            raise AssertionError(f"exit codes {self.codes()}\n{self.story()}")
         return [self.out(i) for i in range(len(self.processes))]
 
-    def _codes(self) -> list[int | None]:
+    def codes(self) -> list[int | None]:
         return [process.poll() for process in self.processes]
 
     def kill(self) -> None:
