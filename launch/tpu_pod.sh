@@ -28,7 +28,7 @@
 set -euo pipefail
 
 # How workers learn that they belong together; the only place that says so.
-POD_ENVIRONMENT=(PRUNER_POD=auto)
+POD_ENVIRONMENT=(PRUNER_POD=pod)
 SAVED=75 # exit code of a program that saved because it was told to stop: start it again
 LOST=255 # of ssh, when the connection broke
 

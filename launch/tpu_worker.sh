@@ -11,7 +11,7 @@
 
 set -euo pipefail
 
-SAVED=75 # as the program says it: saved because it was told to stop, start me again
+SAVED=75 # as the program says it: told to stop, or without its other hosts; start me again
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 state=runs/.launch
 mkdir -p "$state"
@@ -63,6 +63,8 @@ attempt() {
   tail -s 0.2 -n "$lines" -F --pid="$(cut -d' ' -f1 "$state/$id.pid")" "$state/$id.log"
   # No exit code: the machine itself was restarted under the command.
   code="$(cat "$state/$id.exit" 2>/dev/null || echo "$SAVED")"
+  # JAX aborts the others when the first host is gone, before the program can say so.
+  if [[ "$code" == 134 ]]; then code="$SAVED"; fi
   echo "$(hostname): exit code $code"
   exit "$code"
 }

@@ -3,8 +3,8 @@
 Each verb is one configuration class, the words that may stand without a name, and one function. The
 function is imported when its verb is called, so ``--help`` needs neither JAX nor a network. Exit
 code: 0 when what was asked for was done, 1 when it failed, 2 when a word or a setting is unknown or
-of the wrong type, 130 when interrupted (143 by SIGTERM), 75 when another host is gone: the same
-command continues.
+of the wrong type, 130 when interrupted (by Ctrl-C), 75 when the same command is to be started
+again: after SIGTERM, or because another host is gone.
 """
 
 from __future__ import annotations

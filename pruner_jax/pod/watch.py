@@ -19,7 +19,7 @@ from typing import Any
 
 import jax
 
-GONE = 75  # exit code (EX_TEMPFAIL): the same command continues the run
+AGAIN = 75  # exit code (EX_TEMPFAIL): what starts the run is to start the same command again
 
 _LOOK = 1.0  # seconds between two looks
 _LEAVE = 10.0  # seconds that a process has to end by itself once another is gone
@@ -34,17 +34,17 @@ class PodError(ConnectionError):
 class Gone(PodError):
     """A process of the pod is gone; the same command continues the run."""
 
-    exit_code = GONE
+    exit_code = AGAIN
 
 
 class Interrupted(KeyboardInterrupt):
-    """The run was asked to stop, here or on another host. ``exit_code`` is what a shell would
-    report, as 143."""
+    """The run was asked to stop, here or on another host. ``exit_code``: by a scheduler, that the
+    command is to be started again; by a person, what a shell would report."""
 
     def __init__(self, number: int):
         self.number = signal.Signals(number)
         super().__init__(f"stopped by {self.number.name}; the same command continues")
-        self.exit_code = 128 + number
+        self.exit_code = AGAIN if number == signal.SIGTERM else 128 + number
 
 
 class Watch:

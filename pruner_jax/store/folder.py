@@ -192,6 +192,11 @@ def check_folder(
 
 def _check_root(folder: RunFolder) -> None:
     out = str(folder.root)
+    if ":/" in out:
+        raise FolderError(
+            f"out={out!r} is an address; allowed: a path. A bucket has to be mounted as a folder "
+            "(gcsfuse), the same on all hosts"
+        )
     if folder.root.exists() and not folder.root.is_dir():
         raise FolderError(f"out={out!r} is a file; give a folder with --out")
     if folder.root.is_dir() and not folder.config.exists() and _foreign(folder.root):

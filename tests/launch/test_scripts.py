@@ -51,7 +51,7 @@ def test_what_the_page_shows_can_be_read():
         done = subprocess.run(["bash", "-n"], input=block, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr + block
     task, jobset = (yaml.safe_load(block) for block in re.findall(r"```yaml\n(.*?)```", PAGE, re.S))
-    assert task["resources"]["job_recovery"]["recover_on_exit_codes"] == [75]
+    assert task["resources"]["job_recovery"]["recover_on_exit_codes"] == [75, 134]
     job = jobset["spec"]["replicatedJobs"][0]["template"]["spec"]
     assert 75 in job["podFailurePolicy"]["rules"][0]["onExitCodes"]["values"]
 

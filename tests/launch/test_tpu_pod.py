@@ -83,7 +83,7 @@ def test_a_smooth_run(play):
     assert {start["worker"] for start in played.starts} == {0, 1}
     expected = ["prune", CONFIG[0], BUCKET, *CONFIG[1:]]
     assert all(start["args"] == expected for start in played.starts)  # quotes and spaces arrive
-    assert {start["pod"] for start in played.starts} == {"auto"}
+    assert {start["pod"] for start in played.starts} == {"pod"}
     assert "WAITING_FOR_RESOURCES" in played.err and "step 1 of worker 1" in played.log
     assert "exit code 0" in played.log and "mine is deleted" in played.err
 

@@ -121,7 +121,7 @@ def test_a_notice_of_maintenance_stops_a_run(monkeypatch):
             while time.monotonic() < until:
                 interrupts.check()
                 time.sleep(0.02)
-        assert stopped.value.exit_code == 143
+        assert stopped.value.exit_code == 75
     finally:
         server.shutdown()
     assert Notices()._server == f"127.0.0.1:{server.server_port}"

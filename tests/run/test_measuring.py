@@ -206,7 +206,7 @@ def test_an_evaluation_goes_on_with_the_part_that_it_was_at(tmp_path, monkeypatc
 
     with pytest.raises(Interrupted, match="stopped by SIGTERM") as stop:
         play(out)
-    assert stop.value.exit_code == 143
+    assert stop.value.exit_code == 75
     found = play(out, "--sample.rows=32")
     assert sampled == [2, 2, 2, 2]  # the one that was interrupted twice
     assert {path.name for path in (tmp_path / "out").iterdir()} == {
