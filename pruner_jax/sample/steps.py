@@ -61,7 +61,7 @@ class Executes:
     floor: float = 1e-3
     seconds: float = 1.0  # these three as in `program.check`
     memory_mb: int = 64
-    recursion: int = 200
+    recursion: int = 1000
 
     def __call__(self, problem: Problem, text: str) -> float:
         """Run what stands there."""

@@ -3,8 +3,8 @@
 The sandbox is an interpreter of its own with no files, network or processes, and with limits on
 time, memory and recursion. A program that fails is WRONG and its detail begins with the error's
 class (Syntax, Name, Type, ZeroDivision, NoResult, WrongAnswer, ...), ready to be shown to a model
-that is to repair it. A legal program that the sandbox cannot run is UNSUPPORTED; one that runs out
-of time is TIMEOUT.
+that is to repair it. A legal program that the sandbox cannot run, or may run in another way than
+Python (`legal`), is UNSUPPORTED if it is not right; one that runs out of time is TIMEOUT.
 
 What a program returns or says is never trusted out here: only numbers and short texts leave the
 sandbox, and a message is read as text alone.
@@ -33,6 +33,7 @@ BY_ANSWER = True
 _FENCE = re.compile(r"```[^`\n]*\n(.*?)(?:```|\Z)", re.DOTALL)
 _START = re.compile(r"^(?:import |from |def )", re.MULTILINE)
 _DEFINES = "def solution("
+_AT_ONCE = "it makes values one by one, which the sandbox makes at once"
 _MESSAGE = 500  # most characters of a failure's message, which may be the program's own words
 _TEXT = 10_000  # most characters of a value
 _EXPONENT = 2000  # of a Decimal: larger ones take long to expand, and no gold answer comes near
@@ -70,7 +71,7 @@ def check(
     rounded: bool = False,
     seconds: float = 1.0,
     memory_mb: int = 64,
-    recursion: int = 200,
+    recursion: int = 1000,
 ) -> tuple[Verdict, str]:
     """Run the program and compare its value with the gold answer.
 
@@ -83,17 +84,22 @@ def check(
         return verdict.get(run.failure, Verdict.WRONG), f"{run.failure}: {run.message}"
     if _equal(problem.answer, run.value, relative, rounded):
         return Verdict.CORRECT, ""
-    return Verdict.WRONG, f"WrongAnswer: solution() returned {_text(run.value)[:200]}"
+    returned = f"solution() returned {_text(run.value)[:200]}"
+    if legal.is_lazy(legal.parse(answer)):
+        return Verdict.UNSUPPORTED, f"Unsupported: {_AT_ONCE}; {returned}"
+    return Verdict.WRONG, f"WrongAnswer: {returned}"
 
 
 def value_of(
-    source: str, *, seconds: float = 1.0, memory_mb: int = 64, recursion: int = 200
+    source: str, *, seconds: float = 1.0, memory_mb: int = 64, recursion: int = 1000
 ) -> Run:
     """What a program returns, without a gold answer; NoResult where that is None."""
     run = execute(source, seconds=seconds, memory_mb=memory_mb, recursion=recursion)
-    if run.value is None and not run.failure:
-        return Run(failure="NoResult", message="solution() returned None")
-    return run
+    if run.value is not None or run.failure:
+        return run
+    if legal.is_lazy(legal.parse(source)):
+        return Run(failure="Unsupported", message=f"{_AT_ONCE}; solution() returned None")
+    return Run(failure="NoResult", message="solution() returned None")
 
 
 def ballot(value: Any) -> str:
@@ -170,10 +176,10 @@ def execute(source: str, *, seconds: float, memory_mb: int, recursion: int) -> R
             )
     except monty.MontyCrashedError as error:
         if error.timed_out:
-            return Run(failure="Timeout", message="the sandbox had to be stopped")
+            return _out_of_time("the sandbox had to be stopped", tree)
         raise RuntimeError(f"the sandbox crashed: {error}") from error
     except monty.MontyError as error:
-        return _failure(error.exception())
+        return _failure(error.exception(), tree)
     if not _left_by_show(value):
         return Run(failure="Unsupported", message="a value that did not come from solution()")
     return Run(value)
@@ -238,12 +244,16 @@ def _discard(stream: str, text: str) -> None:
     """Printing is allowed and lost."""
 
 
-def _failure(error: BaseException) -> Run:
+def _failure(error: BaseException, tree: ast.Module) -> Run:
     """Class and message of a failure, or Unsupported if Python itself would have gone on."""
     message = str(error)[:_MESSAGE]
-    kind = type(error).__name__.removesuffix("Error")
     if isinstance(error, TimeoutError) and "time limit exceeded" in message:
-        kind = "Timeout"
-    elif legal.python_knows(error, message):
-        kind = "Unsupported"
-    return Run(failure=kind, message=message)
+        return _out_of_time(message, tree)
+    if legal.python_knows(error, message) or legal.is_lazy(tree):
+        return Run(failure="Unsupported", message=message)
+    return Run(failure=type(error).__name__.removesuffix("Error"), message=message)
+
+
+def _out_of_time(message: str, tree: ast.Module) -> Run:
+    endless = legal.may_be_endless(tree) and legal.is_lazy(tree)
+    return Run(failure="Unsupported" if endless else "Timeout", message=message)
