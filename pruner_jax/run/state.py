@@ -149,7 +149,7 @@ def state_of(meta: Mapping[str, Any], learn: LearnState, reference: PyTree | Non
     """The state that ``meta_of`` came from.
 
     Raises:
-      ValueError: it came from that of a version that noted less.
+      ValueError: it came from that of a version that noted less, or more of a mark.
     """
     names = [f.name for f in dataclasses.fields(RunState) if f.name not in _ON_DEVICE]
     try:
@@ -190,7 +190,13 @@ def _mark_meta(mark: Mark) -> dict[str, Any]:
 
 
 def _mark_of(meta: Mapping[str, Any]) -> Mark:
-    return Mark(**{**meta, **_memory_of(meta)})
+    plain = {field.name: meta[field.name] for field in dataclasses.fields(Mark)}
+    if unknown := sorted(meta.keys() - plain.keys()):
+        raise ValueError(
+            f"the run was saved by another version, which noted {unknown[0]!r} of its evaluations: "
+            "finish it with that version, or begin anew with another --out"
+        )
+    return Mark(**{**plain, **_memory_of(plain)})
 
 
 def _memory_meta(plain: Mapping[str, Any]) -> dict[str, Any]:

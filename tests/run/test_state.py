@@ -27,8 +27,12 @@ def test_a_state_comes_back_as_it_was():
 
 def test_a_state_of_a_version_that_noted_less_is_refused():
     meta = meta_of(RunState(None, None, start=Mark(0, "start", "base-monitor.parquet")))
-    del meta["start"]["store"]
-    with pytest.raises(ValueError, match="older version, which did not note 'store'"):
+    for name in ("store", "reference", "kept"):
+        less = {**meta, "start": {k: x for k, x in meta["start"].items() if k != name}}
+        with pytest.raises(ValueError, match=f"older version, which did not note '{name}'"):
+            state_of(less, None, None)
+    meta["start"]["weather"] = "fair"
+    with pytest.raises(ValueError, match="another version, which noted 'weather'"):
         state_of(meta, None, None)
 
 
