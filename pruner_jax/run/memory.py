@@ -1,4 +1,4 @@
-"""Whether a run fits into the memory of its devices, told before the first token.
+"""Whether a run or an evaluation fits into the memory of its devices, told before the first token.
 
 Counted are the arrays whose shapes are known: the learner's state and reference, what an update
 holds of their shape beside them (gradients, `update_bytes`), the sampler's weights, and its cache
@@ -10,15 +10,18 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
 
+from pruner_jax.measure.options import EvaluateOptions
 from pruner_jax.mesh import DECODE_RULES
 from pruner_jax.policy import hf, weights
 from pruner_jax.run.checks import collection_limit, problems_of
+from pruner_jax.run.measuring import measured
+from pruner_jax.types import Problem, Purpose
 
 if TYPE_CHECKING:
     from pruner_jax.run.engine import Engine
@@ -33,6 +36,7 @@ class Stage:
     cache: int = 0
     rows: int = 0  # on each device, that share the cache
     limit: str = ""  # the setting that says how long they get
+    learner: bool = True  # whether what is held is of a run that learns
 
     @property
     def bytes(self) -> int:
@@ -51,13 +55,8 @@ def stages_of(run: Session, longest: Mapping[str, int]) -> dict[str, Stage]:
     def sampling(name: str, held: int, writer: Engine, count: int) -> Stage:
         limit = collection_limit(settings) if name == "train" else run.cap(name)
         own = name != "train" and getattr(settings, name).limit is not None
-        rows = writer.seats(count)
-        return Stage(
-            held + sampler_bytes(writer, run.mesh) + gathered_bytes(writer, run.mesh),
-            writer.cache_bytes(limit, longest[name], rows),
-            rows,
-            f"{name}.limit" if own else "rounds.limits",
-        )
+        setting = f"{name}.limit" if own else "rounds.limits"
+        return _writing(writer, run.mesh, held, limit, longest[name], count, setting)
 
     def measured(name: str) -> int:
         return len(run.set(name)) * getattr(settings, name).samples
@@ -88,6 +87,43 @@ def stages_of(run: Session, longest: Mapping[str, int]) -> dict[str, Stage]:
         writer = dataclasses.replace(engine, config=config)
         stages["teacher"] = sampling("train", state, writer, taught)
     return stages
+
+
+def evaluation_stages(
+    engines: Mapping[str, Engine],
+    expander: Engine | None,
+    mesh: jax.sharding.Mesh,
+    problems: Sequence[Problem],
+    options: EvaluateOptions,
+    split: str,
+) -> dict[str, Stage]:
+    """The stages of an evaluation: one model after the other, and the expander all the while. Not
+    counted is what a second try or a search adds to the prompts of programs."""
+    held = 0 if expander is None else sampler_bytes(expander, mesh)
+    stages = {}
+    for name, engine in engines.items():
+        asking = measured(engine, options)
+        prompts = asking.prompts(problems, purpose=Purpose(split), limit=options.limit)
+        longest, count = max(map(len, prompts.tokens)), len(problems) * options.samples
+        writing = _writing(asking, mesh, held, options.limit, longest, count, "test.limit")
+        stages[name] = dataclasses.replace(writing, learner=False)
+    return stages
+
+
+def _writing(
+    writer: Engine,
+    mesh: jax.sharding.Mesh,
+    held: int,
+    limit: int,
+    prompt: int,
+    count: int,
+    setting: str,
+) -> Stage:
+    """A model writes so many rows of up to ``limit`` tokens (as ``setting`` says) after prompts of
+    up to ``prompt``, beside what is held anyway."""
+    rows = writer.seats(count)
+    weights = held + sampler_bytes(writer, mesh) + gathered_bytes(writer, mesh)
+    return Stage(weights, writer.cache_bytes(limit, prompt, rows), rows, setting)
 
 
 def update_bytes(parameters: int, dtype: str) -> int:
@@ -150,6 +186,8 @@ def check_memory(stages: Mapping[str, Stage], most: int | None) -> str:
         cure = "split the learner over more devices with mesh.fsdp"
         if stage.cache:
             cure += ", not mesh.tensor: each device that samples needs the sampler's whole weights"
+        if not stage.learner:
+            cure = "take devices with more memory, or a smaller model"
         if fitting > 0:
             cure = (
                 f"lower sample.rows to {fitting} ({stage.rows} share the cache now), or lower "
