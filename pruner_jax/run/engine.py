@@ -40,7 +40,8 @@ from pruner_jax.verify.pool import Verifier
 PyTree = Any
 Progress = Callable[[int, int, int], None]  # rows done, rows in all, tokens so far
 
-# Of what is sampled and written together: most rows and tokens; but so many rows for each seat.
+# Of what is sampled and written together: most rows and tokens; but so many rows for each seat, as
+# long as that is not four times as many tokens; and two rows for each seat whatever they are.
 _TOGETHER, _TOKENS, _REFILLS = 4096, 4096 * 512, 8
 
 
@@ -169,11 +170,12 @@ class Engine:
 
     def rows_together(self, limit: int) -> int:
         """How many rows of up to so many tokens are sampled and written together, where they last:
-        no more than a stop may cost, but each seat is taken several times, for most stand empty
-        while the last rows are written."""
+        no more than a stop may cost, for what is written of it is lost then, but each seat is taken
+        several times, for most stand empty while the last rows are written."""
         shards = 1 if self.mesh is None else math.prod(self.mesh.shape[axis] for axis in ROWS)
         seats = self.sampling.rows * shards * self.pod.count
-        return max(_REFILLS * seats, min(_TOGETHER, _TOKENS // limit))
+        refilled = max(2 * seats, min(_REFILLS * seats, 4 * _TOKENS // limit))
+        return max(refilled, min(_TOGETHER, _TOKENS // limit))
 
     def rollout(
         self,

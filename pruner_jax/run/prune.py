@@ -285,7 +285,8 @@ def play_round(run: Session, state: RunState) -> None:
 
 
 def end_round(run: Session, state: RunState) -> None:
-    """Pick the checkpoint the next round starts from, or after an alarm the rest of this one."""
+    """Pick the checkpoint the next round starts from, or after an alarm the rest of this one; what
+    goes with its parameters comes back with them (`RunState.go_on`, `RunState.go_back`)."""
     back = goes_back(run, state)
     with run.clock.phase("pick"):
         base = read_outcomes(run.rollouts(state.start))
@@ -318,6 +319,8 @@ def end_round(run: Session, state: RunState) -> None:
         params = run.checkpoints.load_parameters(state.origin.parameters, run.parameters_like)
         if state.alarmed:
             state.go_back()
+        else:
+            state.go_on({phase.name for phase in run.training if phase.collect.renews})
         if state.alarmed or run.resets("optimiser", "round"):
             state.learn = None  # the old moments go before the new ones are made
             state.learn = run.fresh_optimizer(params)

@@ -59,7 +59,7 @@ from pruner_jax.run.engine import Engine
 from pruner_jax.run.heap import give_back_large_blocks
 from pruner_jax.run.interrupts import Interrupts
 from pruner_jax.run.measuring import read_outcomes
-from pruner_jax.run.memory import Stage, check_memory, device_bytes, stages_of
+from pruner_jax.run.memory import Stage, check_memory, device_bytes, stages_of, update_bytes
 from pruner_jax.run.second import Second, check_room, load_expander, load_second
 from pruner_jax.run.state import Mark, RunState
 from pruner_jax.store.checkpoints import Checkpoints
@@ -271,7 +271,9 @@ class Session:
             "rows": {phase.name: self._rows(phase) for phase in self.method.phases},
             "learner_state_bytes": size,
             "reference_bytes": reference,
-            "gradient_bytes": parameters * 4,
+            "gradient_bytes": update_bytes(
+                parameters, self.settings.learn.resolve(jax.default_backend()).dtype
+            ),
             # Two states and the one being written; the start, the round's start, a few candidates.
             "disk_bytes": 3 * size + 5 * parameters * 4,
             "sampler_bytes": parameters * jnp.dtype(self.engine.dtype).itemsize,

@@ -249,8 +249,13 @@ def begun_with(out: str | os.PathLike[str], model: str) -> str:
     note = RunFolder(pathlib.Path(out)).inputs
     known = json.loads(note.read_text()) if note.exists() else {}
     word, _, commit = known.get(model, "").partition(" ")
+    return at_commit(model, commit if word == _COMMIT else None)
+
+
+def at_commit(model: str, commit: str | None) -> str:
+    """The name of a model from the hub at a commit; of a folder, or where it is None, as it is."""
     here = pathlib.Path(model).expanduser().is_dir()
-    return f"{model.partition('@')[0]}@{commit}" if word == _COMMIT and not here else model
+    return model if commit is None or here else f"{model.partition('@')[0]}@{commit}"
 
 
 def digests(files: Iterable[pathlib.Path]) -> dict[str, str]:
