@@ -1,0 +1,1 @@
+"""Many hosts, and TPU slices that are not there yet: start-up, agreement, preemption, plans."""
