@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import collections
 import dataclasses
+import math
 import re
 from collections.abc import Iterable, Iterator
 
@@ -139,12 +140,11 @@ def collectives(module: Module) -> list[Collective]:
 
 
 def _bytes(one: Instruction) -> int:
-    sizes = []
-    for kind, shape, _ in one.arrays:
-        size = _BYTES.get(kind, 1)
-        for n in shape:
-            size *= n
-        sizes.append(int(size))
+    sizes = [
+        int(_BYTES.get(kind, 1) * math.prod(shape))
+        for kind, shape, _ in one.arrays
+        if shape or not one.opcode.endswith("-start")  # numbers that tell starts apart
+    ]
     # The start of one that runs beside others gives its operands back as well.
     return sum(sizes[len(sizes) // 2 :] if one.opcode.endswith("-start") else sizes)
 

@@ -340,7 +340,7 @@ def _said(title: str, finding: Finding, memory: int) -> str:
         least = "" if finding.compiled else "at least "
         verdict = "fits" if finding.fits(memory) else "does not fit"
         line += f"; {least}{_gib(finding.bytes)} of {_gib(memory)}: {verdict}"
-    return "\n".join([line, *(f"  {name}: {value}" for name, value in finding.traffic.items())])
+    return "\n  ".join([line, *traffic.said(finding.traffic)])
 
 
 def _gib(size: int) -> str:

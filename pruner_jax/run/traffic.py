@@ -38,20 +38,42 @@ def of_decode(text: str | None, cache: Any) -> dict[str, Any]:
     }
 
 
+def said(traffic: dict[str, Any]) -> list[str]:
+    """The same in lines."""
+    lines = []
+    for name, value in traffic.items():
+        if not isinstance(value, list):
+            lines.append(f"{name.replace('_', ' ')}: {value}")
+            continue
+        lines.extend(
+            f"{one['count']} {one['kind']} {one['where']}: {one['bytes'] / (1 << 20):.2f} MiB"
+            for one in value
+        )
+        if not value:
+            lines.append(f"{name}: none")
+    return lines
+
+
 def _collectives(module: hlo.Module, once: str, often: str) -> list[dict[str, Any]]:
-    found = []
+    """By kind and place, whatever the loops at one place; bytes of one round of them."""
+    found: dict[tuple[str, str], dict[str, Any]] = {}
     for one in hlo.collectives(module):
-        where = [once, often][min(len(one.loops), 1)]
-        if len(one.loops) > 1:
-            where += ", " + _inner(module, one.loops[-1])
-        found.append({"kind": one.kind, "where": where, "count": one.count, "bytes": one.bytes})
-    return found
+        where = ", ".join([[once, often][min(len(one.loops), 1)], *_inner(module, one.loops)])
+        entry = found.setdefault(
+            (where, one.kind), {"kind": one.kind, "where": where, "count": 0, "bytes": 0}
+        )
+        entry["count"] += one.count
+        entry["bytes"] += one.bytes
+    return list(found.values())
 
 
-def _inner(module: hlo.Module, body: str) -> str:
-    """What a loop within goes over, by the named scopes of the source."""
-    scope = hlo.usual_scope(module, body, ("logprob", "/attention", "/mlp"))
+def _inner(module: hlo.Module, loops: tuple[str, ...]) -> list[str]:
+    """What the loops within the outermost go over, by the named scopes of the source."""
+    if len(loops) < 2:
+        return []
+    scope = hlo.usual_scope(module, loops[1], ("logprob", "/attention", "/mlp"))
     over = {"logprob": "each chunk of logits", None: "each round of a loop"}
-    way = hlo.usual_scope(module, body, ("transpose(jvp", "/jvp("))
-    said = over.get(scope, "each layer")
-    return f"{said}, {'backward' if way == 'transpose(jvp' else 'forward'}"
+    way = hlo.usual_scope(module, loops[1], ("transpose(jvp", "/jvp("))
+    back = "backward" if way == "transpose(jvp" else "forward"
+    within = ["in a loop there"] if len(loops) > 2 else []
+    return [f"{over.get(scope, 'each layer')} {back}", *within]
