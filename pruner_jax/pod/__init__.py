@@ -1,1 +1,1 @@
-"""Many hosts, and TPU slices that are not there yet: start-up, agreement, preemption, plans."""
+"""Many hosts: how their processes find each other, agree, and stop together."""
