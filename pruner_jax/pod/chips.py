@@ -42,7 +42,7 @@ _PAGES = "https://docs.cloud.google.com/tpu/docs/"
 
 # Published: peak compute, bandwidth of HBM, bidirectional bandwidth between chips. The memory is
 # what the compiler of libtpu 0.0.52 has for a program, as it says where one does not fit (the rest
-# of the published 16, 32, 95, 32 and 192 GiB of a chip is its own); tests/pod/test_chips.py asks.
+# of the published 16, 32, 95, 32 and 192 GiB of a chip is its own); tests/pod/test_plan.py asks.
 CHIPS = (
     Chip("v5e", 197e12, int(15.75 * GIB), 819e9, 400e9, _FLAT, _PAGES + "v5e"),
     Chip("v6e", 918e12, int(31.24 * GIB), 1638e9, 800e9, _FLAT, _PAGES + "v6e"),

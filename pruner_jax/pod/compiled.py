@@ -35,9 +35,10 @@ class Compiled:
 
 def compile_program(program: Program) -> Compiled:
     """Compile; that the program does not fit into the memory is no error, anything else is."""
+    lowered = program.lower()
     began = time.monotonic()
     try:
-        done = program.lowered.compile()
+        done = lowered.compile()
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise

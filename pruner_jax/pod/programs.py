@@ -8,7 +8,8 @@ that leave nothing to the backend (`for_tpu`), which here is not the one that wo
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+import functools
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -33,6 +34,7 @@ from pruner_jax.policy import weights
 from pruner_jax.policy.cache import init_cache
 from pruner_jax.policy.config import ModelConfig
 from pruner_jax.sample import decode as device
+from pruner_jax.sample.layout import Shapes
 from pruner_jax.sample.options import SampleOptions
 from pruner_jax.sample.pick import Picking
 from pruner_jax.sample.sampler import PREFILL_TOKENS, SLOT_MULTIPLE_ELSEWHERE, shapes_of
@@ -42,9 +44,9 @@ PyTree = Any
 
 @dataclasses.dataclass(frozen=True)
 class Program:
-    """A program before it is compiled, and the arrays it is called with by what they are."""
+    """A program before it is traced, and the arrays it is called with by what they are."""
 
-    lowered: jax.stages.Lowered
+    lower: Callable[[], jax.stages.Lowered]
     arguments: Mapping[str, PyTree]
 
 
@@ -109,11 +111,11 @@ def learner(
     batch, _ = pack.pack(collected.take(each[0]), spec, sizes)
     state = learn_state(config, optimizer, mesh)
     placed = _placed(batch, batch_shardings(mesh))
-    rate = jax.ShapeDtypeStruct((), jnp.float32, sharding=NamedSharding(mesh, PartitionSpec()))
+    rate = _shape((), jnp.float32, _whole(mesh))
     update = make_update(config, spec, options, optimizer, mesh)
     arguments = {"weights": state.params, "optimizer": state.opt_state, "batch": placed}
     return Learner(
-        Program(update.lower(state, placed, rate), arguments),
+        Program(functools.partial(update.lower, state, placed, rate), arguments),
         sizes.tokens,
         sizes.rows // row_shards(mesh),
         int(batch.steps),
@@ -174,32 +176,68 @@ def sampler(
     """
     shapes = shapes_of(options, mesh, count)
     slots = shapes.most_slots(prompt, limit, options.block)
-    spread, whole = (NamedSharding(mesh, PartitionSpec(*axes)) for axes in ((ROWS,), ()))
     params = _placed(
         weights.abstract(config, options.dtype, stacked=False),
         weights.weight_shardings(config, mesh, DECODE_RULES, stacked=False),
     )
-    seats = shapes.full * shapes.shards
-    alone = mesh if mesh.size > 1 else None  # as `run.engine.Engine` has it
-    picking = Picking(options.temperature, options.top_k, options.top_p, options.min_p)
-    program = device.Program(config, picking, end_ids, options.block, None, alone)
-    made = jax.eval_shape(lambda: init_cache(config, seats, slots, jnp.dtype(options.dtype)).layers)
-    layers = jax.tree.map(lambda x: _shape(x.shape, x.dtype, spread), made)
-    rows = _rows(seats, spread)
-    key = jax.eval_shape(lambda: jax.random.key(0))
-    slot_s, limits = _shape((shapes.shards,), jnp.int32, spread), _shape((2,), jnp.int32, whole)
-    decode = device.decode.lower(
-        params, layers, rows, slot_s, limits, _shape((), key.dtype, whole), program=program
-    )
-    width = shapes.slots(prompt - 1)
-    some = shapes.shards * max(1, min(shapes.full, PREFILL_TOKENS // width))
-    tokens, start = _shape((some, width), jnp.int32, spread), _shape((some,), jnp.int32, spread)
-    prefill = device.prefill.lower(params, tokens, start, config=config, mesh=alone)
     return Sampler(
-        Program(decode, {"weights": params, "cache": layers, "rows": rows}),
-        Program(prefill, {"weights": params}),
+        _decode(config, options, mesh, params, shapes, slots, end_ids),
+        _prefill(config, mesh, params, shapes, prompt),
         shapes.full,
         slots,
+    )
+
+
+def _alone(mesh: Mesh) -> Mesh | None:
+    """As `run.engine.Engine` has it."""
+    return mesh if mesh.size > 1 else None
+
+
+def _spread(mesh: Mesh) -> NamedSharding:
+    return NamedSharding(mesh, PartitionSpec(ROWS))
+
+
+def _whole(mesh: Mesh) -> NamedSharding:
+    return NamedSharding(mesh, PartitionSpec())
+
+
+def _decode(
+    config: ModelConfig,
+    options: SampleOptions,
+    mesh: Mesh,
+    params: PyTree,
+    shapes: Shapes,
+    slots: int,
+    end_ids: tuple[int, ...],
+) -> Program:
+    seats, dtype = shapes.full * shapes.shards, jnp.dtype(options.dtype)
+    cache = jax.eval_shape(lambda: init_cache(config, seats, slots, dtype).layers)
+    layers = jax.tree.map(lambda x: _shape(x.shape, x.dtype, _spread(mesh)), cache)
+    rows = _rows(seats, _spread(mesh))
+    slot_s = _shape((shapes.shards,), jnp.int32, _spread(mesh))
+    limits = _shape((2,), jnp.int32, _whole(mesh))
+    key = _shape((), jax.eval_shape(lambda: jax.random.key(0)).dtype, _whole(mesh))
+    picking = Picking(options.temperature, options.top_k, options.top_p, options.min_p)
+    program = device.Program(config, picking, end_ids, options.block, None, _alone(mesh))
+    arguments = (params, layers, rows, slot_s, limits, key)
+    return Program(
+        functools.partial(device.decode.lower, *arguments, program=program),
+        {"weights": params, "cache": layers, "rows": rows},
+    )
+
+
+def _prefill(
+    config: ModelConfig, mesh: Mesh, params: PyTree, shapes: Shapes, prompt: int
+) -> Program:
+    width = shapes.slots(prompt - 1)
+    some = shapes.shards * max(1, min(shapes.full, PREFILL_TOKENS // width))
+    tokens = _shape((some, width), jnp.int32, _spread(mesh))
+    start = _shape((some,), jnp.int32, _spread(mesh))
+    return Program(
+        functools.partial(
+            device.prefill.lower, params, tokens, start, config=config, mesh=_alone(mesh)
+        ),
+        {"weights": params},
     )
 
 
