@@ -160,3 +160,17 @@ def test_a_mesh_that_does_not_divide_is_refused_and_a_dry_run_compiles_nothing(s
     found, _ = printed(*words, "--dry-run")
     assert found["fits"] and "update" not in found["learner"]["prune"]
     assert found["devices"] == {"data": 1, "fsdp": 4, "tensor": 1}
+
+
+@pytest.mark.parametrize(
+    ("word", "said"),
+    [
+        ("--prompt_tokens=1", "prompt_tokens is 1; allowed: 2 or more"),
+        ("--mean_tokens=0", "mean_tokens is 0; allowed: 1 or more"),
+        ("--learn_flops=1.5", "learn_flops is 1.5; allowed: above 0, at most 1"),
+        ("--read_bandwidth=0", "read_bandwidth is 0.0; allowed: above 0, at most 1"),
+    ],
+)
+def test_settings_out_of_range_are_refused(settings, capsys, word, said):
+    assert cli.main(["plan", settings, word]) == 2
+    assert said in capsys.readouterr().err
