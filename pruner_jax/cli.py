@@ -63,6 +63,13 @@ VERBS = (
         ("config",),
     ),
     Verb(
+        "plan",
+        "compile a run's programs for a TPU slice without having it: memory, FLOPs, what fits",
+        config.PlanConfig,
+        "pruner_jax.run.plan:plan_verb",
+        ("config",),
+    ),
+    Verb(
         "sample",
         "look at answers to one question",
         config.SampleConfig,
@@ -98,7 +105,7 @@ Every verb knows:
   --print_config    print the resolved settings and stop
   --json            results as JSON on stdout, and nothing else there
   --traceback       show where an error came from
-prune, warmup and compare also know:
+prune, warmup, compare and plan also know:
   --dry-run         check everything, show sizes, and stop
 
 pruner-jax --version prints the version."""

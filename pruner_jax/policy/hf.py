@@ -51,9 +51,9 @@ _FIELDS = {
 _DTYPE_NAMES = {dtype.name: dtype for dtype in DTYPES.values()}
 
 
-def find_folder(name: str | os.PathLike[str]) -> Path:
+def find_folder(name: str | os.PathLike[str], *, described: bool = False) -> Path:
     """The local folder of that name, or of that hub id (``owner/name``, or ``owner/name@revision``:
-    a branch, a tag or a commit), fetched if need be."""
+    a branch, a tag or a commit), fetched if need be; ``described``: only its description."""
     folder = Path(name).expanduser()
     if folder.is_dir():
         return folder
@@ -70,6 +70,7 @@ def find_folder(name: str | os.PathLike[str]) -> Path:
     from huggingface_hub import snapshot_download
 
     wanted = ["*.json", "model*.safetensors", *TOKENIZER_FILES, "additional_chat_templates/*"]
+    wanted = [CONFIG] if described else wanted
     try:
         return Path(snapshot_download(match[1], revision=match[2], allow_patterns=wanted))
     except Exception as error:

@@ -185,14 +185,15 @@ def check_memory(stages: Mapping[str, Stage], most: int | None) -> str:
                 f"{stage.limit}"
             )
         raise ValueError(
-            f"memory: the stage {name!r} holds {_said(stage.bytes)} on each device "
-            f"({_said(stage.weights)} of weights, {_said(stage.cache)} of cache), which gives "
-            f"{_said(most)} (of a GPU the share XLA_PYTHON_CLIENT_MEM_FRACTION); {cure}"
+            f"memory: the stage {name!r} holds {said_size(stage.bytes)} on each device "
+            f"({said_size(stage.weights)} of weights, {said_size(stage.cache)} of cache), which "
+            f"gives {said_size(most)} (of a GPU the share XLA_PYTHON_CLIENT_MEM_FRACTION); {cure}"
         )
-    held = ", ".join(f"{name} {_said(stage.bytes)}" for name, stage in stages.items())
-    return f"memory on each device: {held}" + (f"; it gives {_said(most)}" if most else "")
+    held = ", ".join(f"{name} {said_size(stage.bytes)}" for name, stage in stages.items())
+    return f"memory on each device: {held}" + (f"; it gives {said_size(most)}" if most else "")
 
 
-def _said(size: int) -> str:
+def said_size(size: int) -> str:
+    """Bytes as people read them."""
     power, unit = (30, "GiB") if size >= 1 << 30 else (20, "MiB")
     return f"{size / (1 << power):.1f} {unit}"
