@@ -91,7 +91,11 @@ def constrain(x: jax.Array, *places: str | tuple[str, ...] | None) -> jax.Array:
     A no-op outside ``jax.set_mesh`` and inside ``shard_map``. Without it the compiler may follow
     the split of a weight where it should follow the split of the batch.
     """
+    return jax.lax.with_sharding_constraint(x, PartitionSpec(*places)) if is_spread() else x
+
+
+def is_spread() -> bool:
+    """Whether the compiler spreads what is traced here over a mesh: with one in context, outside
+    ``shard_map``."""
     mesh = jax.sharding.get_abstract_mesh()
-    if mesh.empty or any(kind != AxisType.Auto for kind in mesh.axis_types):
-        return x
-    return jax.lax.with_sharding_constraint(x, PartitionSpec(*places))
+    return not mesh.empty and all(kind == AxisType.Auto for kind in mesh.axis_types)
