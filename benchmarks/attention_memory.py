@@ -15,6 +15,7 @@ import argparse
 import functools
 import itertools
 import json
+import os
 
 import jax
 import jax.numpy as jnp
@@ -37,6 +38,8 @@ CONFIG = ModelConfig(
 
 def main() -> None:
     """Read what to compile, compile it by both kinds of attention, print what it takes."""
+    # libtpu only compiles here: others may use it meanwhile, and no TPU's host is to be asked.
+    os.environ |= {"ALLOW_MULTIPLE_LIBTPU_LOAD": "1", "TPU_SKIP_MDS_QUERY": "1"}
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--topologies", nargs="+", default=["v5e:2x2", "v5p:2x2x1", "v6e:2x2"])
     parser.add_argument("--row_tokens", type=int, default=4096)

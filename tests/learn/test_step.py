@@ -31,7 +31,7 @@ CUT = dict(row_tokens=16, micro_tokens=32, logp_chunk=6, remat="full", unrolled_
     ],
 )
 def test_packed_and_cut_is_unpacked_and_whole(name, options):
-    """Packing, micro-batches, chunks, remat, scan, kernel: none of the machine's choices is seen."""
+    """Packing, micro-batches, chunks, remat, scan, kernel: no choice of the machine's is seen."""
     spec, tree = SPECS[name], little.params()
     made = little.rows_for(spec, 12)
     wanted_loss, wanted = little.dense_gradient(tree, made, spec)
@@ -158,7 +158,7 @@ def test_bfloat16_follows_float32():
 
 def test_a_kernel_for_tpus_needs_tpus():
     options, mesh = LearnOptions(attention="splash"), little.mesh()
-    with pytest.raises(ValueError, match="attention is 'splash'.* platform 'cpu'; set it to auto"):
+    with pytest.raises(ValueError, match=r"attention is 'splash'.* platform 'cpu'; set it to auto"):
         step.make_update(CONFIG, LossSpec(), options, PLAIN, mesh)
     with pytest.raises(ValueError, match="attention is 'splash'"):
         step.score(little.params(), CONFIG, little.rows(2), options=options, mesh=mesh)
