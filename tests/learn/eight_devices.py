@@ -1,5 +1,7 @@
 """Run by test_learn_devices.py in a process of its own: the same updates on meshes of 8 devices."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import little
@@ -37,11 +39,15 @@ def run(mesh, spec, tree, **said):
     return state, np.nan_to_num(scores), metrics
 
 
+@functools.cache
+def run_alone(name):
+    return run(little.mesh(), SPECS[name], little.params())
+
+
 def compare(name, *shape, **said):
     """Eight devices, and what is ``said`` there, against one."""
-    before = little.params()
+    before, one = little.params(), run_alone(name)
     eight = run(make_mesh(*shape), SPECS[name], before, **said)
-    one = run(make_mesh(1, 1, 1, jax.devices()[:1]), SPECS[name], before)
     for (path, a), b, c in zip(
         jax.tree_util.tree_leaves_with_path(one[0].params),
         jax.tree.leaves(eight[0].params),
