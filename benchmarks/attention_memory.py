@@ -2,11 +2,12 @@
 
     pip install libtpu
     python benchmarks/attention_memory.py                        # v5e, v5p and v6e, rows of 4096
-    python benchmarks/attention_memory.py --topologies v5e:2x4 --row_tokens 8192 --rows 2
+    python benchmarks/attention_memory.py --topologies v5e:2x4 --row_tokens 1024 --rows 4
 
-Two layers of the width of Qwen2.5-1.5B and a small vocabulary, so that what attention takes is not
-hidden by the logits. Rows are cut over all chips. Compiled, not run: it says nothing of speed. One
-JSON line each: temporary memory of a chip, that is without parameters and optimiser state.
+Two layers with the heads of Qwen2.5-1.5B, a narrow MLP and a small vocabulary, so that what
+attention takes is not hidden by what they take. Rows are cut over all chips. Compiled, not run: it
+says nothing of speed. One JSON line each: temporary memory of a chip, that is without parameters
+and optimiser state.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ from pruner_jax.policy.config import ModelConfig, RopeConfig
 
 CONFIG = ModelConfig(
     model_type="qwen2", vocab_size=2048, width=1536, layers=2, heads=12, kv_heads=2, head_width=128,
-    mlp_width=8960, context=32768, rope=RopeConfig(1e6), norm_eps=1e-6, tied=True, qkv_bias=True,
+    mlp_width=1536, context=32768, rope=RopeConfig(1e6), norm_eps=1e-6, tied=True, qkv_bias=True,
 )  # fmt: skip
 
 
@@ -43,7 +44,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--topologies", nargs="+", default=["v5e:2x2", "v5p:2x2x1", "v6e:2x2"])
     parser.add_argument("--row_tokens", type=int, default=4096)
-    parser.add_argument("--rows", type=int, default=4, help="rows that a chip takes at once")
+    parser.add_argument("--rows", type=int, default=1, help="rows that a chip takes at once")
     parser.add_argument("--remat", nargs="+", default=["full"])
     args = parser.parse_args()
     for name, remat, kind in itertools.product(args.topologies, args.remat, ("splash", "xla")):
