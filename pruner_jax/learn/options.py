@@ -14,6 +14,7 @@ from typing import Literal
 SCHEDULES = ("constant", "cosine", "linear")
 REMATS = ("auto", "none", "dots", "full")
 DTYPES = ("auto", "float32", "bfloat16")
+ATTENTIONS = ("auto", "xla", "splash", "splash_interpreted")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -155,6 +156,11 @@ class LearnOptions:
     """What the backward pass computes again instead of keeping: ``none``, all but the products with
     weights (``dots``), or a whole layer (``full``). ``auto``: none on a CPU, full elsewhere."""
 
+    attention: str = "auto"
+    """How packed rows attend: as products that XLA compiles anywhere (``xla``), or by JAX's kernel
+    for TPUs (``splash``), which keeps no scores. ``auto``: splash on a TPU, xla elsewhere.
+    ``splash_interpreted``: that kernel on any device, slowly, to compare values."""
+
     unrolled_layers: int | None = None
     """Models of at most this many layers run layer by layer instead of as a scan: a little faster,
     longer to compile. null: 4 on a CPU, 0 elsewhere."""
@@ -172,7 +178,7 @@ class LearnOptions:
             raise ValueError(
                 f"learn.unrolled_layers is {self.unrolled_layers}; allowed: 0 or more, or null"
             )
-        for name, allowed in (("remat", REMATS), ("dtype", DTYPES)):
+        for name, allowed in (("remat", REMATS), ("attention", ATTENTIONS), ("dtype", DTYPES)):
             if getattr(self, name) not in allowed:
                 raise ValueError(
                     f"learn.{name} is {getattr(self, name)!r}; allowed: {', '.join(allowed)}"
@@ -185,11 +191,13 @@ class LearnOptions:
         # micro_tokens 512 556, 1024 430, 2048 390, 4096 450; layers unrolled 417, as a scan 473;
         # row_tokens 96 (a row each) 41.6 us a slot, 128 42.9, 192 50.5, 256 59.6.
         unrolled = 4 if cpu else 0
+        fastest = "splash" if backend == "tpu" else "xla"
         return dataclasses.replace(
             self,
             attention_tokens=self.attention_tokens or (190 if cpu else 8192),
             unrolled_layers=unrolled if self.unrolled_layers is None else self.unrolled_layers,
             micro_tokens=self.micro_tokens or (2048 if cpu else 16384),
             remat=("none" if cpu else "full") if self.remat == "auto" else self.remat,
+            attention=fastest if self.attention == "auto" else self.attention,
             dtype=("float32" if cpu else "bfloat16") if self.dtype == "auto" else self.dtype,
         )

@@ -178,7 +178,7 @@ def check_memory(stages: Mapping[str, Stage], most: int | None) -> str:
         if stage.cache:
             cure += ", or all with mesh.tensor: the sampler's weights and cache lie split over it"
         if not stage.learner:
-            cure = "split the model with mesh.tensor, take devices with more memory, or a smaller model"
+            cure = "split the model with mesh.tensor, take larger devices, or a smaller model"
         if fitting > 0:
             cure = (
                 f"lower sample.rows to {fitting} ({stage.rows} share the cache now), or lower "

@@ -77,6 +77,7 @@ MACHINE = (
     "dry_run",
     "guards.action",
     "guards.rollbacks",
+    "learn.attention",
     "learn.attention_tokens",
     "learn.logp_chunk",
     "learn.micro_tokens",
