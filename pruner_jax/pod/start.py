@@ -78,7 +78,8 @@ def wanted(options: PodOptions, environment: Mapping[str, str]) -> bool:
     if how not in ("auto", "pod", "none"):
         raise ValueError(f"PRUNER_POD is {how!r}; allowed: auto, pod, none")
     if how == "auto":
-        several = environment.get("TPU_WORKER_HOSTNAMES", "").count(",") > 0
+        hosts = environment.get("TPU_WORKER_HOSTNAMES", "")
+        several = "," in hosts and " " not in hosts  # libtpu writes a warning there
         tasks = ("SLURM_NTASKS", "OMPI_COMM_WORLD_SIZE", "JAX_NUM_PROCESSES")
         named = "JAX_COORDINATOR_ADDRESS" in environment or options.coordinator is not None
         return several or named or any(int(environment.get(name) or 1) > 1 for name in tasks)

@@ -80,6 +80,7 @@ def test_a_process_alone_is_a_pod():
         ("auto", {"SLURM_NTASKS": "1"}, False),
         ("auto", {"SLURM_NTASKS": "2"}, True),
         ("auto", {"TPU_WORKER_HOSTNAMES": "a,b"}, True),
+        ("auto", {"TPU_WORKER_HOSTNAMES": "WARNING: not found, set it"}, False),
         ("none", {"SLURM_NTASKS": "2"}, False),
         ("none", {"PRUNER_POD": "pod"}, True),
         ("pod", {"PRUNER_POD": "none"}, False),
