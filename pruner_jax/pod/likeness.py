@@ -36,7 +36,8 @@ def likeness(settings: Any) -> dict[str, str]:
             found[name] = json.dumps(tree, sort_keys=True, default=str)
 
     flatten(reading.plain(settings), "")
-    found.pop("pod.process", None)
+    for own in ("pod.process", "out"):
+        found.pop(own, None)
     package = pathlib.Path(__file__).parents[1]
     found["program"] = digest(sorted(package.rglob("*.py")), package)
     return found | {f"version of {name}": importlib.metadata.version(name) for name in _PACKAGES}
@@ -72,20 +73,22 @@ def digests_of_model(folder: pathlib.Path) -> dict[str, str]:
     return found
 
 
-def check_shared(pod: Pod, root: pathlib.Path) -> None:
-    """Refuse a folder of the run that is not one and the same on all hosts: checkpoints are written
-    by all, and what the first one writes is read by all.
+def check_shared(pod: Pod, folder: pathlib.Path) -> None:
+    """Refuse a folder of checkpoints that is not one and the same on all hosts, for all write to
+    it. The other files of a run are the first host's alone.
 
     Raises:
       Unlike: naming the processes that see another folder.
     """
-    note, said = root / ".shared", secrets.token_hex(8)
+    if pod.count == 1:
+        return
+    note, said = folder / ".shared", secrets.token_hex(8)
     said = pod.lead(lambda: note.write_text(said) and said)
     seen = pod.gather(note.exists() and note.read_text() == said, "the shared folder")
     blind = [index for index, sees in enumerate(seen) if not sees]
     if blind:
         raise Unlike(
-            f"out={str(root)!r} is not the same folder on all hosts: processes {blind} do not see "
-            "what process 0 wrote there; give a folder that all share (a network file system, or a "
+            f"{str(folder)!r} is not the same folder on all hosts: processes {blind} do not see "
+            "what process 0 wrote there; give an --out that all share (a network file system, or a "
             "bucket that is mounted)"
         )

@@ -16,8 +16,8 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
-from flax import serialization
 
+from pruner_jax.pod import wire
 from pruner_jax.pod.watch import Interrupted, PodError, Watch
 
 __all__ = ["ALONE", "Pod", "PodError", "Unlike"]
@@ -72,7 +72,7 @@ class Pod:
         """What each process gives, by process.
 
         Args:
-          value: plain data and numpy arrays (tuples come back as lists).
+          value: as of `wire.pack`.
           at: the place in the program, the same on all.
 
         Raises:
@@ -80,8 +80,7 @@ class Pod:
         """
         if self._watch is None:
             return [value]
-        parts = self._exchange(_packed(value), at)
-        return [serialization.msgpack_restore(part) for part in parts]
+        return [wire.unpack(part) for part in self._exchange(wire.pack(value), at)]
 
     def each(self, work: Callable[..., Any], *args: Any) -> list[Any]:
         """What the work came to on each process, by process; it may do different things there.
@@ -176,17 +175,6 @@ def _name(work: Callable[..., Any]) -> str:
     while isinstance(work, functools.partial):
         work = work.func
     return getattr(work, "__qualname__", type(work).__name__)
-
-
-def _packed(value: Any) -> bytes:
-    return serialization.msgpack_serialize(_listed(value))
-
-
-def _listed(value: Any) -> Any:
-    """The same with lists for tuples, which msgpack does not know."""
-    if isinstance(value, Mapping):
-        return {key: _listed(part) for key, part in value.items()}
-    return [_listed(part) for part in value] if isinstance(value, (list, tuple)) else value
 
 
 def _note(error: BaseException | None) -> dict[str, Any] | None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import pathlib
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -161,7 +162,7 @@ def collect_table(run: Session, state: RunState, phase: Phase) -> Graded:
     with filling(run, table):
         missing = run.pod.lead(table.missing, problems, visit_P)
         if len(missing) < len(problems) and not is_charged(run, phase):
-            run.clock.charge("table", table.seconds(problems, visit_P))
+            run.clock.charge("table", run.pod.lead(table.seconds, problems, visit_P))
         asked, visit_M = [problems[i] for i in missing], visit_P[missing]
         if missing and phase.collect.policy == "teacher" and run.settings.teacher.file is not None:
             _read_teacher(run, state, table, asked, visit_M, limit)
@@ -172,7 +173,8 @@ def collect_table(run: Session, state: RunState, phase: Phase) -> Graded:
         run.tables.clear()
     # A teacher's rows that are too long stay in the table, or it would be asked again for them.
     wanted = phase.loss is not None and looks_at_tokens(phase)
-    rows = table.read(problems, visit_P, tokens=wanted, longest=limit)
+    read = functools.partial(table.read, tokens=wanted, longest=limit)
+    rows = run.pod.lead(read, problems, visit_P)
     if phase.collect.policy == "teacher":
         run.progress.log(f"teacher: {said(taxonomy(rows))}")
     return rows
@@ -208,7 +210,9 @@ def that_count(
     at_once = run.engine.rows_together(weighted.graded.rollouts.limit)
     parts = np.split(kept, np.flatnonzero(np.diff(first_B // at_once)) + 1) if len(kept) else []
     table = Table(table_folder(run, state, phase))
-    for rows, graded in zip(parts, table.with_tokens(weighted.graded, parts)):
+    found = table.with_tokens(weighted.graded, parts)
+    for rows in parts:
+        graded = run.pod.lead(next, found)
         pair_B = None if weighted.pair_B is None else weighted.pair_B[rows]
         yield dataclasses.replace(
             take_rows(weighted, rows),
@@ -360,5 +364,9 @@ def reference(run: Session, state: RunState) -> Groups | None:
     if key not in run.tables:
         own = {phase.name: phase for phase in run.method.phases}
         folders = [_folder(run, own[phase], name) for phase, name in key]
-        run.tables[key] = join([Groups.of(Table(folder).everything()) for folder in folders])
+        run.tables[key] = run.pod.lead(_groups, folders)
     return run.tables[key]
+
+
+def _groups(folders: Sequence[pathlib.Path]) -> Groups:
+    return join([Groups.of(Table(folder).everything()) for folder in folders])

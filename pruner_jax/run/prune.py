@@ -147,7 +147,7 @@ def say_what_can_be_told(run: Session, state: RunState) -> None:
     """Refuse a tolerance that the monitor set cannot tell from noise, before training."""
     if not heeds_tolerance(run.settings, run.method):
         return
-    least = check_tolerance(read_outcomes(run.rollouts(state.start)), run.settings.pick)
+    least = check_tolerance(run.outcomes(state.start), run.settings.pick)
     run.progress.log(
         f"smallest loss of accuracy the monitor set can tell from none: {least:.4f} "
         f"(tolerance {run.settings.pick.tolerance:g})"
@@ -217,7 +217,7 @@ def limit_of_next_round(run: Session, state: RunState) -> int | None:
         state.ended = f"{rounds.most} rounds were played (rounds.most)"
         return None
     current = state.rounds[-1]["limit"] if state.rounds else run.cap("monitor")
-    found = next_limit(read_outcomes(run.rollouts(state.origin)), current, run.settings.auto)
+    found = next_limit(run.outcomes(state.origin), current, run.settings.auto)
     run.progress.log(f"auto limit: {found.reason}")
     if found.limit is None:
         state.ended = found.reason
@@ -289,7 +289,7 @@ def end_round(run: Session, state: RunState) -> None:
     goes with its parameters comes back with them (`RunState.go_on`, `RunState.go_back`)."""
     back = goes_back(run, state)
     with run.clock.phase("pick"):
-        base = read_outcomes(run.rollouts(state.start))
+        base = run.outcomes(state.start)
         candidates = [run.candidate(mark) for mark in state.candidates]
         picked = pick(base, run.candidate(state.origin), candidates, run.settings.pick)
         run.progress.log(picked.reason)
@@ -305,7 +305,7 @@ def end_round(run: Session, state: RunState) -> None:
             }
         )
         if not back:
-            after = read_outcomes(run.rollouts(state.origin))
+            after = run.outcomes(state.origin)
             entry = Round(
                 limit=state.limit,
                 steps=state.step,
@@ -427,7 +427,7 @@ def test(run: Session, params: PyTree, name: str) -> Outcomes:
         return evaluate(run, params, "test", f"test set, {name} model{some}", part)
 
     keep_parts(path, len(run.set("test")), max(1, at_once), sample, run.pod)
-    return read_outcomes(path)
+    return run.pod.lead(read_outcomes, path)
 
 
 def export(run: Session, params: PyTree) -> None:

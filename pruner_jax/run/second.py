@@ -399,14 +399,15 @@ def ask_again(
             asked = _asked_again(engine, old, prompt_tokens, rows)
             paths.append(folder / f"again-{_digest(asked, old.sample_B[rows], limit)}.parquet")
             if engine.pod.lead(paths[-1].exists):
-                seconds += seconds_of(paths[-1])
+                seconds += engine.pod.lead(seconds_of, paths[-1])
                 continue
             begun = time.perf_counter()
             part = ask(asked, old.sample_B[rows])
             spent = time.perf_counter() - begun
             write = functools.partial(write_rollouts, round=0, step=0, seconds=spent)
             engine.pod.lead(write, paths[-1], part)
-        found = read_graded(paths, {problem.id: problem for problem in old.prompts.problems})
+        by_id = {problem.id: problem for problem in old.prompts.problems}
+        found = engine.pod.lead(read_graded, paths, by_id)
     rollouts = dataclasses.replace(
         found.rollouts,
         prompts=old.prompts,

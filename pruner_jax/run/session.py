@@ -23,6 +23,7 @@ from pruner_jax.config import ConfigError, PruneConfig, layered, plain
 from pruner_jax.learn.optimizer import make_optimizer, warmup
 from pruner_jax.learn.rows import Rows
 from pruner_jax.learn.step import LearnState, Update, make_update, state_shardings
+from pruner_jax.measure.outcomes import Outcomes
 from pruner_jax.measure.pick import Candidate
 from pruner_jax.mesh import LEARN_RULES, make_mesh
 from pruner_jax.objective.groups import Groups
@@ -211,7 +212,11 @@ class Session:
 
     def candidate(self, mark: Mark) -> Candidate:
         """What the checkpoint rule looks at."""
-        return Candidate(mark.step, read_outcomes(self.rollouts(mark)))
+        return Candidate(mark.step, self.outcomes(mark))
+
+    def outcomes(self, mark: Mark) -> Outcomes:
+        """What came of an evaluation."""
+        return self.pod.lead(read_outcomes, self.rollouts(mark))
 
     def record(self, record: dict[str, Any]) -> dict[str, Any]:
         """Write one line of metrics and remember it, the same on all processes."""
@@ -315,7 +320,7 @@ def open_session(settings: PruneConfig, pod: Pod) -> Iterator[Session]:
         problems = load_sets(settings.problems)
         pod.agree("the hosts' problems", digests_of_problems(problems), "give all the same data")
         mesh = make_mesh(settings.mesh.data, settings.mesh.fsdp, settings.mesh.tensor)
-        names = _names(settings)
+        names = pod.lead(_names, settings)
         policy = handle.describe(names["model"])
         hf.open_weights(policy.folder, policy.config)  # checks
         pod.agree("the hosts' models", digests_of_model(policy.folder), "give all the same model")
@@ -333,9 +338,8 @@ def open_session(settings: PruneConfig, pod: Pod) -> Iterator[Session]:
         )
         check_columns(method, problems["train"])
         longest = check_context(settings, method, engine, problems)
-        check_collections(
-            settings, method, engine, policy.folder, problems["train"], names.get("teacher")
-        )
+        train, teacher = problems["train"], names.get("teacher")
+        pod.lead(check_collections, settings, method, engine, policy.folder, train, teacher)
         warmup(settings.optimizer, optimizer_steps(settings, method))  # checks
         optimizer = make_optimizer(settings.optimizer, policy.config)
         shared = {
@@ -383,7 +387,7 @@ def open_session(settings: PruneConfig, pod: Pod) -> Iterator[Session]:
             )
             changes = pod.lead(lambda: stack.enter_context(take(commits)).changes)
             session.folder = RunFolder(pathlib.Path(settings.out), tuple(changes))
-            check_shared(pod, session.folder.root)
+            check_shared(pod, session.folder.checkpoints)
             for change in session.folder.changes:
                 progress.log(f"changed since the run was stopped: {change}")
             session.tracker = Tracker(

@@ -8,7 +8,7 @@ is decided alike everywhere, and the learner packs its batches from all of them.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,7 +16,7 @@ import numpy as np
 from pruner_jax.objective.rows import below
 from pruner_jax.pod.together import Pod
 from pruner_jax.sample.sampler import SampleStats
-from pruner_jax.types import Graded, Prompts, Rollouts, take_prompts, take_rows
+from pruner_jax.types import Graded, Prompts, take_prompts, take_rows
 
 Work = Callable[..., tuple[Graded, SampleStats]]
 
@@ -37,21 +37,24 @@ def spread(
     own = pod.share(len(prompts))
     rows = (own[:, None] * samples + np.arange(samples)).reshape(-1)
 
-    def part() -> dict[str, Any] | None:
+    def part() -> tuple[np.ndarray, Graded, SampleStats] | None:
         if not len(own):
             return None
         graded, stats = work(
             params, take_prompts(prompts, own), samples, **_of_rows(conditions, rows)
         )
-        return {"rows": rows, "graded": _plain(graded), "stats": dataclasses.asdict(stats)}
+        # Their prompts have all, and where they stand among them.
+        rollouts = dataclasses.replace(
+            graded.rollouts, prompts=None, group_B=(rows // samples).astype(np.int32)
+        )
+        return rows, dataclasses.replace(graded, rollouts=rollouts), stats
 
-    parts = [part for part in pod.each(part) if part is not None]
-    joined = below([_graded(part["graded"], prompts, part["rows"] // samples) for part in parts])
-    order = np.argsort(np.concatenate([part["rows"] for part in parts]), kind="stable")
-    graded = take_rows(joined, order)
+    rows_of, graded_of, stats_of = zip(*filter(None, pod.each(part)))
+    order = np.argsort(np.concatenate(rows_of), kind="stable")
+    graded = take_rows(below(graded_of), order)
     limit = int(np.max(conditions["limit"]))
-    rollouts = dataclasses.replace(graded.rollouts, limit=limit)
-    return dataclasses.replace(graded, rollouts=rollouts), _together(parts)
+    rollouts = dataclasses.replace(graded.rollouts, prompts=prompts, limit=limit)
+    return dataclasses.replace(graded, rollouts=rollouts), _together(stats_of)
 
 
 def _of_rows(conditions: Mapping[str, Any], rows: np.ndarray) -> dict[str, Any]:
@@ -66,26 +69,7 @@ def _of_rows(conditions: Mapping[str, Any], rows: np.ndarray) -> dict[str, Any]:
     return found
 
 
-def _plain(graded: Graded) -> dict[str, Any]:
-    """The rows as arrays and lists, without their prompts, which all have."""
-    own = {f.name: getattr(graded, f.name) for f in dataclasses.fields(graded)}
-    rollouts = own.pop("rollouts")
-    fields = [f.name for f in dataclasses.fields(rollouts) if f.name != "prompts"]
-    return {"own": own, "rollouts": {name: getattr(rollouts, name) for name in fields}}
-
-
-def _graded(plain: Mapping[str, Any], prompts: Prompts, group_B: np.ndarray) -> Graded:
-    """The rows again, of the prompts of all."""
-
-    def tuples(fields: Mapping[str, Any]) -> dict[str, Any]:
-        return {n: tuple(x) if isinstance(x, list) else x for n, x in fields.items()}
-
-    rollouts = tuples(plain["rollouts"]) | {"group_B": group_B.astype(np.int32)}
-    return Graded(rollouts=Rollouts(prompts=prompts, **rollouts), **tuples(plain["own"]))
-
-
-def _together(parts: list[Mapping[str, Any]]) -> SampleStats:
+def _together(stats: Sequence[SampleStats]) -> SampleStats:
     """What all took: the sum, but of the seconds the longest."""
-    stats = [SampleStats(**part["stats"]) for part in parts]
     total = sum(stats[1:], stats[0])
     return dataclasses.replace(total, seconds=max(one.seconds for one in stats))

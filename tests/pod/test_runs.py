@@ -49,11 +49,15 @@ def pod(out, count, folder, *words):
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
-    """The folder of an undisturbed run of two processes; their parameters lie split over both."""
+    """The folder of an undisturbed run of two processes; their parameters lie split over both. They
+    have nothing in common but the folder of checkpoints."""
     folder = tmp_path_factory.mktemp("whole")
-    with pod(folder / "run", 2, folder) as group:
+    (folder / "run-1").mkdir()
+    (folder / "run-1" / "checkpoints").symlink_to(folder / "run-0" / "checkpoints")
+    with pod(folder / "run-{process}", 2, folder) as group:
         group.results(PATIENT)
-    return folder / "run"
+    assert [path.name for path in (folder / "run-1").iterdir()] == ["checkpoints"]
+    return folder / "run-0"
 
 
 def tokens(run):
