@@ -1,8 +1,9 @@
 """One sampling spread over the processes of a pod: each writes and checks the rows of its prompts.
 
 Afterwards all processes have all rows, in the order (prompt, sample), so whatever follows from them
-is decided alike everywhere, and the learner packs its batches from all of them. A row takes about
-20 bytes a token on its way. Leaves out how a process samples (`run.engine`).
+is decided alike everywhere, and the learner packs its batches from all of them. That costs about 14
+bytes a token on the network; packing host by host would leave a third of the learner's slots empty
+on 32 hosts (`benchmarks/pod.py`). Leaves out how a process samples (`run.engine`).
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import numpy as np
 from pruner_jax.objective.rows import below
 from pruner_jax.pod.together import Pod
 from pruner_jax.sample.sampler import SampleStats
-from pruner_jax.types import Graded, Prompts, take_prompts, take_rows
+from pruner_jax.types import Graded, Prompts, Rollouts, take_prompts, take_rows
 
 Work = Callable[..., tuple[Graded, SampleStats]]
 
@@ -43,18 +44,41 @@ def spread(
         graded, stats = work(
             params, take_prompts(prompts, own), samples, **_of_rows(conditions, rows)
         )
-        # Their prompts have all, and where they stand among them.
+        # The prompts are known to all.
         rollouts = dataclasses.replace(
             graded.rollouts, prompts=None, group_B=(rows // samples).astype(np.int32)
         )
-        return rows, dataclasses.replace(graded, rollouts=rollouts), stats
+        return rows, dataclasses.replace(graded, rollouts=ragged(rollouts)), stats
 
     rows_of, graded_of, stats_of = zip(*filter(None, pod.each(part)))
     order = np.argsort(np.concatenate(rows_of), kind="stable")
-    graded = take_rows(below(graded_of), order)
+    width = max(int(graded.rollouts.length_B.max(initial=0)) for graded in graded_of)
+    whole = [dataclasses.replace(g, rollouts=padded(g.rollouts, width)) for g in graded_of]
+    graded = take_rows(below(whole), order)
     limit = int(np.max(conditions["limit"]))
     rollouts = dataclasses.replace(graded.rollouts, prompts=prompts, limit=limit)
     return dataclasses.replace(graded, rollouts=rollouts), _together(stats_of)
+
+
+def ragged(rollouts: Rollouts) -> Rollouts:
+    """The rollouts with their ``[B, T]`` arrays one row after the other, without padding."""
+    inside_BT = np.arange(rollouts.tokens_BT.shape[1]) < rollouts.length_B[:, None]
+    return dataclasses.replace(rollouts, **{n: x[inside_BT] for n, x in _by_token(rollouts)})
+
+
+def padded(rollouts: Rollouts, width: int) -> Rollouts:
+    """The rollouts that ``ragged`` came from, ``width`` tokens wide."""
+    inside_BT = np.arange(width) < rollouts.length_B[:, None]
+    changes = {}
+    for name, flat in _by_token(rollouts):
+        changes[name] = np.zeros(inside_BT.shape, flat.dtype)
+        changes[name][inside_BT] = flat
+    return dataclasses.replace(rollouts, **changes)
+
+
+def _by_token(rollouts: Rollouts) -> list[tuple[str, np.ndarray]]:
+    names = [field.name for field in dataclasses.fields(rollouts) if field.name.endswith("_BT")]
+    return [(name, getattr(rollouts, name)) for name in names]
 
 
 def _of_rows(conditions: Mapping[str, Any], rows: np.ndarray) -> dict[str, Any]:

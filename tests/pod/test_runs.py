@@ -17,12 +17,16 @@ ROOT = pathlib.Path(__file__).parents[2]
 SHORT = [
     "prune",
     "configs/resume.yaml",
-    f"--model={ROOT / 'configs' / 'tiny_reasoner'}",
-    "--rounds.limits=[48]",
+    # Tables, expert iteration on a store, a policy gradient with modes and a moving reference.
+    "--method.name=tests/run/every_kind_of_phase.py",
+    "--method.options={}",
+    "--rounds.limits=[24]",
     "--rounds.steps=4",
+    "--rounds.prompts=2",
     "--rounds.evaluate_every=2",
     "--rounds.save_every=1",
     "--rounds.log_rollouts_every=1",
+    "--problems.options.train=8",
     "--problems.options.monitor=8",
     "--problems.options.test=8",
     "--optimizer.learning_rate=1e-3",
