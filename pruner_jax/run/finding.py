@@ -28,7 +28,7 @@ from pruner_jax.policy.config import ModelConfig
 from pruner_jax.run import traffic
 from pruner_jax.run.checks import cap, check_method, check_settings, collection_limit, problems_of
 from pruner_jax.run.engine import Engine
-from pruner_jax.run.memory import gathered_bytes, on_a_device, sampler_bytes
+from pruner_jax.run.memory import on_a_device, sampler_bytes
 from pruner_jax.sample.options import SampleOptions
 
 SETS = ("train", "monitor", "test")
@@ -225,7 +225,6 @@ def sampling(here: Slice, name: str) -> Finding:
     counted = {
         "held": held,
         "weights": sampler_bytes(engine, here.mesh),
-        "gathered": gathered_bytes(engine, here.mesh),
         "cache": engine.cache_bytes(limit_of(settings, name), settings.prompt_tokens, made.rows),
     }
     sizes = {"rows": made.rows, "slots": made.slots}

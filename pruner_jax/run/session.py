@@ -35,7 +35,7 @@ from pruner_jax.pod.likeness import (
     digests_of_problems,
     likeness,
 )
-from pruner_jax.pod.together import Pod, PodError
+from pruner_jax.pod.together import ALONE, Pod, PodError
 from pruner_jax.policy import handle, hf, weights
 from pruner_jax.policy.handle import Policy
 from pruner_jax.problems.source import load_sets
@@ -305,7 +305,7 @@ class Session:
 
 
 @contextlib.contextmanager
-def open_session(settings: PruneConfig, pod: Pod) -> Iterator[Session]:
+def open_session(settings: PruneConfig, pod: Pod = ALONE) -> Iterator[Session]:
     """Everything a run needs, checked; the folder is locked for this process meanwhile."""
     keep_compiled_programs()
     give_back_large_blocks()
