@@ -95,8 +95,8 @@ def _check_hosts(devices: Sequence[jax.Device], tensor: int) -> None:
             allowed = ", ".join(str(n) for n in range(1, count + 1) if count % n == 0)
             raise ValueError(
                 f"mesh: tensor = {tensor}, but process {process} has {count} devices, and devices "
-                f"that share a replica must belong to one process; allowed: {allowed} (split over "
-                "hosts with fsdp)"
+                f"that share a replica must belong to one process; allowed: {allowed} (start one "
+                "process for each host; split over hosts with fsdp)"
             )
 
 

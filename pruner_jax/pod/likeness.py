@@ -9,8 +9,11 @@ from __future__ import annotations
 import hashlib
 import importlib.metadata
 import json
+import os
 import pathlib
+import platform
 import secrets
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -20,7 +23,14 @@ from pruner_jax.types import Problem
 
 LIKE = "start all hosts with the same command, files and versions"
 
-_PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy", "transformers", "tokenizers")
+_APPEARS = 60.0  # seconds
+_BEGINNING, _BLOCKS, _BLOCK = 1 << 20, 64, 4096
+
+_PACKAGES = (
+    *("jax", "jaxlib", "libtpu", "jax-cuda12-plugin", "jax-cuda13-plugin"),
+    *("flax", "optax", "numpy", "transformers", "tokenizers"),
+)
+_ENVIRONMENT = ("XLA_FLAGS", "LIBTPU_INIT_ARGS", "JAX_ENABLE_X64", "JAX_DEFAULT_MATMUL_PRECISION")
 
 
 def likeness(settings: Any) -> dict[str, str]:
@@ -40,7 +50,16 @@ def likeness(settings: Any) -> dict[str, str]:
         found.pop(own, None)
     package = pathlib.Path(__file__).parents[1]
     found["program"] = digest(sorted(package.rglob("*.py")), package)
-    return found | {f"version of {name}": importlib.metadata.version(name) for name in _PACKAGES}
+    found["version of Python"] = platform.python_version()
+    found |= {f"version of {name}": _version(name) for name in _PACKAGES}
+    return found | {name: os.environ.get(name, "") for name in _ENVIRONMENT}
+
+
+def _version(package: str) -> str:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return "none"
 
 
 def digest(files: Iterable[pathlib.Path], root: pathlib.Path) -> str:
@@ -63,14 +82,26 @@ def digests_of_problems(problems: Mapping[str, Sequence[Problem]]) -> dict[str, 
 
 
 def digests_of_model(folder: pathlib.Path) -> dict[str, str]:
-    """Of a model's small files; of its weights the names and sizes, for they take long to read."""
+    """Of a model's files; of its weights the header and some blocks, for they take long to read."""
     found = {}
     for path in sorted(folder.iterdir()):
         if path.suffix == ".safetensors":
-            found[path.name] = f"{path.stat().st_size} bytes"
+            found[path.name] = _digest_of_blocks(path)
         elif path.is_file() and path.suffix in (".json", ".jinja", ".txt", ".model"):
             found[path.name] = digest([path], folder)
     return found
+
+
+def _digest_of_blocks(path: pathlib.Path) -> str:
+    """Of the length, the beginning and evenly spread blocks of a large file."""
+    size = path.stat().st_size
+    total = hashlib.blake2b(str(size).encode(), digest_size=8)
+    with path.open("rb") as file:
+        total.update(file.read(_BEGINNING))
+        for part in range(_BLOCKS):
+            file.seek(size * part // _BLOCKS)
+            total.update(file.read(_BLOCK))
+    return total.hexdigest()
 
 
 def check_shared(pod: Pod, folder: pathlib.Path) -> None:
@@ -82,9 +113,11 @@ def check_shared(pod: Pod, folder: pathlib.Path) -> None:
     """
     if pod.count == 1:
         return
-    note, said = folder / ".shared", secrets.token_hex(8)
-    said = pod.lead(lambda: note.write_text(said) and said)
-    seen = pod.gather(note.exists() and note.read_text() == said, "the shared folder")
+    name = pod.lead(secrets.token_hex, 8)  # a new one, which no file system has in its memory
+    note = folder / f".shared-{name}"
+    pod.lead(note.touch)
+    seen = pod.each(_appears, note)
+    pod.lead(note.unlink)
     blind = [index for index, sees in enumerate(seen) if not sees]
     if blind:
         raise Unlike(
@@ -92,3 +125,13 @@ def check_shared(pod: Pod, folder: pathlib.Path) -> None:
             "what process 0 wrote there; give an --out that all share (a network file system, or a "
             "bucket that is mounted)"
         )
+
+
+def _appears(path: pathlib.Path) -> bool:
+    """Whether a file is seen, within the time that network file systems remember that it is not."""
+    until = time.monotonic() + _APPEARS
+    while not path.exists():
+        if time.monotonic() > until:
+            return False
+        time.sleep(0.5)
+    return True

@@ -1,8 +1,10 @@
 """Notices that a machine of Google Cloud is about to be taken away, before any signal comes.
 
 Its metadata server tells of maintenance and preemption; a thread asks it, with requests that are
-answered when something changes. On other machines nothing is asked. The server's address can be
-given by GCE_METADATA_HOST, as Google's own libraries have it.
+answered when something changes. What it says at the start is not new: maintenance may be announced
+an hour ahead, and a run that is started again meanwhile goes on until its signal comes. A machine
+that is moved while it works needs nothing. On other machines nothing is asked. The server's address
+can be given by GCE_METADATA_HOST, as Google's own libraries have it.
 """
 
 from __future__ import annotations
@@ -13,7 +15,8 @@ import threading
 import urllib.error
 import urllib.request
 
-_QUIET = {"maintenance-event": "NONE", "preempted": "FALSE"}  # what is said while all is well
+# What is said when the machine will go.
+_GOES = {"maintenance-event": "TERMINATE_ON_HOST_MAINTENANCE", "preempted": "TRUE"}
 _ASK = 20  # seconds that the server may take to answer that nothing has changed
 _AGAIN = 5.0  # seconds after a request that failed
 
@@ -29,7 +32,7 @@ class Notices:
         self._server = _server()
 
     def __enter__(self) -> Notices:
-        for name in _QUIET if self._server else ():
+        for name in _GOES if self._server else ():
             threading.Thread(target=self._listen, args=(name,), daemon=True).start()
         return self
 
@@ -47,9 +50,9 @@ class Notices:
             except (urllib.error.URLError, OSError):
                 self._done.wait(_AGAIN)
                 continue
-            change = "&wait_for_change=true"
-            if said != _QUIET[name]:
+            if change and said == _GOES[name]:
                 self.came = f"{name} is {said}"
+            change = "&wait_for_change=true"
 
 
 def _server() -> str | None:

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping
 import jax
 
 from pruner_jax.learn.options import PodOptions
-from pruner_jax.pod.together import Pod, PodError
+from pruner_jax.pod.together import ALONE, Pod, PodError
 from pruner_jax.pod.watch import Watch
 
 # JAX ends a process by itself when it has not heard of another for this long; the watch, which says
@@ -29,7 +29,13 @@ def start(options: PodOptions) -> Iterator[Pod]:
       PodError: the others were not found.
     """
     if not wanted(options, os.environ):
-        yield Pod()
+        if jax.process_count() > 1:  # as on the hosts of a Cloud TPU slice
+            raise PodError(
+                f"JAX has found {jax.process_count()} processes, which know nothing of each other "
+                "here; set pod.start to pod (or PRUNER_POD=pod) to run on all of them, or take a "
+                "machine of its own"
+            )
+        yield ALONE
         return
     given = {
         "coordinator_address": options.coordinator,
@@ -56,19 +62,18 @@ def start(options: PodOptions) -> Iterator[Pod]:
             "alone"
         ) from error
     if jax.process_count() == 1:
-        yield Pod()
+        yield ALONE
         return
     with Watch(options.patience) as watch:
         pod = Pod(jax.process_index(), jax.process_count(), watch)
         try:
             yield pod
             pod.gather(None, "the end")  # the first process keeps the line until all are done
-        except jax.errors.JaxRuntimeError:
-            watch.wait_for_trouble()  # a collective fails where a process is gone
-            raise
         except BaseException as error:
-            watch.tell(error)
-            raise
+            reason = watch.ended_by(error)
+            if reason is error:
+                raise
+            raise reason from error
     jax.distributed.shutdown()
 
 
@@ -80,7 +85,8 @@ def wanted(options: PodOptions, environment: Mapping[str, str]) -> bool:
     if how == "auto":
         hosts = environment.get("TPU_WORKER_HOSTNAMES", "")
         several = "," in hosts and " " not in hosts  # libtpu writes a warning there
-        tasks = ("SLURM_NTASKS", "OMPI_COMM_WORLD_SIZE", "JAX_NUM_PROCESSES")
+        # Of a step of Slurm, which srun starts; a job's own number of tasks may mean CPUs.
+        tasks = ("SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE", "MEGASCALE_NUM_SLICES")
         named = "JAX_COORDINATOR_ADDRESS" in environment or options.coordinator is not None
         return several or named or any(int(environment.get(name) or 1) > 1 for name in tasks)
     return how == "pod"

@@ -1,9 +1,10 @@
 """What the processes of a pod do together: each its part, one for all, all the same.
 
 Every process runs the same program and calls these in the same order. Small values go through the
-coordination service, large ones over the devices' own network, after everybody has said that it is
-there; so waiting always ends: with the value, or with a clear error once somebody is dead or has
-failed (`watch`). What one process fails with, all fail with.
+coordination service: all put theirs on its board, the first process puts them together, and all
+read that. Large ones go over the devices' own network, after everybody has said that it is there;
+so waiting always ends: with the value, or with a clear error once somebody is dead or has failed
+(`watch`). What one process fails with, all fail with.
 """
 
 from __future__ import annotations
@@ -63,10 +64,12 @@ class Pod:
         processes, for they are often alike."""
         return np.arange(self.index, count, self.count)
 
-    def tell(self, error: BaseException) -> None:
-        """Tell the others what this process has failed with, if they do not know."""
+    def close_after(self, error: BaseException) -> None:
+        """Tell the others what this process has failed with, if they do not know. From here on all
+        that it does is to complete what is being saved."""
         if self._watch is not None:
             self._watch.tell(error)
+            self._watch.closing = True
 
     def gather(self, value: Any, at: str) -> list[Any]:
         """What each process gives, by process.
@@ -102,6 +105,7 @@ class Pod:
         if stops and not isinstance(error, KeyboardInterrupt):
             raise Interrupted(stops[0])
         if error is not None:
+            error.shared = True
             raise error
         if failed:
             index, note = next(iter(failed.items()))
@@ -140,32 +144,64 @@ class Pod:
     def _exchange(self, data: bytes, at: str) -> list[bytes]:
         """The bytes of every process."""
         small = len(data) <= _SMALL
-        head = b"=" + data if small else b"#%d" % len(data)
-        heads = self._heads(head, at)
-        sizes = [0 if h[:1] == b"=" else int(h[1:]) for h in heads]
-        parts = _over_devices(b"" if small else data, max(sizes), self.count)
-        return [h[1:] if not size else part[:size] for h, size, part in zip(heads, sizes, parts)]
+        said = self._meet({"at": at, "size": 0 if small else len(data), "data": data * small})
+        for index, one in enumerate(said):
+            if one["at"] != at:
+                # It has left the common way, or this one has; who did will have said why.
+                self._watch.wait_for_trouble()
+                raise PodError(f"process {index} is at {one['at']}, this one at {at}")
+        sizes = [one["size"] for one in said]
+        parts = self._over_devices(b"" if small else data, sizes)
+        return [part if one["size"] else one["data"] for one, part in zip(said, parts)]
 
-    def _heads(self, head: bytes, at: str) -> list[bytes]:
-        """Something short of every process. When all have come, all have left the meeting before
-        it, so what was said there may go."""
-        board, began, told, number = self._watch, time.monotonic(), False, next(self._numbers)
-        board.put(f"meet/{number}/{self.index}", at.encode() + b"\0" + head)
-        heads = []
+    def _meet(self, note: dict[str, Any]) -> list[dict[str, Any]]:
+        """What all say at a meeting. Once the first process has heard all, none reads of the
+        meeting before it any more."""
+        board, number = self._watch, next(self._numbers)
+        board.put(f"meet/{number}/{self.index}", wire.pack(note))
+        if not self.leads:
+            return wire.unpack(self._wait(f"all/{number}", "for the others"))
+        said = []
         for other in range(self.count):
-            while (found := board.get(f"meet/{number}/{other}", seconds=1.0)) is None:
-                board.check()
-                if not told and time.monotonic() - began > _SAY_AFTER:
-                    told = True
-                    board.say(f"waits at {at} for process {other}, which is alive")
-            place, _, said = found.partition(b"\0")
-            if place != at.encode():
-                board.wait_for_trouble()  # it has left the common way, and will have said why
-                raise PodError(f"process {other} is at {place.decode()}, this one at {at}")
-            heads.append(said)
+            key = f"meet/{number}/{other}"
+            said.append(wire.unpack(self._wait(key, f"for process {other} at {note['at']}")))
+            board.drop(key)
+        board.put(f"all/{number}", wire.pack(said))
         if number:
-            board.drop(f"meet/{number - 1}/{self.index}")
-        return heads
+            board.drop(f"all/{number - 1}")
+        return said
+
+    def _wait(self, key: str, what: str) -> bytes:
+        board, began, told = self._watch, time.monotonic(), False
+        while (found := board.get(key, seconds=1.0)) is None:
+            board.check()
+            if self.leads and not told and time.monotonic() - began > _SAY_AFTER:
+                told = True
+                board.say(f"waits {what}, which is alive")
+        return found
+
+    def _over_devices(self, data: bytes, sizes: list[int]) -> list[bytearray]:
+        """The bytes of every process that has any, over the devices' network, piece by piece: few
+        programs, whatever is sent, and no more memory than what comes."""
+        from jax.experimental import multihost_utils
+
+        senders = [index for index, size in enumerate(sizes) if size]
+        whole = [bytearray(size) for size in sizes]
+        piece = _TOGETHER // (1 if len(senders) == 1 else self.count)
+        for first in range(0, max(sizes), piece):
+            own = np.zeros(piece, np.uint8)
+            part = data[first : first + piece]
+            own[: len(part)] = np.frombuffer(part, np.uint8)
+            if len(senders) == 1:
+                source = self.index == senders[0]
+                found = {senders[0]: multihost_utils.broadcast_one_to_all(own, source)}
+            else:
+                found = multihost_utils.process_allgather(own)
+            for index in senders:
+                end = min(first + piece, sizes[index])
+                if first < end:
+                    whole[index][first:end] = np.asarray(found[index])[: end - first].tobytes()
+        return whole
 
 
 ALONE = Pod()
@@ -184,17 +220,3 @@ def _note(error: BaseException | None) -> dict[str, Any] | None:
     stopped = isinstance(error, KeyboardInterrupt)
     number = getattr(error, "number", signal.SIGINT) if stopped else 0
     return {"said": f"{type(error).__name__}: {error}", "signal": int(number)}
-
-
-def _over_devices(data: bytes, longest: int, count: int) -> list[bytes]:
-    """The bytes of every process, all ``longest`` long, piece by piece over the devices' network:
-    a program of one shape, whatever is sent."""
-    from jax.experimental.multihost_utils import process_allgather
-
-    if not longest:
-        return [b""] * count
-    piece = _TOGETHER // count
-    padded = np.zeros(-(-longest // piece) * piece, np.uint8)
-    padded[: len(data)] = np.frombuffer(data, np.uint8)
-    found = [process_allgather(part) for part in padded.reshape(-1, piece)]
-    return [b"".join(part[i].tobytes() for part in found) for i in range(count)]

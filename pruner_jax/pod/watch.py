@@ -3,6 +3,8 @@
 Every process counts up a number of its own on the board of the coordination service, whatever else
 it does; one whose number stands still for too long is dead, one that is merely slow is not. The
 thread ends a process that waits for a dead one inside a collective, which nothing else could.
+
+What a process ends with after an error is decided here alone (`Watch.ended_by`).
 """
 
 from __future__ import annotations
@@ -10,6 +12,7 @@ from __future__ import annotations
 import atexit
 import contextlib
 import os
+import re
 import signal
 import socket
 import sys
@@ -22,7 +25,11 @@ import jax
 AGAIN = 75  # exit code (EX_TEMPFAIL): what starts the run is to start the same command again
 
 _LOOK = 1.0  # seconds between two looks
-_LEAVE = 10.0  # seconds that a process has to end by itself once another is gone
+_LEAVE = 10.0  # seconds that a process has to end by itself once it cannot go on
+_CLOSE = 600.0  # seconds that it may take to complete a save before
+
+# How a collective fails where another process is gone; it is no error of this one.
+_COLLECTIVE = re.compile(r"Gloo|NCCL|UNAVAILABLE|ABORTED|Connection (reset|closed)|peer")
 
 
 class PodError(ConnectionError):
@@ -59,18 +66,22 @@ class Watch:
         self._done = threading.Event()
         self._thread = threading.Thread(target=self._look, name="pod watch", daemon=True)
         self.stop: int | None = None
+        self.closing = False  # completing a save, in which the others may still take part
 
     def __enter__(self) -> Watch:
         self.put(f"host/{self._index}", socket.gethostname().encode())
         self._thread.start()
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: Any, error: BaseException | None, _: Any) -> None:
         self._done.set()
         self._thread.join()
-        if isinstance(self._trouble, Gone):
-            # In the end JAX waits for all processes, and is aborted because one does not come.
-            atexit.register(_leave, self._trouble.exit_code)
+        if error is None:
+            return  # all come to the end, and leave together
+        self._take_leave()
+        # In the end JAX waits for all processes, and is aborted because one does not come.
+        otherwise = 128 + signal.SIGINT if isinstance(error, KeyboardInterrupt) else 1
+        atexit.register(_leave, getattr(error, "exit_code", otherwise))
 
     # -- the board ---------------------------------------------------------------------------------
 
@@ -84,10 +95,9 @@ class Watch:
             wait = max(1, int(1000 * seconds))
             return self._service.blocking_key_value_get_bytes(f"pruner/{key}", wait)
         except jax.errors.JaxRuntimeError as error:
-            if "DEADLINE_EXCEEDED" in str(error):
-                return None
-            self.check()
-            raise Gone("the first process of the pod is gone") from error
+            if "DEADLINE_EXCEEDED" not in str(error):
+                time.sleep(seconds)  # the thread finds out whether it is for good
+            return None
 
     def drop(self, key: str) -> None:
         """Take something off."""
@@ -100,8 +110,9 @@ class Watch:
     # -- what is told ------------------------------------------------------------------------------
 
     def check(self) -> None:
-        """Raise what is wrong with the pod, if anything is."""
-        if self._trouble is not None:
+        """Raise what is wrong with the pod, if anything is; while a save is completed, only that a
+        process is gone, for those that have failed come to complete it too."""
+        if self._trouble is not None and (isinstance(self._trouble, Gone) or not self.closing):
             raise self._trouble
 
     def wait_for_trouble(self) -> None:
@@ -113,12 +124,27 @@ class Watch:
         self.check()
 
     def tell(self, error: BaseException) -> None:
-        """Tell the others what this process failed with."""
-        if isinstance(error, (KeyboardInterrupt, PodError)):
+        """Tell the others what this process has failed with, if they do not know and it is its own
+        failure."""
+        if getattr(error, "shared", False) or isinstance(error, (PodError, Interrupted)):
             return
-        said = f"{type(error).__name__}: {error}"[:2000]
-        with contextlib.suppress(jax.errors.JaxRuntimeError):
-            self.put(f"failed/{self._index}", said.encode())
+        if isinstance(error, KeyboardInterrupt):
+            self.ask_to_stop(signal.SIGINT)
+        elif not _of_a_collective(error):
+            said = f"{type(error).__name__}: {error}"[:2000]
+            with contextlib.suppress(jax.errors.JaxRuntimeError):
+                self.put(f"failed/{self._index}", said.encode())
+
+    def ended_by(self, error: BaseException) -> BaseException:
+        """What this process ends with: the error, which the others are told; but where a collective
+        has failed, that a process is gone, if one is."""
+        self.tell(error)
+        if not getattr(error, "shared", False) and _of_a_collective(error):
+            try:
+                self.wait_for_trouble()
+            except PodError as trouble:
+                return trouble
+        return error
 
     def ask_to_stop(self, number: int) -> None:
         """Tell the others that this process was sent a signal."""
@@ -132,16 +158,20 @@ class Watch:
     # -- the thread --------------------------------------------------------------------------------
 
     def _look(self) -> None:
-        beat, last, since = 0, {}, {}
+        beat, heard = 0, time.monotonic()
+        last: dict[int, bytes] = {}
+        since: dict[int, float] = {}
         while not self._done.wait(_LOOK):
             beat += 1
+            trouble = None
             try:
                 self.put(f"alive/{self._index}", b"%d" % beat)
                 trouble = self._failed() or self._dead(last, since)
-                stops = self._all("stop")
+                self.stop = next(iter(map(int, self._all("stop").values())), self.stop)
+                heard = time.monotonic()
             except jax.errors.JaxRuntimeError as error:
-                trouble, stops = Gone(f"the first process of the pod is gone ({_line(error)})"), {}
-            self.stop = next(iter(map(int, stops.values())), self.stop)
+                if time.monotonic() - heard > self._patience:
+                    trouble = Gone(f"the first process of the pod is gone ({_line(error)})")
             if trouble is not None:
                 self._trouble = trouble
                 self._end()
@@ -172,10 +202,29 @@ class Watch:
 
     def _end(self) -> None:
         """Let the main thread find out; if it cannot, because it waits on a device, end all."""
-        if self._done.wait(_LEAVE):
-            return
-        self.say(f"error: {self._trouble}")
-        _leave(self._trouble.exit_code)
+        until = time.monotonic() + _CLOSE
+        while not self._done.wait(_LEAVE):
+            if not self.closing or time.monotonic() > until:
+                self.say(f"error: {self._trouble}")
+                self._take_leave()
+                _leave(self._trouble.exit_code)
+
+    def _take_leave(self) -> None:
+        """Say that this process ends. The first one, which has the board, lets the others go before
+        it, but does not wait for those that cannot."""
+        with contextlib.suppress(jax.errors.JaxRuntimeError):
+            self.put(f"left/{self._index}", b"")
+            until = time.monotonic() + _LEAVE + 5 * _LOOK
+            while self._index == 0 and time.monotonic() < until:
+                if len(self._all("left")) == self._count or isinstance(self._trouble, Gone):
+                    return
+                time.sleep(_LOOK / 10)
+
+
+def _of_a_collective(error: BaseException) -> bool:
+    """Whether it is how a collective fails where another process is gone; some as ValueError."""
+    runtime = isinstance(error, jax.errors.JaxRuntimeError)
+    return (runtime or isinstance(error, ValueError)) and bool(_COLLECTIVE.search(str(error)))
 
 
 def _leave(code: int) -> None:

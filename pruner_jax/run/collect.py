@@ -318,9 +318,8 @@ def _tell_unusable(
     """Say which of a teacher's responses cannot be learnt from, and write them to OUT/rejects.jsonl
     behind what is there."""
     rejects = [*rejects, *unusable(graded, limit)]
-    if rejects:
-        path = run.folder.root / "rejects.jsonl"
-        run.pod.lead(add_rejects, path, rejects)
+    path = run.folder.root / "rejects.jsonl"
+    if run.pod.lead(lambda: rejects and add_rejects(path, rejects) is None):
         run.progress.log(f"{len(rejects)} responses of the teacher cannot be used: {path}")
 
 

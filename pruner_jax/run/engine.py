@@ -27,7 +27,7 @@ from pruner_jax.policy.weights import unstack, weight_shardings
 from pruner_jax.problems.options import ProblemsOptions
 from pruner_jax.run.clock import Clock
 from pruner_jax.run.environment import environment
-from pruner_jax.run.spread import spread
+from pruner_jax.run.spread import spread, spread_checks
 from pruner_jax.sample.force import Hook, chain
 from pruner_jax.sample.options import SampleOptions
 from pruner_jax.sample.records import Stop
@@ -280,7 +280,10 @@ class Engine:
         )
 
     def grade(self, rollouts: Rollouts) -> Graded:
-        """Verdicts of rows that are there."""
+        """Verdicts of rows that are there; each process of the pod checks a part."""
+        return spread_checks(self.pod, rollouts, self._check)
+
+    def _check(self, rollouts: Rollouts) -> Graded:
         return self._grader(self.opened(rollouts.prompts)[rollouts.group_B]).result(rollouts)
 
     def _grader(self, opened_B: np.ndarray) -> Grader:

@@ -52,7 +52,7 @@ class Interrupts:
             signal.signal(number, handler)
         self._before = {}
         if kind is None:
-            self.check()
+            self.check_together()
 
     def _note(self, number: int, frame: object) -> None:
         if self._noted is not None:

@@ -53,11 +53,12 @@ def measure(
     if options.thinking_budget is not None:
         end = EndThought(after=options.thinking_budget, text=options.thinking_end)
         condition = Condition(force=end)
-    progress.start(len(problems) * options.samples, title)
+    total = len(problems) * options.samples
+    progress.start(total, title)
 
     def on_progress(done: int, rows: int, tokens: int) -> None:
         check()
-        progress.update(done)
+        progress.update(min(total, done * engine.pod.count))  # as if all were as far as this one
 
     told = -1 if options.budget is None else options.budget
     graded, _ = engine.rollout(

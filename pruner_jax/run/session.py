@@ -64,7 +64,7 @@ from pruner_jax.run.memory import Stage, check_memory, device_bytes, stages_of, 
 from pruner_jax.run.second import Second, check_room, load_expander, load_second
 from pruner_jax.run.state import Mark, RunState
 from pruner_jax.store.checkpoints import Checkpoints
-from pruner_jax.store.folder import RunFolder, begun_with, check_folder, open_folder
+from pruner_jax.store.folder import RunFolder, begun_with, check_folder, digests, open_folder
 from pruner_jax.store.records import Metrics, write_rollouts
 from pruner_jax.types import Graded, Problem, Weighted
 from pruner_jax.verify.pool import Verifier
@@ -318,6 +318,7 @@ def open_session(settings: PruneConfig, pod: Pod = ALONE) -> Iterator[Session]:
         progress = stack.enter_context(Progress(shown))
         pod.agree("the hosts' settings and programs", likeness(settings), LIKE)
         problems = load_sets(settings.problems)
+        pod.agree("the hosts' files", digests(inputs(settings)), "give all the same")
         pod.agree("the hosts' problems", digests_of_problems(problems), "give all the same data")
         mesh = make_mesh(settings.mesh.data, settings.mesh.fsdp, settings.mesh.tensor)
         names = pod.lead(_names, settings)
@@ -408,7 +409,7 @@ def _closing(checkpoints: Checkpoints, pod: Pod) -> Iterator[None]:
     try:
         yield
     except BaseException as error:
-        pod.tell(error)
+        pod.close_after(error)
         with contextlib.suppress(PodError):
             checkpoints.close()
         raise

@@ -60,6 +60,32 @@ def spread(
     return dataclasses.replace(graded, rollouts=rollouts), _together(stats_of)
 
 
+def spread_checks(pod: Pod, rollouts: Rollouts, check: Callable[[Rollouts], Graded]) -> Graded:
+    """Graded rows of which each process checks a part, so that all have the same verdicts: a
+    checker may run out of time on one host and not on another."""
+    if pod.count == 1:
+        return check(rollouts)
+    own = pod.share(len(rollouts))
+
+    def part() -> Graded:
+        graded = check(take_rows(rollouts, own))
+        return dataclasses.replace(graded, rollouts=None)
+
+    verdicts = pod.each(part)
+    shares = [np.arange(index, len(rollouts), pod.count) for index in range(pod.count)]
+    order = np.argsort(np.concatenate(shares))
+
+    def all_of(name: str) -> Any:
+        values = [getattr(graded, name) for graded in verdicts]
+        if isinstance(values[0], np.ndarray):
+            return np.concatenate(values)[order]
+        flat = [value for part in values for value in part]
+        return tuple(flat[b] for b in order)
+
+    names = ("verdict_B", "score_B", "extracted", "detail")
+    return Graded(rollouts, **{name: all_of(name) for name in names})
+
+
 def ragged(rollouts: Rollouts) -> Rollouts:
     """The rollouts with their ``[B, T]`` arrays one row after the other, without padding."""
     inside_BT = np.arange(rollouts.tokens_BT.shape[1]) < rollouts.length_B[:, None]

@@ -7,11 +7,14 @@ import time
 from pathlib import Path
 
 import numpy as np
+from jax.experimental.multihost_utils import process_allgather
 
 from pruner_jax.learn.options import PodOptions
+from pruner_jax.pod import likeness
 from pruner_jax.pod.likeness import check_shared
 from pruner_jax.pod.start import start
 from pruner_jax.pod.watch import Interrupted
+from pruner_jax.run.interrupts import Interrupts
 
 how, folder = sys.argv[1], Path(sys.argv[2])
 options = PodOptions(
@@ -28,6 +31,11 @@ def fail_on_last(pod):
     return pod.index
 
 
+def run_out_of_memory(pod):
+    if pod.index == 1:
+        raise RuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 1 bytes")
+
+
 def stop_first(pod):
     if pod.index == 0:
         raise Interrupted(signal.SIGTERM)
@@ -40,7 +48,7 @@ with start(options) as pod:
         parts = pod.gather({"text": ("é", None), "of": pod.index, "x": tokens, "y": 0.5}, "parts")
         assert [part["of"] for part in parts] == list(range(pod.count))
         for index, part in enumerate(parts):
-            assert part["text"] == ["é", None] and part["y"] == 0.5
+            assert part["text"] == ("é", None) and part["y"] == 0.5
             np.testing.assert_array_equal(part["x"], np.arange(index * 1_000_000))
         shares = pod.each(lambda: pod.share(10))
         assert sorted(np.concatenate(shares)) == list(range(10))
@@ -60,13 +68,29 @@ with start(options) as pod:
             print(type(error).__name__, error)
         pod.gather(None, "after it")  # all have failed at the same place, and may go on
         print("went on")
-    if how == "alone" and pod.index == 1:
+    if how == "alone" and pod.index == int(sys.argv[3]):
         raise ValueError("failed where nobody waits for it")
+    if how == "memory":
+        pod.each(run_out_of_memory, pod)
+    if how == "collective":
+        process_allgather(np.zeros(3))
+        if pod.index == pod.count - 1:
+            os.kill(os.getpid(), signal.SIGKILL)
+        while True:
+            process_allgather(np.zeros(3))
+    if how == "impatient" and pod.index == 1:
+        raise KeyboardInterrupt
+    if how == "impatient":
+        interrupts = Interrupts(pod)
+        while True:
+            interrupts.check()
+            time.sleep(0.1)
     if how == "astray":
         pod.each(stop_first if pod.index else fail_on_last, pod)
     if how == "unshared":
         own = folder / str(pod.index)
         own.mkdir()
+        likeness._APPEARS = 1.0
         check_shared(pod, own)
     if how in ("alone", "dead"):
         if how == "dead" and pod.index == int(sys.argv[3]):

@@ -24,11 +24,11 @@ def meet(how, count, folder):
     return processes.run([MEETING, how, folder], count, folder / "logs", timeout=120, env=ENV)
 
 
-def ends(how, count, folder):
-    """Exit codes, and what the first process wrote to stderr."""
-    command = [MEETING, how, folder, "1"]
+def ends(how, count, folder, who):
+    """Exit codes, and what all processes wrote to stderr."""
+    command = [MEETING, how, folder, str(who)]
     with processes.started(command, count, folder / "logs", env=ENV) as group:
-        return group.wait(120), group.err(0)
+        return group.wait(120), [group.err(index) for index in range(count)]
 
 
 def test_four_give_share_and_write(tmp_path):
@@ -53,19 +53,30 @@ def test_a_request_to_stop_reaches_all(tmp_path):
     assert [out.splitlines()[0] for out in meet("stop", 2, tmp_path)] == [said, said]
 
 
+DEAD = "has not been heard of for 3 s .*same command"
+
+
 @pytest.mark.parametrize(
-    ("how", "code", "words"),
+    ("how", "who", "codes", "words"),
     [
-        ("alone", 1, "process 1 .* failed: ValueError: failed where nobody waits"),
-        ("dead", 75, "process 1 .* has not been heard of for 3 s .*same command"),
-        ("astray", 1, "process 1 is at stop_first, this one at fail_on_last"),
-        ("unshared", 1, "not the same folder on all hosts: processes .1. do not see"),
+        # What each process ends with, and what it says.
+        ("alone", 1, [1, 1], ["process 1 .* failed: ValueError: failed where", "nobody waits"]),
+        ("alone", 0, [1, 1], ["nobody waits", "process 0 .* failed: ValueError: failed where"]),
+        ("dead", 1, [75, -9], [f"process 1 .* {DEAD}", ""]),
+        ("dead", 0, [-9, -6], ["", "leader task was preempted"]),  # JAX itself ends the others
+        ("memory", 1, [1, 1], ["process 1 failed: RuntimeError: RESOURCE_EX", "RESOURCE_EXH"]),
+        ("collective", 2, [75, 75, -9], [f"process 2 .* {DEAD}", f"process 2 .* {DEAD}", ""]),
+        ("impatient", 1, [130, 130], ["stopped by SIGINT", "KeyboardInterrupt"]),
+        ("astray", 1, [1, 1], ["process 1 is at stop_first, this one at fail_on_last", ""]),
+        ("unshared", 1, [1, 1], ["not the same folder on all .*processes .1. do not see", ""]),
     ],
+    ids=lambda x: x if isinstance(x, str) else "",
 )
-def test_the_others_end_and_say_why(tmp_path, how, code, words):
-    codes, said = ends(how, 2, tmp_path)
-    assert re.search(words, said), said
-    assert codes[0] == code and codes[1] != 0
+def test_all_end_and_say_why(tmp_path, how, who, codes, words):
+    found, said = ends(how, len(codes), tmp_path, who)
+    for pattern, err in zip(words, said):
+        assert re.search(pattern, err), said
+    assert found == codes, said
 
 
 def test_a_process_alone_is_a_pod():
@@ -77,11 +88,12 @@ def test_a_process_alone_is_a_pod():
     ("start", "environment", "found"),
     [
         ("auto", {}, False),
-        ("auto", {"SLURM_NTASKS": "1"}, False),
-        ("auto", {"SLURM_NTASKS": "2"}, True),
+        ("auto", {"SLURM_NTASKS": "2"}, False),  # of a job that runs one command
+        ("auto", {"SLURM_STEP_NUM_TASKS": "1"}, False),
+        ("auto", {"SLURM_STEP_NUM_TASKS": "2"}, True),
         ("auto", {"TPU_WORKER_HOSTNAMES": "a,b"}, True),
         ("auto", {"TPU_WORKER_HOSTNAMES": "WARNING: not found, set it"}, False),
-        ("none", {"SLURM_NTASKS": "2"}, False),
+        ("none", {"SLURM_STEP_NUM_TASKS": "2"}, False),
         ("none", {"PRUNER_POD": "pod"}, True),
         ("pod", {"PRUNER_POD": "none"}, False),
     ],

@@ -57,7 +57,10 @@ def test_graded_rows():
     same(back, value)
 
 
-@pytest.mark.parametrize("value", [pathlib.Path("x"), object(), {"a": {1, 2}}], ids=repr)
+UNSENDABLE = {"path": pathlib.Path("x"), "object": object(), "set": {"a": {1, 2}}}
+
+
+@pytest.mark.parametrize("value", UNSENDABLE.values(), ids=UNSENDABLE)
 def test_what_cannot_be_sent_is_an_error(value):
     with pytest.raises(TypeError):
         wire.pack(value)
