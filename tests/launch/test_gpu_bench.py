@@ -45,7 +45,9 @@ def test_a_smoke_run_measures_every_part(tmp_path):
 def test_what_there_is_no_time_for_is_not_measured(tmp_path):
     done = bench(tmp_path, "--cpu-smoke", "--budget=1", "--parts", "learner")
     assert done.returncode == 0, done.stderr[-3000:]
-    assert read(tmp_path)["learner"]["learner"] == "not measured (time)"
+    # Of the part as a whole, or of what it had planned by then.
+    figures = {name: x for name, x in read(tmp_path)["learner"].items() if name != "seconds"}
+    assert figures and set(figures.values()) == {"not measured (time)"}
 
 
 def test_without_a_gpu_it_says_so(tmp_path):

@@ -156,7 +156,7 @@ def test_a_mesh_that_does_not_divide_is_refused_and_a_dry_run_compiles_nothing(s
     done = subprocess.run(
         [sys.executable, *words, "--mesh.fsdp=3"], capture_output=True, text=True, check=False
     )
-    assert done.returncode == 1 and "mesh: data = 1, fsdp = 3" in done.stderr
+    assert done.returncode == 1 and "mesh: fsdp = 3 does not divide the 4 devices" in done.stderr
     found, _ = printed(*words, "--dry-run")
     assert found["fits"] and "update" not in found["learner"]["prune"]
     assert found["devices"] == {"data": 1, "fsdp": 4, "tensor": 1}

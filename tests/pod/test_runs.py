@@ -33,6 +33,7 @@ SHORT = [
     "--sample.rows=16",
     "--verify.workers=1",
     "--mesh.fsdp=2",
+    "--pick.rule=last",  # so that what is exported is what was learnt
 ]
 POD = [
     "--pod.coordinator={address}",

@@ -87,7 +87,7 @@ def end_round(monkeypatch):
         kept = step == origin.step
         picked = types.SimpleNamespace(step=step, kept=kept, reason="", judgements=())
         monkeypatch.setattr(prune, "pick", lambda *_: picked)
-        for name in ("read_outcomes", "save", "goes_back"):
+        for name in ("save", "goes_back"):
             monkeypatch.setattr(prune, name, lambda *_: None)
         for name in ("accuracy", "mean_tokens"):
             monkeypatch.setattr(prune.stats, name, lambda _: 0.0)
@@ -107,7 +107,7 @@ def end_round(monkeypatch):
             progress=types.SimpleNamespace(log=lambda _: None),
             parameters_like=None,
             fresh_optimizer=lambda _: None,
-            **{name: lambda *_: None for name in ("candidate", "rollouts", "record", "resets")},
+            **{name: lambda *_: None for name in ("candidate", "outcomes", "record", "resets")},
         )
         prune.end_round(run, state)
         assert loaded == [f"step-{step}"]
