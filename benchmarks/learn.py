@@ -40,7 +40,15 @@ MODELS = {
         tied=True, qkv_bias=True,
     ),
 }  # fmt: skip
-SETTINGS = ("micro_tokens", "row_tokens", "logp_chunk", "unrolled_layers", "remat", "dtype")
+SETTINGS = (
+    "micro_tokens",
+    "row_tokens",
+    "logp_chunk",
+    "unrolled_layers",
+    "remat",
+    "dtype",
+    "attention",
+)
 
 
 def main() -> None:
@@ -53,7 +61,7 @@ def main() -> None:
     parser.add_argument("--spread", type=float, default=0.25, help="their deviation over the mean")
     parser.add_argument("--rounds", type=int, default=5)
     for name in SETTINGS:
-        kind = str if name in ("remat", "dtype") else int
+        kind = str if name in ("remat", "dtype", "attention") else int
         parser.add_argument(f"--{name}", type=kind, nargs="+", default=[None])
     args = parser.parse_args()
     config = MODELS[args.model]

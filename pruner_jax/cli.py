@@ -3,7 +3,8 @@
 Each verb is one configuration class, the words that may stand without a name, and one function. The
 function is imported when its verb is called, so ``--help`` needs neither JAX nor a network. Exit
 code: 0 when what was asked for was done, 1 when it failed, 2 when a word or a setting is unknown or
-of the wrong type, 130 when interrupted (143 by SIGTERM).
+of the wrong type, 130 when interrupted (by Ctrl-C), 75 when the same command is to be started
+again: after SIGTERM, or because another host is gone.
 """
 
 from __future__ import annotations
@@ -62,6 +63,13 @@ VERBS = (
         ("config",),
     ),
     Verb(
+        "plan",
+        "compile a run's programs for a TPU slice without having it: memory, FLOPs, what fits",
+        config.PlanConfig,
+        "pruner_jax.run.plan:plan_verb",
+        ("config",),
+    ),
+    Verb(
         "sample",
         "look at answers to one question",
         config.SampleConfig,
@@ -97,7 +105,7 @@ Every verb knows:
   --print_config    print the resolved settings and stop
   --json            results as JSON on stdout, and nothing else there
   --traceback       show where an error came from
-prune, warmup and compare also know:
+prune, warmup, compare and plan also know:
   --dry-run         check everything, show sizes, and stop
 
 pruner-jax --version prints the version."""
@@ -153,7 +161,7 @@ def _run(verb: Verb, words: list[str]) -> int:
     except Exception as error:
         if traceback:
             raise
-        return _fail(1, _explain(error))
+        return _fail(getattr(error, "exit_code", 1), _explain(error))
     if as_json:
         print(json.dumps(result))
     return 0

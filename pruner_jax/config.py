@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
 from pruner_jax import methods
-from pruner_jax.learn.options import LearnOptions, MeshOptions, OptimizerOptions
+from pruner_jax.learn.options import LearnOptions, MeshOptions, OptimizerOptions, PodOptions
 from pruner_jax.measure.comparison import CompareConfig, EntryOptions
 from pruner_jax.measure.options import AutoOptions, EvaluateOptions, GuardOptions, PickOptions
 from pruner_jax.measure.programs import ProgramsOptions
@@ -34,6 +34,7 @@ __all__ = [
     "EntryOptions",
     "EvaluateConfig",
     "ExportConfig",
+    "PlanConfig",
     "PruneConfig",
     "ReportConfig",
     "RoundsOptions",
@@ -267,6 +268,7 @@ class PruneConfig:
     learn: LearnOptions = _default(LearnOptions)
     optimizer: OptimizerOptions = _default(OptimizerOptions)
     mesh: MeshOptions = _default(MeshOptions)
+    pod: PodOptions = _default(PodOptions)
     monitor: EvaluateOptions = _default(EvaluateOptions)
     test: EvaluateOptions = _default(EvaluateOptions)
     pick: PickOptions = _default(PickOptions)
@@ -276,6 +278,44 @@ class PruneConfig:
 
     dry_run: bool = False
     """Resolve and check everything, show shapes and memory, and stop. --dry-run alone says true."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PlanConfig(PruneConfig):
+    """Compile the programs of a prune run for a TPU slice that nobody needs to have."""
+
+    topology: str
+    """The slice: v5e:4x4, v6e:2x4, v5p:2x2x4 and so on; of a wrong one the right ones are named."""
+
+    prompt_tokens: int = 512
+    """Tokens of the longest prompt. The problems are not read, nor is the model: of it only
+    config.json is wanted."""
+
+    mean_tokens: int | None = None
+    """Tokens of a mean response, for the estimate of time. null: as many as it may have."""
+
+    learn_flops: float = 0.4
+    """Share of the chip's peak FLOP/s that the learner is taken to reach."""
+
+    decode_flops: float = 0.4
+    """Share of the peak FLOP/s that sampling is taken to reach, where it computes."""
+
+    read_bandwidth: float = 0.7
+    """Share of the memory's bandwidth that sampling is taken to reach, where it reads."""
+
+    search: bool = False
+    """Find the largest micro-batch and the most rows that fit, and the smallest slice. --search
+    alone says true; it compiles a dozen programs or two."""
+
+    def __post_init__(self) -> None:
+        for name in ("prompt_tokens", "mean_tokens"):
+            value = getattr(self, name)
+            least = 2 if name == "prompt_tokens" else 1
+            if value is not None and value < least:
+                raise ValueError(f"{name} is {value}; allowed: {least} or more")
+        for name in ("learn_flops", "decode_flops", "read_bandwidth"):
+            if not 0 < getattr(self, name) <= 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; allowed: above 0, at most 1")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -198,3 +198,14 @@ def take_rows(value: Any, rows: np.ndarray) -> Any:
         elif field.name in ("text", "extracted", "detail", "train_tokens"):
             changes[field.name] = tuple(old[i] for i in index)
     return dataclasses.replace(value, **changes)
+
+
+def take_prompts(prompts: Prompts, index: np.ndarray) -> Prompts:
+    """The given prompts, in that order."""
+    return dataclasses.replace(
+        prompts,
+        problems=tuple(prompts.problems[p] for p in index),
+        text=tuple(prompts.text[p] for p in index),
+        tokens=tuple(prompts.tokens[p] for p in index),
+        visit_P=prompts.visit_P[index],
+    )

@@ -1,11 +1,15 @@
 """Its presence puts this folder on the path, so that tests of any room can import `handmade`."""
 
+import os
+
 import hypothesis
 import jax
 import pytest
 
 hypothesis.settings.register_profile("untimed", deadline=None)  # a busy machine is no failure
 hypothesis.settings.load_profile("untimed")
+# libtpu, where it is installed, only compiles: several processes may, and no TPU's host is asked.
+os.environ |= {"ALLOW_MULTIPLE_LIBTPU_LOAD": "1", "TPU_SKIP_MDS_QUERY": "1"}
 
 
 @pytest.fixture(scope="module")

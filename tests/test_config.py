@@ -231,7 +231,12 @@ def shipped(path):
     header = path.read_text().split("\n\n")[0]
     assert header.startswith("# ")
     (verb,) = re.findall(rf"pruner-jax (\w+) configs/{path.name}", header)
-    kinds = {"prune": PruneConfig, "warmup": config.WarmupConfig, "compare": CompareConfig}
+    kinds = {
+        "prune": PruneConfig,
+        "warmup": config.WarmupConfig,
+        "compare": CompareConfig,
+        "plan": config.PlanConfig,
+    }
     return load(kinds[verb], str(path))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import subprocess
 import sys
@@ -26,8 +27,11 @@ def test_minus_one_takes_what_is_left():
 @pytest.mark.parametrize(
     ("sizes", "message"),
     [
-        ((-1, 3, 1), "fsdp = 3, tensor = 1 makes a multiple of 3 devices, but there are 8"),
-        ((2, 2, 1), "makes 4 devices, but there are 8"),
+        ((-1, 3, 1), "fsdp = 3 does not divide the 8 devices that there are; allowed: 1, 2, 4, 8$"),
+        ((-1, 8, 2), "fsdp = 8 does not divide the 4 devices that tensor = 2 leaves of 8; allowed"),
+        ((3, 2, 4), "data = 3 .* 1 device that tensor = 4 and fsdp = 2 leaves of 8; allowed: 1$"),
+        ((1, 1, 16), "tensor = 16 does not divide the 8 devices that there are"),
+        ((2, 2, 1), "makes 4 devices, but there are 8; set one of the sizes to -1"),
         ((-1, -1, 1), "only one size may be -1"),
         ((-1, 0, 1), "fsdp = 0; allowed: a positive number"),
     ],
@@ -35,6 +39,27 @@ def test_minus_one_takes_what_is_left():
 def test_sizes_that_do_not_fit(sizes, message):
     with pytest.raises(ValueError, match=message):
         make_mesh(*sizes, EIGHT)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Device:
+    """As much of a device of another host as the order of a mesh is made from."""
+
+    id: int
+    process_index: int
+    platform: str = "cpu"
+    device_kind: str = "cpu"
+
+
+def test_processes_have_rows_that_follow_on_each_other():
+    """Whatever order the devices are given in; ``tensor`` stays inside a process."""
+    devices = [_Device(i, i % 4) for i in range(16)]  # process 0 has 0, 4, 8, 12
+    mesh = make_mesh(-1, 2, 2, devices)
+    processes = np.vectorize(lambda device: device.process_index)(mesh.devices)
+    assert processes.reshape(8, 2).tolist() == [[i // 2] * 2 for i in range(8)]
+    assert [device.id for device in mesh.devices[0].flat] == [0, 4, 8, 12]
+    with pytest.raises(ValueError, match=r"tensor = 8, but process 0 has 4 .*allowed: 1, 2, 4 \("):
+        make_mesh(-1, 1, 8, devices)
 
 
 def test_each_table_places_the_logical_axes():

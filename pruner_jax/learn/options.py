@@ -1,6 +1,7 @@
 """Options of learning that are the machine's or the optimiser's (no JAX here).
 
-``MeshOptions`` says how devices are arranged, ``OptimizerOptions`` how gradients become steps,
+``MeshOptions`` says how devices are arranged, ``PodOptions`` how the processes of several hosts
+find each other, ``OptimizerOptions`` how gradients become steps,
 ``LearnOptions`` how rows are packed and in which precision they are computed; none of its fields
 changes the gradient beyond rounding. What a method decides is ``objective.loss_spec.LossSpec``.
 """
@@ -8,10 +9,12 @@ changes the gradient beyond rounding. What a method decides is ``objective.loss_
 from __future__ import annotations
 
 import dataclasses
+from typing import Literal
 
 SCHEDULES = ("constant", "cosine", "linear")
 REMATS = ("auto", "none", "dots", "full")
 DTYPES = ("auto", "float32", "bfloat16")
+ATTENTIONS = ("auto", "xla", "splash", "splash_interpreted")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,6 +37,43 @@ class MeshOptions:
                 raise ValueError(f"mesh.{name} is {size}; allowed: 1 or more, or -1 for the rest")
         if sum(size == -1 for size in sizes.values()) > 1:
             raise ValueError(f"mesh is {sizes}; only one of its sizes may be -1")
+
+
+@dataclasses.dataclass(frozen=True)
+class PodOptions:
+    """How the processes of a run on several hosts find each other. The same command runs on all."""
+
+    start: Literal["auto", "pod", "none"] = "auto"
+    """auto: look for others where the environment speaks of them (several TPU workers, tasks of
+    Slurm or MPI, JAX_COORDINATOR_ADDRESS) or a coordinator is given. pod: look in any case, as on
+    the hosts of a Cloud TPU slice, which JAX asks for. none: run alone. The environment's
+    PRUNER_POD goes before this setting."""
+
+    coordinator: str | None = None
+    """Address and port of the first process, where the cluster does not tell."""
+
+    processes: int | None = None
+    """How many there are, where the cluster does not tell."""
+
+    process: int | None = None
+    """Number of this one, from 0, where the cluster does not tell."""
+
+    wait: int = 300
+    """Seconds in which all must have come."""
+
+    patience: int = 30
+    """Seconds without a sign of life after which a process is taken for dead, and the others end
+    (exit code 75: the same command continues)."""
+
+    def __post_init__(self) -> None:
+        for name in ("wait", "patience"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"pod.{name} is {getattr(self, name)}; allowed: 1 or more seconds")
+        if self.coordinator is not None and ":" not in self.coordinator:
+            raise ValueError(
+                f"pod.coordinator is {self.coordinator!r}; allowed: an address and a port, such as "
+                "10.0.0.2:1234"
+            )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -116,6 +156,11 @@ class LearnOptions:
     """What the backward pass computes again instead of keeping: ``none``, all but the products with
     weights (``dots``), or a whole layer (``full``). ``auto``: none on a CPU, full elsewhere."""
 
+    attention: str = "auto"
+    """How packed rows attend: as products that XLA compiles anywhere (``xla``), or by JAX's kernel
+    for TPUs (``splash``), which keeps no scores. ``auto``: splash on a TPU, xla elsewhere.
+    ``splash_interpreted``: that kernel on any device, slowly, to compare values."""
+
     unrolled_layers: int | None = None
     """Models of at most this many layers run layer by layer instead of as a scan: a little faster,
     longer to compile. null: 4 on a CPU, 0 elsewhere."""
@@ -133,7 +178,7 @@ class LearnOptions:
             raise ValueError(
                 f"learn.unrolled_layers is {self.unrolled_layers}; allowed: 0 or more, or null"
             )
-        for name, allowed in (("remat", REMATS), ("dtype", DTYPES)):
+        for name, allowed in (("remat", REMATS), ("attention", ATTENTIONS), ("dtype", DTYPES)):
             if getattr(self, name) not in allowed:
                 raise ValueError(
                     f"learn.{name} is {getattr(self, name)!r}; allowed: {', '.join(allowed)}"
@@ -146,11 +191,13 @@ class LearnOptions:
         # micro_tokens 512 556, 1024 430, 2048 390, 4096 450; layers unrolled 417, as a scan 473;
         # row_tokens 96 (a row each) 41.6 us a slot, 128 42.9, 192 50.5, 256 59.6.
         unrolled = 4 if cpu else 0
+        fastest = "splash" if backend == "tpu" else "xla"
         return dataclasses.replace(
             self,
             attention_tokens=self.attention_tokens or (190 if cpu else 8192),
             unrolled_layers=unrolled if self.unrolled_layers is None else self.unrolled_layers,
             micro_tokens=self.micro_tokens or (2048 if cpu else 16384),
             remat=("none" if cpu else "full") if self.remat == "auto" else self.remat,
+            attention=fastest if self.attention == "auto" else self.attention,
             dtype=("float32" if cpu else "bfloat16") if self.dtype == "auto" else self.dtype,
         )

@@ -108,6 +108,7 @@ def make_update(
     ``prune/trained_tokens`` (those that went forward) and what the loss reports.
     """
     options = options.resolve(jax.default_backend())
+    _check_attention(options, mesh)
     ready, restack, pin = _layout(config, options, mesh)
     losses = loss_of(spec.kind)
 
@@ -160,6 +161,16 @@ def make_update(
     )
 
 
+def _check_attention(options: LearnOptions, mesh: Mesh) -> None:
+    """A kernel for TPUs needs TPUs, also such as are only compiled for."""
+    platform = mesh.devices.flat[0].platform
+    if options.attention == "splash" and platform != "tpu":
+        raise ValueError(
+            f"learn.attention is 'splash', a kernel for TPUs, but the devices are of platform "
+            f"{platform!r}; set it to auto or xla (or to splash_interpreted, to compare its values)"
+        )
+
+
 def _layout(config: ModelConfig, options: LearnOptions, mesh: Mesh) -> tuple[Callable, ...]:
     """How parameters are computed with: ``ready`` casts them (and makes the list of layers of a
     shallow model), ``restack`` brings gradients back, ``pin`` keeps sums of them where weights lie.
@@ -200,6 +211,7 @@ def _logp(
         micro.positions_RT,
         segments_BT=micro.segments_RT,
         remat=options.remat,
+        attention=options.attention,
     )
     rows_of_a_device = max(1, micro.tokens_RT.shape[0] // row_shards(mesh))
     return logp_of(
@@ -230,6 +242,7 @@ def score(
       mesh: where to compute.
     """
     options = options.resolve(jax.default_backend())
+    _check_attention(options, mesh)
     spec = LossSpec(kind="ce")
     weighing = rows.train_BT.astype(np.float32)
     rows = Rows(rows.prompt, rows.response, rows.train_BT, weighing, temperature=rows.temperature)

@@ -20,6 +20,7 @@ import numpy as np
 from pruner_jax.objective.groups import Groups, Subset
 
 State = Mapping[str, Any]
+MONITOR = "monitor"  # this part of a state is of a policy, the rest of the run
 _EVERYWHERE = ("",)  # the one "problem" of a running average
 
 
@@ -92,12 +93,12 @@ def _blend(old: list[float] | None, x: np.ndarray, decay: float | None) -> list[
 def observe(state: State, monitor: Groups) -> dict[str, Any]:
     """The state after an evaluation on the monitor set, for statistics whose source it is."""
     arrays = {"mask": monitor.mask_PG, **{k: v.copy() for k, v in monitor.measures.items()}}
-    return {**state, "monitor": arrays}
+    return {**state, MONITOR: arrays}
 
 
 def monitor(state: State) -> Groups:
     """The newest monitor set; without rows before the first evaluation."""
-    arrays = dict(state.get("monitor", {}))
+    arrays = dict(state.get(MONITOR, {}))
     if not arrays:
         nothing = np.zeros((1, 1))
         names = ("length", "thinking", "answer", "score", "correct", "finished", "mode")

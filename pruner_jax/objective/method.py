@@ -99,6 +99,11 @@ class Collect:
         """Whether what is collected is there at later steps too."""
         return self.every != "step" or self.keep
 
+    @property
+    def renews(self) -> bool:
+        """Whether what is collected takes the place of what was before, after some steps."""
+        return self.every == "iteration" and not self.keep
+
     def due(self, step: int, since: int | None) -> bool:
         """Whether the phase collects at this step of the run; ``since``: the step at which it
         collected what it has (None: nothing)."""

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 
 import numpy as np
 
 from pruner_jax.objective.context import Context
-from pruner_jax.types import Graded, Origin, Rollouts, take_rows
+from pruner_jax.types import Graded, Origin, Rollouts, take_prompts, take_rows
 
 
 def append(graded: Graded, more: Graded) -> Graded:
     """Both, grouped by prompt again, the added rows last in their group. Parents are renumbered."""
     if more.rollouts.prompts is not graded.rollouts.prompts:
         raise ValueError("rows can only be appended to rows of the same prompts")
-    joined = _below(graded, more)
+    joined = below([graded, more])
     order_B = np.argsort(joined.rollouts.group_B, kind="stable")
     place_B = np.argsort(order_B)
     parent_B = joined.rollouts.parent_B
@@ -37,7 +38,7 @@ def together(first: Graded, second: Graded) -> Graded:
     parent_B = np.where(more.parent_B >= 0, more.parent_B + len(first), -1).astype(np.int32)
     group_B = (more.group_B + len(one)).astype(np.int32)
     moved = dataclasses.replace(more, group_B=group_B, parent_B=parent_B)
-    joined = _below(first, dataclasses.replace(second, rollouts=moved))
+    joined = below([first, dataclasses.replace(second, rollouts=moved)])
     rollouts = dataclasses.replace(joined.rollouts, prompts=prompts)
     return dataclasses.replace(joined, rollouts=rollouts)
 
@@ -45,44 +46,37 @@ def together(first: Graded, second: Graded) -> Graded:
 def first_prompts(graded: Graded, count: int) -> Graded:
     """The first prompts and their rows."""
     kept = take_rows(graded, graded.rollouts.group_B < count)
-    prompts = kept.rollouts.prompts
-    prompts = dataclasses.replace(
-        prompts,
-        problems=prompts.problems[:count],
-        text=prompts.text[:count],
-        tokens=prompts.tokens[:count],
-        visit_P=prompts.visit_P[:count],
-    )
+    prompts = take_prompts(kept.rollouts.prompts, np.arange(count))
     return dataclasses.replace(kept, rollouts=dataclasses.replace(kept.rollouts, prompts=prompts))
 
 
-def _below(graded: Graded, more: Graded) -> Graded:
-    """The rows of both, one below the other; prompts, temperature and limit of the first."""
-    first, second = graded.rollouts, more.rollouts
-    width = max(first.tokens_BT.shape[1], second.tokens_BT.shape[1])
+def below(parts: Sequence[Graded]) -> Graded:
+    """The rows of all, one below the other; prompts, temperature and limit of the first."""
+    rollouts = [part.rollouts for part in parts]
+    width = max(some.tokens_BT.shape[1] for some in rollouts)
     fields = {}
     for field in dataclasses.fields(Rollouts):
-        a, b = getattr(first, field.name), getattr(second, field.name)
+        values = [getattr(some, field.name) for some in rollouts]
         if field.name.endswith("_BT"):
             fill = np.nan if field.name == "logp_BT" else 0
-            fields[field.name] = np.concatenate([widen(a, width, fill), widen(b, width, fill)])
+            fields[field.name] = np.concatenate([widen(x_BT, width, fill) for x_BT in values])
         elif field.name.endswith("_B"):
-            fields[field.name] = np.concatenate([a, b])
+            fields[field.name] = np.concatenate(values)
         elif field.name == "text":
-            fields[field.name] = a + b
+            fields[field.name] = sum(values, ())
 
-    def either(a: tuple | None, b: tuple | None, fill: str | None) -> tuple | None:
-        if a is None and b is None:
+    def filled(values: Sequence[tuple | None], fill: str | None) -> tuple | None:
+        if all(x is None for x in values):
             return None
-        return (a or (fill,) * len(first)) + (b or (fill,) * len(second))
+        return sum((x or (fill,) * len(part) for x, part in zip(values, parts)), ())
 
-    fields["train_tokens"] = either(first.train_tokens, second.train_tokens, None)
+    fields["train_tokens"] = filled([some.train_tokens for some in rollouts], None)
     return Graded(
-        rollouts=dataclasses.replace(first, **fields),
-        verdict_B=np.concatenate([graded.verdict_B, more.verdict_B]),
-        score_B=np.concatenate([graded.score_B, more.score_B]),
-        extracted=graded.extracted + more.extracted,
-        detail=either(graded.detail, more.detail, ""),
+        rollouts=dataclasses.replace(rollouts[0], **fields),
+        verdict_B=np.concatenate([part.verdict_B for part in parts]),
+        score_B=np.concatenate([part.score_B for part in parts]),
+        extracted=sum((part.extracted for part in parts), ()),
+        detail=filled([part.detail for part in parts], ""),
     )
 
 

@@ -2,7 +2,7 @@
 
 Queries share key/value heads without the keys being repeated. Scores and softmax are float32. Rows
 of at least ``LONG`` queries are taken ``CHUNK`` at a time and recomputed in the backward pass, so
-that the scores of a long row never exist at once. Fused kernels belong behind ``attend`` too.
+that the scores of a long row never exist at once. The kernel for TPUs is in ``splash``.
 """
 
 from __future__ import annotations

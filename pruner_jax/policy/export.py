@@ -1,7 +1,9 @@
 """Hugging Face folders, written: weights, config.json, generation config, tokenizer files.
 
 A hidden folder beside the target is filled and then renamed, so a folder is whole or not there.
-What is written loads in ``transformers`` 4 and 5 and in servers that read its format.
+What is written loads in ``transformers`` 4 and 5 and in servers that read its format. Weights come
+from their shards one tensor at a time; of several processes the first one writes, and the others
+help to gather.
 """
 
 from __future__ import annotations
@@ -14,12 +16,15 @@ import math
 import os
 import re
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.experimental import multihost_utils
+from jax.sharding import NamedSharding, PartitionSpec
 
 from pruner_jax.policy.config import ModelConfig, families
 from pruner_jax.policy.hf import (
@@ -52,17 +57,44 @@ def write_folder(
 
     Tokenizer files come from the folder ``source`` byte by byte, or from ``tokenizer`` if that is
     None. ``dtype`` None keeps that of the parameters. Weights of more than ``shard_bytes`` are
-    split. A folder that is there already is replaced if it holds nothing but such a model.
+    split. A folder that is there already is replaced if it holds nothing but such a model. Where
+    there are several processes, all call it; the first needs the folder, and all learn how it went.
     """
     target = Path(folder).expanduser().absolute()
-    _check(target, config, params, dtype)
+    _check(config, params, dtype)
     kind = jnp.dtype(dtype or params["embed"].dtype)
+    gathered = _gathered(config, params)
+    written = False
+    try:
+        if jax.process_index() == 0:
+            check_target(target)
+            _fill(target, config, gathered, kind, shard_bytes, (source, tokenizer, generation))
+        written = True
+    finally:
+        if jax.process_count() > 1:
+            for _ in gathered:  # the others come to the end only if this one does
+                pass
+            written = bool(multihost_utils.broadcast_one_to_all(np.array(written)))
+    if not written:
+        raise OSError(f"{target}: process 0 could not write it; its message says why")
+    return target
+
+
+def _fill(
+    target: Path,
+    config: ModelConfig,
+    gathered: Iterator[np.ndarray],
+    kind: np.dtype,
+    shard_bytes: int,
+    small: tuple[Path | None, Any, dict[str, Any] | None],
+) -> None:
+    """Makes the folder from what cannot be refused any more; ``small`` as in ``_write_small``."""
     target.parent.mkdir(parents=True, exist_ok=True)
     partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
     try:
         partial.mkdir()
-        _write_small(partial, _hf_config(config, kind), source, tokenizer, generation)
-        _write_weights(partial, config, params, kind, shard_bytes)
+        _write_small(partial, _hf_config(config, kind), *small)
+        _write_weights(partial, config, gathered, kind, shard_bytes)
         _swap(partial, target)
     except OSError as error:
         free = f"{shutil.disk_usage(target.parent).free / 1e9:.2f} GB are free there"
@@ -72,11 +104,10 @@ def write_folder(
         raise OSError(f"{target}: {what}") from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
-    return target
 
 
-def _check(target: Path, config: ModelConfig, params: Tree, dtype: str | None) -> None:
-    """Whatever can be refused before anything is written."""
+def _check(config: ModelConfig, params: Tree, dtype: str | None) -> None:
+    """What every process refuses alike."""
     names = [kind.name for kind in DTYPES.values()]
     if dtype is not None and dtype not in names:
         raise ValueError(f"dtype = {dtype!r}; allowed: {', '.join(names)}, or None to keep it")
@@ -89,7 +120,6 @@ def _check(target: Path, config: ModelConfig, params: Tree, dtype: str | None) -
             "the parameters do not have the shapes of their config with layers stacked (an "
             "unstacked tree is for decoding only)"
         )
-    check_target(target)
 
 
 def check_target(folder: str | os.PathLike[str]) -> None:
@@ -173,34 +203,57 @@ class _Shard:
         return sum(math.prod(shape) * dtype.itemsize for shape, dtype in self.tensors.values())
 
 
+def _gathered(config: ModelConfig, params: Tree) -> Iterator[np.ndarray | None]:
+    """Every tensor of the checkpoint in its order, whole on the host; None but on process 0.
+
+    One layer at a time comes from its shards, wherever they lie, and nothing of it is kept: so a
+    host and a device have one tensor beside what they hold anyway.
+    """
+    for _, path, layer, _ in tensors(config):
+        weight = functools.reduce(lambda tree, key: tree[key], path, params)
+        if not isinstance(weight, jax.Array):
+            yield weight if layer is None else weight[layer]
+            continue
+        place = None  # where it lies
+        if not weight.is_fully_addressable:
+            place = NamedSharding(weight.sharding.mesh, PartitionSpec())
+        one = jax.block_until_ready(_one(weight, layer, place))
+        if jax.process_index() > 0:
+            yield None
+        elif place is None:
+            yield np.asarray(one)
+        else:
+            yield np.asarray(one.addressable_data(0))
+
+
+@functools.partial(jax.jit, static_argnames="place")
+def _one(weight: jax.Array, layer: int | None, place: NamedSharding | None) -> jax.Array:
+    """One layer, or a copy of what has none: an array remembers what the host asked of it."""
+    one = jnp.copy(weight) if layer is None else weight[layer]
+    return one if place is None else jax.lax.with_sharding_constraint(one, place)
+
+
 def _write_weights(
-    partial: Path, config: ModelConfig, params: Tree, kind: np.dtype, shard_bytes: int
+    partial: Path,
+    config: ModelConfig,
+    gathered: Iterator[np.ndarray],
+    kind: np.dtype,
+    shard_bytes: int,
 ) -> None:
-    """The safetensors, weight by weight, so that only one weight need lie on the host."""
-
-    @functools.lru_cache(maxsize=1)
-    def host(path: tuple[str, ...]) -> np.ndarray:
-        return np.asarray(functools.reduce(lambda tree, key: tree[key], path, params))
-
-    shards, places = [_Shard()], {}
-    for name, path, layer, weight in tensors(config):
+    """The safetensors, tensor by tensor as they come."""
+    shards = [_Shard()]
+    for name, _, _, weight in tensors(config):
         size = math.prod(weight.hf_shape) * kind.itemsize
         if shards[-1].tensors and shards[-1].bytes + size > shard_bytes:
             shards.append(_Shard())
         shards[-1].tensors[name] = (weight.hf_shape, kind)
-        places[name] = path, layer
-
-    def numbers(name: str) -> np.ndarray:
-        path, layer = places[name]
-        return host(path) if layer is None else host(path)[layer]
-
     total, needed = len(shards), sum(shard.bytes for shard in shards)
     if needed > shutil.disk_usage(partial).free:
         raise OSError(errno.ENOSPC, f"the weights need {needed / 1e9:.2f} GB")
     weight_map = {}
     for number, shard in enumerate(shards, start=1):
         file = SINGLE if total == 1 else f"model-{number:05d}-of-{total:05d}.safetensors"
-        write_tensors(partial / file, shard.tensors, numbers)
+        write_tensors(partial / file, shard.tensors, lambda name: next(gathered))
         weight_map |= dict.fromkeys(shard.tensors, file)
     if total > 1:
         index = {"metadata": {"total_size": needed}, "weight_map": weight_map}

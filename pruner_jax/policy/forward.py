@@ -29,6 +29,10 @@ _REMAT = {
     "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
     "full": jax.checkpoint_policies.nothing_saveable,
 }
+# By what rows without a cache attend: XLA's products, or the kernel for TPUs, compiled for one or
+# interpreted anywhere.
+_ATTENTIONS = ("xla", "splash", "splash_interpreted")
+_EVERYTHING = np.iinfo(np.int32).max  # the window of a layer without one
 
 
 def forward(
@@ -40,6 +44,7 @@ def forward(
     segments_BT: jax.Array | None = None,
     cache: Cache | None = None,
     remat: str | None = None,
+    attention: str = "xla",
     rotation: tuple[jax.Array, jax.Array] | None = None,
 ) -> tuple[jax.Array, Cache | None]:
     """Hidden states [B, T, D] after the final norm, and the cache with T more tokens in it.
@@ -47,7 +52,9 @@ def forward(
     ``segments_BT`` packs several sequences into a row: attention stays inside equal, non-zero ids,
     and is causal by position. With a cache, token t of every row goes to slot ``cache.slot + t``:
     T = 1 is a decode step, more is a prefill of right-aligned rows (slots before ``start_B`` are
-    padding). ``rotation``: ``rope.rotation`` of the positions, where a loop has it at hand.
+    padding). ``attention``: without a cache, by XLA or by the kernel of ``splash.py``, for which
+    positions must rise by 1 within a segment. ``rotation``: ``rope.rotation`` of the positions,
+    where a loop has it at hand.
     """
     stacked = isinstance(params["layers"], dict)
     if cache is not None and (stacked or segments_BT is not None):
@@ -57,9 +64,14 @@ def forward(
         )
     if (remat or "none") not in _REMAT:
         raise ValueError(f"forward: remat = {remat!r}; allowed: {', '.join(_REMAT)}")
+    if attention not in _ATTENTIONS:
+        raise ValueError(f"forward: attention = {attention!r}; allowed: {', '.join(_ATTENTIONS)}")
     table = constrain(params["embed"], "tensor")  # rows are looked up whole, not split over fsdp
     x = constrain(jnp.take(table, tokens_BT, axis=0), ROWS)
-    look = _look(positions_BT, segments_BT, cache)
+    if cache is None and attention != "xla":
+        look = _look_by_kernel(config, segments_BT, attention == "splash_interpreted")
+    else:
+        look = _look(positions_BT, segments_BT, cache)
     rotation = rotation or rope.rotation(config, positions_BT)
     block = functools.partial(_block, config, rotation, look)
     if _REMAT[remat or "none"] is not None:
@@ -97,8 +109,7 @@ def _scan(block: Callable, x: jax.Array, layers: dict[str, jax.Array], config: M
     if len(windows) == 1:
         (window,) = windows
         return jax.lax.scan(lambda x, layer: block(x, layer, window, None), x, layers)[0]
-    everything = np.iinfo(np.int32).max
-    each = np.array([everything if w is None else w for w in config.sliding_window], np.int32)
+    each = np.array([_EVERYTHING if w is None else w for w in config.sliding_window], np.int32)
     return jax.lax.scan(lambda x, one: block(x, *one, None), x, (layers, each))[0]
 
 
@@ -123,6 +134,27 @@ def _look(positions_BT: jax.Array, segments_BT: jax.Array | None, cache: Cache |
         k, v = write(old, k, v, cache.slot)
         place = {"q_position_BT": q_position, "k_position_BS": k_position}
         return attend(q, k, v, window=window, **place), (k, v)
+
+    return look
+
+
+def _look_by_kernel(
+    config: ModelConfig, segments_BT: jax.Array | None, interpret: bool
+) -> Callable:
+    """The same for rows without a cache, by the kernel. It is made for one window, but a window
+    comes with its layer as a number of the program, which picks among the kernels."""
+    from pruner_jax.policy.splash import splash  # experimental in JAX; no other path needs it
+
+    windows = sorted({_EVERYTHING if w is None else w for w in config.sliding_window or (None,)})
+    kernels = [
+        functools.partial(splash, window=None if w == _EVERYTHING else w, interpret=interpret)
+        for w in windows
+    ]
+
+    def look(q, k, v, window, old):
+        window = _EVERYTHING if window is None else window
+        which = jnp.searchsorted(np.array(windows, np.int32), window)
+        return jax.lax.switch(which, kernels, q, k, v, segments_BT), None
 
     return look
 

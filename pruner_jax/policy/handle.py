@@ -44,7 +44,8 @@ def load(
     """A policy from a Hugging Face folder or hub id.
 
     ``dtype`` is float32, bfloat16, float16, or auto (as in the folder). With a mesh and a table of
-    rules (``mesh.py``) every weight goes straight to its place.
+    rules (``mesh.py``) every weight goes straight to its place, and only what this process holds of
+    it is read.
     """
     return with_weights(describe(name_or_folder), dtype, mesh=mesh, rules=rules)
 
@@ -86,7 +87,8 @@ def _check_ids(folder: Path, tokenizer: Any, config: ModelConfig) -> None:
 
 
 def save(policy: Policy, folder: str | os.PathLike[str], *, dtype: str | None = None) -> Path:
-    """Writes the policy as a Hugging Face folder; ``dtype`` None keeps that of the parameters."""
+    """Writes the policy as a Hugging Face folder; ``dtype`` None keeps that of the parameters.
+    Where there are several processes, all call it and the first one writes."""
     return export.write_folder(
         folder,
         policy.config,

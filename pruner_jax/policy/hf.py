@@ -1,8 +1,8 @@
 """Hugging Face folders, read: configuration and weights (``export.py`` writes them).
 
-The safetensors are memory-mapped and copied one weight at a time into the stacked layout, so the
-model is in memory once. A local folder never touches the network. Leaves out quantised and pickled
-weights.
+The safetensors are memory-mapped and read one shard of one weight at a time, only the shards that
+this process holds; each is converted on the way, so no host ever has a whole weight that lies
+split. A local folder never touches the network. Leaves out quantised and pickled weights.
 """
 
 from __future__ import annotations
@@ -51,9 +51,9 @@ _FIELDS = {
 _DTYPE_NAMES = {dtype.name: dtype for dtype in DTYPES.values()}
 
 
-def find_folder(name: str | os.PathLike[str]) -> Path:
+def find_folder(name: str | os.PathLike[str], *, described: bool = False) -> Path:
     """The local folder of that name, or of that hub id (``owner/name``, or ``owner/name@revision``:
-    a branch, a tag or a commit), fetched if need be."""
+    a branch, a tag or a commit), fetched if need be; ``described``: only its description."""
     folder = Path(name).expanduser()
     if folder.is_dir():
         return folder
@@ -70,6 +70,7 @@ def find_folder(name: str | os.PathLike[str]) -> Path:
     from huggingface_hub import snapshot_download
 
     wanted = ["*.json", "model*.safetensors", *TOKENIZER_FILES, "additional_chat_templates/*"]
+    wanted = [CONFIG] if described else wanted
     try:
         return Path(snapshot_download(match[1], revision=match[2], allow_patterns=wanted))
     except Exception as error:
@@ -132,19 +133,57 @@ def read_weights(
         wide = functools.reduce(jnp.promote_types, {view.dtype for view in found.values()})
     else:
         wide = _DTYPE_NAMES[dtype]
-    tree: Tree = {"layers": {} if stacked else [{} for _ in range(config.layers)]}
+    sources: dict[tuple, Any] = {}  # way in the tree -> the view of a weight, or of each layer
     for hf_name, path, layer, weight in tensors(config):
-        together = stacked and layer is not None
-        if not together or layer == 0:
-            one = layer is not None and not stacked
-            host = np.empty(weight.shape[1:] if one else weight.shape, wide)
-            *way, name = ("layers", layer, path[-1]) if one else path
-        part = host[layer] if together else host
-        part[...] = found.pop(hf_name).reshape(part.shape)
-        if not together or layer == config.layers - 1:
-            target = shardings and _at(shardings, (*way, name))
-            _at(tree, way)[name] = jax.device_put(host, target)
+        view = found[hf_name].reshape(weight.shape if layer is None else weight.shape[1:])
+        if layer is None:
+            sources[path] = view
+        elif stacked:
+            sources.setdefault(path, []).append(view)
+        else:
+            sources["layers", layer, path[-1]] = view
+    tree: Tree = {"layers": {} if stacked else [{} for _ in range(config.layers)]}
+    for (*above, name), views in sources.items():
+        sharding = None if shardings is None else _at(shardings, (*above, name))
+        _at(tree, above)[name] = _placed(views, wide, sharding)
     return tree
+
+
+def read_part(
+    views: np.ndarray | Sequence[np.ndarray], index: tuple[slice, ...], dtype: np.dtype
+) -> np.ndarray:
+    """A part of a tensor, or of a stack of layers, in ``dtype``; the rest is not read."""
+    if isinstance(views, np.ndarray):
+        return views[index].astype(dtype)
+    layers, *within = index
+    parts = [view[tuple(within)] for view in views[layers]]
+    read = np.empty((len(parts), *parts[0].shape), dtype)
+    for out, part in zip(read, parts):
+        out[...] = part
+    return read
+
+
+def _placed(
+    views: np.ndarray | Sequence[np.ndarray],
+    dtype: np.dtype,
+    sharding: jax.sharding.Sharding | None,
+) -> jax.Array:
+    """The views as an array on its devices. Each shard is read once, however many of them hold it.
+
+    (``jax.make_array_from_callback`` reads it again for each, and has all shards at once.)
+    """
+    shape = views.shape if isinstance(views, np.ndarray) else (len(views), *views[0].shape)
+    if sharding is None:
+        return jax.device_put(read_part(views, (slice(None),) * len(shape), dtype))
+    holders: dict[tuple, list[jax.Device]] = {}
+    for device, index in sharding.addressable_devices_indices_map(shape).items():
+        holders.setdefault(tuple((part.start, part.stop) for part in index), []).append(device)
+    shards = []
+    for bounds, devices in holders.items():
+        part = read_part(views, tuple(slice(*bound) for bound in bounds), dtype)
+        shards += [jax.device_put(part, device) for device in devices]
+        jax.block_until_ready(shards)  # so that host copies do not pile up behind the transfers
+    return jax.make_array_from_single_device_arrays(shape, sharding, shards)
 
 
 def _at(tree: Tree, way: Sequence[str | int]) -> Any:
@@ -161,7 +200,7 @@ def open_weights(folder: Path, config: ModelConfig) -> dict[str, np.ndarray]:
     found = {name: view for name, view in found.items() if not name.endswith("rotary_emb.inv_freq")}
     if config.tied and "lm_head.weight" in found and expected.keys() <= found.keys():
         head, embed = found.pop("lm_head.weight"), found["model.embed_tokens.weight"]
-        if head.shape != embed.shape or not np.array_equal(head.view("u1"), embed.view("u1")):
+        if head.shape != embed.shape or not all(map(_same_bytes, head, embed)):
             raise ValueError(
                 f"{folder}: lm_head.weight differs from model.embed_tokens.weight, but config.json "
                 "says tie_word_embeddings = true"
@@ -187,6 +226,10 @@ def open_weights(folder: Path, config: ModelConfig) -> dict[str, np.ndarray]:
                 f"the field ({fields})"
             )
     return found
+
+
+def _same_bytes(a: np.ndarray, b: np.ndarray) -> bool:
+    return np.array_equal(a.view("u1"), b.view("u1"))
 
 
 def _weight_files(folder: Path) -> list[Path]:

@@ -7,7 +7,9 @@ so that a reference table can serve other runs.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import functools
 import pathlib
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -157,10 +159,10 @@ def collect_table(run: Session, state: RunState, phase: Phase) -> Graded:
     problems, visit_P = draw(run, state, phase)
     limit = collection_limit(run.settings) if _is_once(phase) else state.limit
     table = _open(run, state, phase, limit)
-    with table.filling(waiting(run, table)):
-        missing = table.missing(problems, visit_P)
+    with filling(run, table):
+        missing = run.pod.lead(table.missing, problems, visit_P)
         if len(missing) < len(problems) and not is_charged(run, phase):
-            run.clock.charge("table", table.seconds(problems, visit_P))
+            run.clock.charge("table", run.pod.lead(table.seconds, problems, visit_P))
         asked, visit_M = [problems[i] for i in missing], visit_P[missing]
         if missing and phase.collect.policy == "teacher" and run.settings.teacher.file is not None:
             _read_teacher(run, state, table, asked, visit_M, limit)
@@ -171,7 +173,8 @@ def collect_table(run: Session, state: RunState, phase: Phase) -> Graded:
         run.tables.clear()
     # A teacher's rows that are too long stay in the table, or it would be asked again for them.
     wanted = phase.loss is not None and looks_at_tokens(phase)
-    rows = table.read(problems, visit_P, tokens=wanted, longest=limit)
+    read = functools.partial(table.read, tokens=wanted, longest=limit)
+    rows = run.pod.lead(read, problems, visit_P)
     if phase.collect.policy == "teacher":
         run.progress.log(f"teacher: {said(taxonomy(rows))}")
     return rows
@@ -207,7 +210,9 @@ def that_count(
     at_once = run.engine.rows_together(weighted.graded.rollouts.limit)
     parts = np.split(kept, np.flatnonzero(np.diff(first_B // at_once)) + 1) if len(kept) else []
     table = Table(table_folder(run, state, phase))
-    for rows, graded in zip(parts, table.with_tokens(weighted.graded, parts)):
+    found = table.with_tokens(weighted.graded, parts)
+    for rows in parts:
+        graded = run.pod.lead(next, found)
         pair_B = None if weighted.pair_B is None else weighted.pair_B[rows]
         yield dataclasses.replace(
             take_rows(weighted, rows),
@@ -217,7 +222,15 @@ def that_count(
         )
 
 
-def waiting(run: Session, table: Table) -> Callable[[], None]:
+@contextlib.contextmanager
+def filling(run: Session, table: Table) -> Iterator[None]:
+    """Only this run adds rows to the table; where another one does, it waits."""
+    with contextlib.ExitStack() as stack:
+        run.pod.lead(stack.enter_context, table.filling(_waiting(run, table)))
+        yield
+
+
+def _waiting(run: Session, table: Table) -> Callable[[], None]:
     """What is done while another run fills the table."""
     said = False
 
@@ -252,7 +265,7 @@ def _sample_parts(
         if taught:
             graded = in_the_students_words(graded, engine, run.engine)
             _tell_unusable(run, graded, [], limit)
-        table.add(graded, step=state.steps, seconds=time.perf_counter() - begun)
+        _add(run, state, table, graded, seconds=time.perf_counter() - begun)
         run.progress.update(
             min(len(problems), first + at_once),
             accuracy=float(graded.correct_B.mean()) if len(graded) else None,
@@ -291,7 +304,12 @@ def _read_teacher(
     )
     graded = run.engine.grade(rollouts)
     _tell_unusable(run, graded, found.rejects, limit)
-    table.add(graded, step=state.steps)
+    _add(run, state, table, graded)
+
+
+def _add(run: Session, state: RunState, table: Table, graded: Graded, seconds: float = 0) -> None:
+    """Write rows into the table, once for all processes."""
+    run.pod.lead(lambda: table.add(graded, step=state.steps, seconds=seconds))
 
 
 def _tell_unusable(
@@ -300,16 +318,21 @@ def _tell_unusable(
     """Say which of a teacher's responses cannot be learnt from, and write them to OUT/rejects.jsonl
     behind what is there."""
     rejects = [*rejects, *unusable(graded, limit)]
-    if rejects:
-        path = run.folder.root / "rejects.jsonl"
-        add_rejects(path, rejects)
+    path = run.folder.root / "rejects.jsonl"
+    if run.pod.lead(lambda: rejects and add_rejects(path, rejects) is None):
         run.progress.log(f"{len(rejects)} responses of the teacher cannot be used: {path}")
 
 
 def _open(run: Session, state: RunState, phase: Phase, limit: int) -> Table:
     """The table of a phase: of its own name, of an iteration its step too."""
-    key = table_key(run.settings, run.engine, run.policy.folder, phase, limit)
-    return open_table(table_folder(run, state, phase), key, own=not _is_shared(run, phase))
+    table = Table(table_folder(run, state, phase), own=not _is_shared(run, phase))
+
+    def make() -> None:
+        key = table_key(run.settings, run.engine, run.policy.folder, phase, limit)
+        open_table(table.folder, key, own=table.own)
+
+    run.pod.lead(make)
+    return table
 
 
 def table_folder(run: Session, state: RunState, phase: Phase) -> pathlib.Path:
@@ -340,5 +363,9 @@ def reference(run: Session, state: RunState) -> Groups | None:
     if key not in run.tables:
         own = {phase.name: phase for phase in run.method.phases}
         folders = [_folder(run, own[phase], name) for phase, name in key]
-        run.tables[key] = join([Groups.of(Table(folder).everything()) for folder in folders])
+        run.tables[key] = run.pod.lead(_groups, folders)
     return run.tables[key]
+
+
+def _groups(folders: Sequence[pathlib.Path]) -> Groups:
+    return join([Groups.of(Table(folder).everything()) for folder in folders])

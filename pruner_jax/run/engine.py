@@ -9,6 +9,7 @@ serve all.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -18,13 +19,15 @@ import jax.numpy as jnp
 import numpy as np
 
 from pruner_jax import text
-from pruner_jax.mesh import DECODE_RULES, ROWS
+from pruner_jax.mesh import DECODE_RULES, LEARN_RULES, ROWS, local_mesh, on_this_process
+from pruner_jax.pod.together import ALONE, Pod
 from pruner_jax.policy.config import ModelConfig
 from pruner_jax.policy.handle import Policy
 from pruner_jax.policy.weights import unstack, weight_shardings
 from pruner_jax.problems.options import ProblemsOptions
 from pruner_jax.run.clock import Clock
 from pruner_jax.run.environment import environment
+from pruner_jax.run.spread import spread, spread_checks
 from pruner_jax.sample.force import Hook, chain
 from pruner_jax.sample.options import SampleOptions
 from pruner_jax.sample.records import Stop
@@ -37,7 +40,8 @@ from pruner_jax.verify.pool import Verifier
 PyTree = Any
 Progress = Callable[[int, int, int], None]  # rows done, rows in all, tokens so far
 
-# Of what is sampled and written together: most rows and tokens; but so many rows for each seat.
+# Of what is sampled and written together: most rows and tokens; but so many rows for each seat, as
+# long as that is not four times as many tokens; and two rows for each seat whatever they are.
 _TOGETHER, _TOKENS, _REFILLS = 4096, 4096 * 512, 8
 
 
@@ -55,7 +59,9 @@ class Engine:
     sampling: SampleOptions
     verifier: Verifier | None  # None: it samples only
     seed: int
-    mesh: jax.sharding.Mesh | None = None  # None: one device
+    mesh: jax.sharding.Mesh | None = None  # of this process's devices; None: one device
+    everywhere: jax.sharding.Mesh | None = None  # where the learner's parameters lie; None: as mesh
+    pod: Pod = ALONE  # each process samples and checks its part
     environment: Hook | None = None  # what the source of problems does to every response
     examples: int = 0  # worked examples in prompts that do not ask for a number of their own
     note: str = ""  # appended to the questions of prompts that bring no notes of their own
@@ -71,15 +77,23 @@ class Engine:
         seed: int,
         mesh: jax.sharding.Mesh | None = None,
         problems: ProblemsOptions | None = None,
+        pod: Pod = ALONE,
     ) -> Engine:
         """An engine for a loaded policy, which needs a tokenizer; ``problems`` may bring an
-        environment (`run.environment`)."""
+        environment (`run.environment`). With several processes ``mesh`` is that of all."""
         if policy.tokenizer is None:
             raise ValueError(f"{policy.folder} has no tokenizer; prompts cannot be encoded")
         tokenizer = policy.tokenizer
         close_ids = text.tag_spellings(tokenizer, text_options.think_close)
         end_ids = text.end_token_ids(tokenizer, policy.generation)
         end_id = text.end_token_id(tokenizer, text_options)
+        mesh = mesh if mesh is not None and mesh.size > 1 else None
+        own = None if mesh is None else local_mesh(mesh)
+        if own is not None and own.size < mesh.size and pod is ALONE:
+            raise ValueError(
+                f"this verb works on one host, but JAX has devices of {jax.process_count()} here; "
+                "start it on a machine of its own (prune works on many)"
+            )
         return cls(
             config=policy.config,
             tokenizer=tokenizer,
@@ -91,7 +105,9 @@ class Engine:
             sampling=sampling,
             verifier=verifier,
             seed=seed,
-            mesh=mesh if mesh is not None and mesh.size > 1 else None,
+            mesh=own if own is not None and own.size > 1 else None,
+            everywhere=mesh,
+            pod=pod,
             environment=None if problems is None else environment(problems, close_ids),
         )
 
@@ -102,11 +118,8 @@ class Engine:
 
     def decode_params(self, params: PyTree) -> PyTree:
         """The sampler's form of the learner's parameters: cast, a list of layers."""
-        if self.mesh is None:
-            return _decode_params(params, self.dtype)
-        places = weight_shardings(self.config, self.mesh, DECODE_RULES, stacked=False)
-        cast = jax.jit(lambda params: unstack(params, jnp.dtype(self.dtype)), out_shardings=places)
-        return cast(params)
+        params = _decode_params(params, self.config, self.dtype, self.everywhere)
+        return jax.tree.map(on_this_process, params)
 
     @property
     def dtype(self) -> str:
@@ -142,24 +155,27 @@ class Engine:
 
     def seats(self, count: int) -> int:
         """Most rows that a device holds at a time while ``count`` are written."""
-        return shapes_of(self.sampling, self.mesh, count).full
+        return shapes_of(self.sampling, self.mesh, -(-count // self.pod.count)).full
 
     def cache_bytes(self, limit: int, prompt: int, rows: int) -> int:
         """Keys and values of so many rows on a device, responses of ``limit`` tokens to a prompt of
-        ``prompt``, at their largest: one layer is there twice while rows move."""
+        ``prompt``, at their largest: one layer is there twice while rows move. Devices that share
+        the rows share the heads."""
         config = self.config
+        heads = config.kv_heads // (1 if self.mesh is None else self.mesh.shape["tensor"])
         shapes = shapes_of(self.sampling, self.mesh, rows)
         slots = shapes.most_slots(prompt, limit, self.sampling.block)
-        per_slot = 2 * (config.layers + 1) * config.kv_heads * config.head_width
+        per_slot = 2 * (config.layers + 1) * heads * config.head_width
         return rows * slots * per_slot * jnp.dtype(self.dtype).itemsize
 
     def rows_together(self, limit: int) -> int:
         """How many rows of up to so many tokens are sampled and written together, where they last:
-        no more than a stop may cost, but each seat is taken several times, for most stand empty
-        while the last rows are written."""
+        no more than a stop may cost, for what is written of it is lost then, but each seat is taken
+        several times, for most stand empty while the last rows are written."""
         shards = 1 if self.mesh is None else math.prod(self.mesh.shape[axis] for axis in ROWS)
-        seats = self.sampling.rows * shards
-        return max(_REFILLS * seats, min(_TOGETHER, _TOKENS // limit))
+        seats = self.sampling.rows * shards * self.pod.count
+        refilled = max(2 * seats, min(_REFILLS * seats, 4 * _TOKENS // limit))
+        return max(refilled, min(_TOGETHER, _TOKENS // limit))
 
     def rollout(
         self,
@@ -187,6 +203,32 @@ class Engine:
           Graded rows in the order (problem, sample), and what sampling them took.
         """
         clock = clock or Clock()
+        if self.pod.count > 1:
+            work = functools.partial(self._part, clock=clock, on_progress=on_progress)
+            conditions = {"limit": limit, **conditions}
+            with clock.phase("rollout"):
+                return spread(self.pod, prompts, samples, conditions, work, params)
+        return self._part(
+            params,
+            prompts,
+            samples,
+            limit=limit,
+            clock=clock,
+            on_progress=on_progress,
+            **conditions,
+        )
+
+    def _part(
+        self,
+        params: PyTree,
+        prompts: Prompts,
+        samples: int,
+        *,
+        clock: Clock,
+        on_progress: Progress | None,
+        **conditions: Any,
+    ) -> tuple[Graded, SampleStats]:
+        """What one process samples and checks."""
         with clock.phase("rollout"):
             grader = self._grader(np.repeat(self.opened(prompts), samples))
 
@@ -198,7 +240,6 @@ class Engine:
                 params,
                 prompts,
                 samples=samples,
-                limit=limit,
                 on_row=check,
                 on_progress=on_progress,
                 **conditions,
@@ -239,7 +280,10 @@ class Engine:
         )
 
     def grade(self, rollouts: Rollouts) -> Graded:
-        """Verdicts of rows that are there."""
+        """Verdicts of rows that are there; each process of the pod checks a part."""
+        return spread_checks(self.pod, rollouts, self._check)
+
+    def _check(self, rollouts: Rollouts) -> Graded:
         return self._grader(self.opened(rollouts.prompts)[rollouts.group_B]).result(rollouts)
 
     def _grader(self, opened_B: np.ndarray) -> Grader:
@@ -255,6 +299,17 @@ class Engine:
         return np.array([text.opens_thought(prompt, self.text) for prompt in prompts.text], bool)
 
 
-@jax.jit(static_argnames="dtype")
-def _decode_params(params: PyTree, dtype: str) -> PyTree:
-    return unstack(params, jnp.dtype(dtype))
+@jax.jit(static_argnames=("config", "dtype", "mesh"))
+def _decode_params(
+    params: PyTree, config: ModelConfig, dtype: str, mesh: jax.sharding.Mesh | None
+) -> PyTree:
+    """From one layout to the other in one program: every device casts the shards that it has, and
+    what it gathers from others has half the bytes."""
+    cast = jax.tree.map(lambda x: x.astype(dtype), params)
+    if mesh is None:
+        return unstack(cast, cast["embed"].dtype)
+    # Both places are said: with the second alone the compiler may gather first and cast then.
+    here = weight_shardings(config, mesh, LEARN_RULES)
+    there = weight_shardings(config, mesh, DECODE_RULES, stacked=False)
+    cast = jax.lax.with_sharding_constraint(cast, here)
+    return jax.lax.with_sharding_constraint(unstack(cast, cast["embed"].dtype), there)

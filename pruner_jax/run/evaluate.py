@@ -2,7 +2,8 @@
 
 ``--expander.model=E`` measures the pipeline of both beside it: the model's thought, E's answer.
 
-With ``--out`` the responses are kept part by part, and the same command goes on where it was.
+With ``--out`` the responses are kept part by part, and the same command goes on where it was
+(`kept`); a model whose responses are all there is not loaded.
 
 ``--like RUN`` takes the problems, the prompt and the sampling of a run's test, so that an exported
 model can be measured again as the run measured it.
@@ -17,8 +18,7 @@ import pathlib
 from collections.abc import Callable
 from typing import Any
 
-from pruner_jax.config import ConfigError, EvaluateConfig
-from pruner_jax.config import plain as plain_settings
+from pruner_jax.config import EvaluateConfig
 from pruner_jax.measure import stats
 from pruner_jax.measure.outcomes import Outcomes, outcomes
 from pruner_jax.measure.summary import plain, summary, versions
@@ -27,25 +27,22 @@ from pruner_jax.policy import hf
 from pruner_jax.problems.source import load_problems
 from pruner_jax.report.progress import Progress
 from pruner_jax.run import joint
-from pruner_jax.run.ahead import model_digest
-from pruner_jax.run.checks import named_files
 from pruner_jax.run.compilation import keep_compiled_programs
+from pruner_jax.run.engine import Engine
 from pruner_jax.run.interrupts import Interrupts
 from pruner_jax.run.joint import Joint
+from pruner_jax.run.kept import file_of, take_file
 from pruner_jax.run.measuring import keep_parts, measure, measured, read_outcomes
+from pruner_jax.run.memory import check_memory, device_bytes, evaluation_stages
 from pruner_jax.run.programs import answer, check_are_programs, lines, load_scorer
 from pruner_jax.run.second import Second, check_room, load_expander, load_second
-from pruner_jax.run.session import MACHINE
 from pruner_jax.sample.steps import Scorer
-from pruner_jax.settings import Given, build
-from pruner_jax.store.folder import FolderError, changes_refused, digests, lock, write_atomically
+from pruner_jax.store.folder import lock, write_atomically
 from pruner_jax.store.records import read_graded, write_rollouts
 from pruner_jax.types import Graded, Problem, Purpose
 from pruner_jax.verify.pool import Verifier
 
-# What the responses of a model hang on, and what of it may be another when they are gone on with.
-_OF_THE_RESPONSES = ("problems", "split", "text", "verify", "sample", "test", "programs", "seed")
-_FREE = (*MACHINE, "test.confidence", "test.resamples")
+PyTree = Any
 
 _COMPARED = ("accuracy_change", "token_ratio", "aes", "by_difficulty", "confidence", "resamples")
 
@@ -67,12 +64,12 @@ def evaluate_verb(settings: EvaluateConfig) -> dict[str, Any]:
     score = load_scorer(settings.programs.scorer)
     names = {"model": settings.model, "against": settings.against}
     with contextlib.ExitStack() as stack:
+        names = {name: model for name, model in names.items() if model is not None}
+        found = names
         if settings.out is not None:
             pathlib.Path(settings.out).mkdir(parents=True, exist_ok=True)
             stack.enter_context(lock(pathlib.Path(settings.out)))
-            for name, folder in names.items():
-                if folder is not None:
-                    _take_file(settings, name, folder)
+            found = {name: take_file(settings, name, model) for name, model in names.items()}
         keep_compiled_programs()
         problems = load_problems(settings.problems, settings.split)
         progress = stack.enter_context(Progress())
@@ -80,26 +77,38 @@ def evaluate_verb(settings: EvaluateConfig) -> dict[str, Any]:
         if settings.programs.asked:
             check_are_programs(verifier, problems)
         verifier.prepare(problems)
-        expander = _expander(settings, verifier)
+        asked = problems[: settings.test.problems]
+        expander = _expander(settings, verifier, checked_only=True)
         if expander is not None:
-            asked = problems[: settings.test.problems]
             check_room(expander, settings.expander, asked, settings.test.limit, "test.limit")
+        mesh = make_mesh(settings.mesh.data, settings.mesh.fsdp, settings.mesh.tensor)
+        load = functools.partial(
+            load_second,
+            text_options=settings.text,
+            sampling=settings.sample,
+            verifier=verifier,
+            seed=settings.seed,
+            mesh=mesh,
+            problems=settings.problems,
+        )
+        engines = {name: load(model, checked_only=True).engine for name, model in found.items()}
+        second = expander and expander.engine
+        stages = evaluation_stages(engines, second, mesh, asked, settings.test, settings.split)
+        progress.log(check_memory(stages, device_bytes(mesh)))
+        expander = _expander(settings, verifier)
         result: dict[str, Any] = {}
         alone, together = {}, {}
         for name, folder in names.items():
-            if folder is None:
-                continue
-            large = load_second(
-                folder,
-                text_options=settings.text,
-                sampling=settings.sample,
-                verifier=verifier,
-                seed=settings.seed,
-                mesh=make_mesh(settings.mesh.data, settings.mesh.fsdp, settings.mesh.tensor),
-                problems=settings.problems,
-            )
+            large = functools.cache(functools.partial(load, found[name]))  # if it has to sample
             graded, alone[name], programs = _answer(
-                settings, name, folder, large, problems, score, progress
+                settings,
+                name,
+                engines[name],
+                lambda large=large: large().params,
+                problems,
+                score,
+                title=f"{name} {folder}",
+                progress=progress,
             )
             numbers = stats.describe(
                 alone[name],
@@ -110,11 +119,11 @@ def evaluate_verb(settings: EvaluateConfig) -> dict[str, Any]:
             )
             if programs:
                 numbers |= {"programs": programs, **_of_one_answer(settings)}
-            commit = hf.commit_of(hf.find_folder(folder))
+            commit = hf.commit_of(hf.find_folder(found[name]))
             result[name] = {"folder": str(folder), "commit": commit, **numbers}
             if expander is not None:
                 together[name], result[name]["joint"] = _measure_joint(
-                    settings, large, graded(), expander, problems, progress
+                    settings, large(), graded(), expander, problems, progress
                 )
                 if settings.out is not None:
                     path = pathlib.Path(settings.out) / f"{name}-joint.json"
@@ -142,71 +151,26 @@ def evaluate_verb(settings: EvaluateConfig) -> dict[str, Any]:
     return result
 
 
-def _take_file(settings: EvaluateConfig, name: str, folder: str) -> None:
-    """Where responses of a model are there already, they must be those that are asked for.
-
-    Raises:
-      FolderError: of another model, or sampled or checked in another way; what differs is named.
-        Or there is no note of how they were made.
-    """
-    path, place = _file(settings, name), hf.find_folder(folder)
-    note = path.with_suffix(".settings.json")
-    described = hf.description_files(place)
-    now = {
-        "weights": model_digest(place),
-        "described": dict(zip(described, digests(described.values()).values())),
-        "files": digests(named_files(settings)),
-        **{room: plain_settings(getattr(settings, room)) for room in _OF_THE_RESPONSES},
-    }
-    if path.exists() or any(path.parent.glob(f"{name}.*-*.parquet")):
-        if not note.exists():
-            raise FolderError(
-                f"{path.parent} holds responses ({path.stem}*.parquet), but {note.name}, which "
-                "would say how they were made, is not there: an older version made them, or it was "
-                "taken away. Give another --out, or delete them to sample again."
-            )
-        old = _today(json.loads(note.read_text()), now)
-        if changes := changes_refused(old, json.loads(json.dumps(now)), _FREE):
-            raise FolderError(
-                f"{path.parent} holds responses of another evaluation ({name}):\n"
-                + "\n".join(f"  {change}" for change in changes)
-                + "\nGive the same settings to continue it, or another --out."
-            )
-    write_atomically(note, json.dumps(now, indent=2) + "\n")
-
-
-def _today(written: dict[str, Any], now: dict[str, Any]) -> dict[str, Any]:
-    """A note that an older version wrote, as this one would: settings that came since are at their
-    defaults, and files of which it says nothing are taken as they are."""
-    rooms = {room: written[room] for room in _OF_THE_RESPONSES if room in written}
-    with contextlib.suppress(ConfigError):  # one of them is no more: they stay what they are
-        then = build(EvaluateConfig, Given(None, {"model": "", **rooms}, ()))
-        rooms = {room: plain_settings(getattr(then, room)) for room in _OF_THE_RESPONSES}
-    files = {path: written["files"].get(path, digest) for path, digest in now["files"].items()}
-    return {**now, **written, **json.loads(json.dumps(rooms)), "files": files}
-
-
-def _file(settings: EvaluateConfig, name: str) -> pathlib.Path:
-    return pathlib.Path(settings.out) / f"{name}.parquet"
-
-
 def _answer(
     settings: EvaluateConfig,
     name: str,
-    folder: str,
-    large: Second,
+    engine: Engine,
+    params: Callable[[], PyTree],
     problems: list[Problem],
     score: Scorer | None,
+    *,
+    title: str,
     progress: Progress,
 ) -> tuple[Callable[[], Graded], Outcomes, dict[str, Any]]:
     """One model on the problems, and how its programs came about where that was asked for; their
-    outcomes then count all tokens that led to an answer. The responses may have to be read."""
-    title, test = f"{name} {folder}", settings.test
+    outcomes then count all tokens that led to an answer. The responses may have to be read, and
+    ``params``, which loads the weights, is asked only if some are not there yet."""
+    test = settings.test
     shared = {"purpose": Purpose(settings.split), "progress": progress}
     if settings.programs.asked:
         graded, found, programs = answer(
-            large.engine,
-            large.params,
+            engine,
+            params(),
             problems,
             test,
             settings.programs,
@@ -217,16 +181,17 @@ def _answer(
         for line in lines(programs):
             progress.log(line)
         if settings.out is not None:
-            write_rollouts(_file(settings, name), graded, round=0, step=0)
+            write_rollouts(file_of(settings, name), graded, round=0, step=0)
         return lambda: graded, found, programs
-    sample = functools.partial(
-        measure, large.engine, large.params, options=test, limit=test.limit, **shared
-    )
+
+    def sample(some: list[Problem], **how: Any) -> Graded:
+        return measure(engine, params(), some, options=test, limit=test.limit, **shared, **how)
+
     if settings.out is None:
         graded = sample(problems, title=title)
         return lambda: graded, outcomes(graded), {}
-    path, asked = _file(settings, name), problems[: test.problems]
-    at_once = max(1, large.engine.rows_together(test.limit) // test.samples)
+    path, asked = file_of(settings, name), problems[: test.problems]
+    at_once = max(1, engine.rows_together(test.limit) // test.samples)
     with Interrupts() as interrupts:
         keep_parts(
             path,
@@ -238,7 +203,9 @@ def _answer(
     return lambda: read_graded([path], by_id), read_outcomes(path), {}
 
 
-def _expander(settings: EvaluateConfig, verifier: Verifier) -> Second | None:
+def _expander(
+    settings: EvaluateConfig, verifier: Verifier, checked_only: bool = False
+) -> Second | None:
     """The second model, if there is one."""
     if settings.expander.model is None:
         return None
@@ -248,6 +215,7 @@ def _expander(settings: EvaluateConfig, verifier: Verifier) -> Second | None:
         verifier=verifier,
         seed=settings.seed,
         mesh=make_mesh(settings.mesh.data, settings.mesh.fsdp, settings.mesh.tensor),
+        checked_only=checked_only,
     )
 
 

@@ -1,4 +1,5 @@
-"""A request to stop, by a scheduler (SIGTERM), a person (Ctrl-C) or a terminal that went away.
+"""A request to stop, by a scheduler (SIGTERM), a person (Ctrl-C), a terminal that went away, or a
+notice that the machine will be taken (`pod.notice`), which counts as SIGTERM.
 
 The signal is only noted; ``check``, called between blocks of decoding and after every step (between
 the updates of one that learns from files: `learning.heeds_signals`), raises ``Interrupted``, upon
@@ -12,19 +13,18 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import sys
 import threading
+
+from pruner_jax.pod.notice import Notices
+from pruner_jax.pod.together import ALONE, Pod
+from pruner_jax.pod.watch import Interrupted
+
+__all__ = ["Interrupted", "Interrupts"]
 
 _SIGNALS = [
     getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)
 ]
-
-
-class Interrupted(KeyboardInterrupt):
-    """The run was asked to stop. ``exit_code`` is what a shell would report, as 143."""
-
-    def __init__(self, number: signal.Signals):
-        super().__init__(f"stopped by {number.name}; the same command continues")
-        self.exit_code = 128 + number
 
 
 class Interrupts:
@@ -32,8 +32,10 @@ class Interrupts:
     shell started in the background. Outside the main thread it does nothing: Python delivers
     signals there only."""
 
-    def __init__(self) -> None:
+    def __init__(self, pod: Pod = ALONE) -> None:
+        self._pod = pod
         self._noted: signal.Signals | None = None
+        self._notices = Notices()
         self._before: dict[signal.Signals, object] = {}
 
     def __enter__(self) -> Interrupts:
@@ -41,14 +43,16 @@ class Interrupts:
             deaf = (signal.SIG_IGN, None)  # None: somebody else's, not made in Python
             heard = [n for n in _SIGNALS if signal.getsignal(n) not in deaf]
             self._before = {number: signal.signal(number, self._note) for number in heard}
+        self._notices.__enter__()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        self._notices.__exit__(kind, *_)
         for number, handler in self._before.items():
             signal.signal(number, handler)
         self._before = {}
         if kind is None:
-            self.check()
+            self.check_together()
 
     def _note(self, number: int, frame: object) -> None:
         if self._noted is not None:
@@ -60,6 +64,17 @@ class Interrupts:
             os.write(2, words.encode())
 
     def check(self, *_: object) -> None:
-        """Raise Interrupted if a signal came."""
+        """Raise Interrupted if a signal came, here or to another process of the pod. For work that
+        each process does by itself (`Pod.each`)."""
+        if self._noted is None and self._notices.came is not None:
+            self._noted = signal.SIGTERM
+            sys.stderr.write(f"\n{self._notices.came}: saving what is done, then stopping\n")
         if self._noted is not None:
+            self._pod.ask_to_stop(self._noted)
             raise Interrupted(self._noted)
+        if self._pod.stop is not None:
+            raise Interrupted(self._pod.stop)
+
+    def check_together(self, *_: object) -> None:
+        """The same where all processes come: they raise at the same place, or none does."""
+        self._pod.each(self.check)

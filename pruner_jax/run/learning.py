@@ -95,7 +95,7 @@ def heeds_signals(
         jax.block_until_ready(running)  # of the update before, so that the next is packed meanwhile
         running = metrics
         try:
-            run.interrupts.check()
+            run.interrupts.check_together()
         except Interrupted:
             run.progress.log(f"step {state.steps + 1} is given up after {number + 1} updates")
             raise
@@ -148,7 +148,7 @@ def stored(run: Session, state: RunState, phase: Phase) -> Rows:
     if known != names:
         grown = rows is not None and names[: len(known)] == known
         fresh = names[len(known) :] if grown else names
-        more = read_shards([run.folder.store / name for name in fresh])
+        more = run.pod.lead(read_shards, [run.folder.store / name for name in fresh])
         rows = join([rows, more]) if grown else more
         run.rows[phase.name] = (names, rows)
     return rows

@@ -7,6 +7,7 @@ statistics are computed on) can be read back from there.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import pathlib
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -17,6 +18,7 @@ from pruner_jax.measure.options import EvaluateOptions
 from pruner_jax.measure.outcomes import Outcomes, from_rows
 from pruner_jax.objective.condition import Condition, EndThought
 from pruner_jax.objective.method import Method, budget_sentence
+from pruner_jax.pod.together import ALONE, Pod
 from pruner_jax.report.progress import Progress
 from pruner_jax.run.conditions import force_hook
 from pruner_jax.run.engine import Engine
@@ -51,11 +53,12 @@ def measure(
     if options.thinking_budget is not None:
         end = EndThought(after=options.thinking_budget, text=options.thinking_end)
         condition = Condition(force=end)
-    progress.start(len(problems) * options.samples, title)
+    total = len(problems) * options.samples
+    progress.start(total, title)
 
     def on_progress(done: int, rows: int, tokens: int) -> None:
         check()
-        progress.update(done)
+        progress.update(min(total, done * engine.pod.count))  # as if all were as far as this one
 
     told = -1 if options.budget is None else options.budget
     graded, _ = engine.rollout(
@@ -78,7 +81,11 @@ def measure(
 
 
 def keep_parts(
-    path: pathlib.Path, problems: int, at_once: int, sample: Callable[[slice, str], Graded]
+    path: pathlib.Path,
+    problems: int,
+    at_once: int,
+    sample: Callable[[slice, str], Graded],
+    pod: Pod = ALONE,
 ) -> None:
     """Make a file of rollouts of so many problems. What has been sampled of it is kept, so that an
     evaluation that is stopped goes on with the part that it was at.
@@ -86,18 +93,28 @@ def keep_parts(
     ``sample`` gives the rollouts of some problems; it is told their places, and words for them
     where they are not all.
     """
-    if not path.exists():
+    write = functools.partial(write_rollouts, round=0, step=0)
+    if not pod.lead(path.exists):
         parts, first = [], 0
         while first < problems:
-            found = path.parent.glob(f"{path.stem}.{first}-*.parquet")  # of any size
-            last = max((int(part.stem.rpartition("-")[2]) for part in found), default=None)
+            last = pod.lead(_end_of_part, path, first)
             part = slice(first, last or min(first + at_once, problems))
             parts.append(path.with_name(f"{path.stem}.{first}-{part.stop}.parquet"))
             if last is None:
                 some = f", problems {first + 1} to {part.stop}" if at_once < problems else ""
-                write_rollouts(parts[-1], sample(part, some), round=0, step=0)
+                pod.lead(write, parts[-1], sample(part, some))
             first = part.stop
-        join_rollouts(parts, path)
+        pod.lead(join_rollouts, parts, path)
+    pod.lead(_drop_parts, path)
+
+
+def _end_of_part(path: pathlib.Path, first: int) -> int | None:
+    """Where the part that begins there ends, of any size; None if there is none."""
+    found = path.parent.glob(f"{path.stem}.{first}-*.parquet")
+    return max((int(part.stem.rpartition("-")[2]) for part in found), default=None)
+
+
+def _drop_parts(path: pathlib.Path) -> None:
     for part in path.parent.glob(f"{path.stem}.*-*.parquet"):
         part.unlink()
 

@@ -1,22 +1,27 @@
-"""Whether a run fits into the memory of its devices, told before the first token.
+"""Whether a run or an evaluation fits into the memory of its devices, told before the first token.
 
-Counted are the arrays that last as long as a stage, whose shapes are known: the learner's state,
-gradients and reference, the sampler's weights, and its cache at its largest. Not counted is what a
-program takes beside them while it works (activations, logits), nor what an expander takes to write.
+Counted are the arrays whose shapes are known: the learner's state and reference, what an update
+holds of their shape beside them (gradients, `update_bytes`), the sampler's weights, and its cache
+at its largest. Not counted is what a program takes besides while it works (activations, logits, and
+copies that the compiler makes), nor what an expander takes to write.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import jax
+import jax.numpy as jnp
 
+from pruner_jax.measure.options import EvaluateOptions
 from pruner_jax.mesh import DECODE_RULES
 from pruner_jax.policy import hf, weights
 from pruner_jax.run.checks import collection_limit, problems_of
+from pruner_jax.run.measuring import measured
+from pruner_jax.types import Problem, Purpose
 
 if TYPE_CHECKING:
     from pruner_jax.run.engine import Engine
@@ -31,6 +36,7 @@ class Stage:
     cache: int = 0
     rows: int = 0  # on each device, that share the cache
     limit: str = ""  # the setting that says how long they get
+    learner: bool = True  # whether what is held is of a run that learns
 
     @property
     def bytes(self) -> int:
@@ -43,18 +49,14 @@ def stages_of(run: Session, longest: Mapping[str, int]) -> dict[str, Stage]:
     settings, engine = run.settings, run.engine
     params, state = on_a_device(run.parameters_like), on_a_device(run.learn_like)
     second = sampler_bytes(run.expander.engine, run.mesh) if run.expander else 0
+    precision = settings.learn.resolve(jax.default_backend()).dtype
     state += second + (params if run.needs_reference else 0)
 
     def sampling(name: str, held: int, writer: Engine, count: int) -> Stage:
         limit = collection_limit(settings) if name == "train" else run.cap(name)
         own = name != "train" and getattr(settings, name).limit is not None
-        rows = writer.seats(count)
-        return Stage(
-            held + sampler_bytes(writer, run.mesh) + gathered_bytes(writer, run.mesh),
-            writer.cache_bytes(limit, longest[name], rows),
-            rows,
-            f"{name}.limit" if own else "rounds.limits",
-        )
+        setting = f"{name}.limit" if own else "rounds.limits"
+        return _writing(writer, run.mesh, held, limit, longest[name], count, setting)
 
     def measured(name: str) -> int:
         return len(run.set(name)) * getattr(settings, name).samples
@@ -73,7 +75,7 @@ def stages_of(run: Session, longest: Mapping[str, int]) -> dict[str, Stage]:
         )
 
     stages = {
-        "learn": Stage(state + params),  # gradients lie like parameters
+        "learn": Stage(state + update_bytes(params // 4, precision)),  # gradients lie like them
         "train": sampling("train", state, engine, collected(False)),
         "monitor": sampling("monitor", state, engine, measured("monitor")),
         # The learner is gone.
@@ -87,6 +89,56 @@ def stages_of(run: Session, longest: Mapping[str, int]) -> dict[str, Stage]:
     return stages
 
 
+def evaluation_stages(
+    engines: Mapping[str, Engine],
+    expander: Engine | None,
+    mesh: jax.sharding.Mesh,
+    problems: Sequence[Problem],
+    options: EvaluateOptions,
+    split: str,
+) -> dict[str, Stage]:
+    """The stages of an evaluation: one model after the other, and the expander all the while. Not
+    counted is what a second try or a search adds to the prompts of programs."""
+    held = 0 if expander is None else sampler_bytes(expander, mesh)
+    stages = {}
+    for name, engine in engines.items():
+        asking = measured(engine, options)
+        prompts = asking.prompts(problems, purpose=Purpose(split), limit=options.limit)
+        longest, count = max(map(len, prompts.tokens)), len(problems) * options.samples
+        writing = _writing(asking, mesh, held, options.limit, longest, count, "test.limit")
+        stages[name] = dataclasses.replace(writing, learner=False)
+    return stages
+
+
+def _writing(
+    writer: Engine,
+    mesh: jax.sharding.Mesh,
+    held: int,
+    limit: int,
+    prompt: int,
+    count: int,
+    setting: str,
+) -> Stage:
+    """A model writes so many rows of up to ``limit`` tokens (as ``setting`` says) after prompts of
+    up to ``prompt``, beside what is held anyway."""
+    rows = writer.seats(count)
+    weights = held + sampler_bytes(writer, mesh)
+    return Stage(weights, writer.cache_bytes(limit, prompt, rows), rows, setting)
+
+
+def update_bytes(parameters: int, dtype: str) -> int:
+    """What an update of so many parameters holds beside the learner's state: the float32 sum of the
+    gradients, those of one micro-batch in the precision of its passes, and if that is not float32
+    the parameters in it.
+
+    Of a Qwen2 model of 3 M parameters `jax.stages.Compiled.memory_analysis` says on a CPU 2.4 times
+    the parameters' float32 bytes for float32 and 2.9 times for bfloat16 (which a CPU copies to
+    float32 to compute with); counted are 2 and 2.
+    """
+    size = jnp.dtype(dtype).itemsize
+    return parameters * (4 + size + (size if dtype != "float32" else 0))
+
+
 def sampler_bytes(engine: Engine, mesh: jax.sharding.Mesh) -> int:
     """The sampler's weights on a device."""
     shapes = weights.abstract(engine.config, engine.dtype, stacked=False)
@@ -96,15 +148,6 @@ def sampler_bytes(engine: Engine, mesh: jax.sharding.Mesh) -> int:
             lambda x, place: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place), shapes, places
         )
     )
-
-
-def gathered_bytes(engine: Engine, mesh: jax.sharding.Mesh) -> int:
-    """What the sampler's programs hold beside its weights. Each device writes its rows alone, with
-    all weights (``sample.decode``): where these lie split over ``mesh.tensor``, it gathers them."""
-    if mesh.shape["tensor"] == 1:
-        return 0
-    shapes = weights.abstract(engine.config, engine.dtype, stacked=False)
-    return sum(math.prod(x.shape) * x.dtype.itemsize for x in jax.tree.leaves(shapes))
 
 
 def on_a_device(shapes: Any) -> int:
@@ -133,21 +176,24 @@ def check_memory(stages: Mapping[str, Stage], most: int | None) -> str:
         fitting = (most - stage.weights) * stage.rows // stage.cache if stage.cache else 0
         cure = "split the learner over more devices with mesh.fsdp"
         if stage.cache:
-            cure += ", not mesh.tensor: each device that samples needs the sampler's whole weights"
+            cure += ", or all with mesh.tensor: the sampler's weights and cache lie split over it"
+        if not stage.learner:
+            cure = "split the model with mesh.tensor, take larger devices, or a smaller model"
         if fitting > 0:
             cure = (
                 f"lower sample.rows to {fitting} ({stage.rows} share the cache now), or lower "
                 f"{stage.limit}"
             )
         raise ValueError(
-            f"memory: the stage {name!r} holds {_said(stage.bytes)} on each device "
-            f"({_said(stage.weights)} of weights, {_said(stage.cache)} of cache), which gives "
-            f"{_said(most)} (of a GPU the share XLA_PYTHON_CLIENT_MEM_FRACTION); {cure}"
+            f"memory: the stage {name!r} holds {said_size(stage.bytes)} on each device "
+            f"({said_size(stage.weights)} of weights, {said_size(stage.cache)} of cache), which "
+            f"gives {said_size(most)} (of a GPU the share XLA_PYTHON_CLIENT_MEM_FRACTION); {cure}"
         )
-    held = ", ".join(f"{name} {_said(stage.bytes)}" for name, stage in stages.items())
-    return f"memory on each device: {held}" + (f"; it gives {_said(most)}" if most else "")
+    held = ", ".join(f"{name} {said_size(stage.bytes)}" for name, stage in stages.items())
+    return f"memory on each device: {held}" + (f"; it gives {said_size(most)}" if most else "")
 
 
-def _said(size: int) -> str:
+def said_size(size: int) -> str:
+    """Bytes as people read them."""
     power, unit = (30, "GiB") if size >= 1 << 30 else (20, "MiB")
     return f"{size / (1 << power):.1f} {unit}"

@@ -15,7 +15,7 @@ from pruner_jax.measure.outcomes import outcomes
 from pruner_jax.measure.pick import Candidate, Judgement, judge, recovers, still_possible
 from pruner_jax.objective import memory
 from pruner_jax.objective.groups import Groups
-from pruner_jax.run.measuring import as_told, measure, read_outcomes
+from pruner_jax.run.measuring import as_told, measure
 from pruner_jax.run.session import PyTree, Session
 from pruner_jax.run.state import Mark, RunState
 from pruner_jax.types import Graded, Purpose
@@ -47,7 +47,7 @@ def record_evaluation(
     result, margin, adherence = outcomes(graded), {}, {}
     run.write_rollouts(name, graded, round=state.current_round, step=state.steps)
     if state.start is not None:
-        base, options = read_outcomes(run.rollouts(state.start)), run.settings.pick
+        base, options = run.outcomes(state.start), run.settings.pick
         lower = judge(base, Candidate(state.steps, result), options).lower_bound
         margin = {"margin": lower + options.tolerance}
     how = run.settings.monitor
@@ -93,7 +93,7 @@ def add_candidate(run: Session, state: RunState) -> None:
     graded = evaluate(run, state.learn.params, "monitor", f"monitor after step {state.steps}")
     state.candidates.append(record_evaluation(run, state, graded, f"{name}-monitor", name))
     with run.clock.phase("save"):
-        base, options = read_outcomes(run.rollouts(state.start)), run.settings.pick
+        base, options = run.outcomes(state.start), run.settings.pick
         judgements = [judge(base, run.candidate(mark), options) for mark in state.candidates]
         run.progress.log(judgements[-1].reason)
         sound = state.steps - run.settings.guards.window

@@ -22,11 +22,11 @@ from pruner_jax.objective.method import Phase
 from pruner_jax.run import second
 from pruner_jax.run.collect import (
     GENERATED,
+    filling,
     is_charged,
     parameters,
     reference,
     table_folder,
-    waiting,
     writer,
 )
 from pruner_jax.run.session import PyTree, Session
@@ -64,12 +64,12 @@ def context(
         with run.clock.phase("rollout"):
             asked, params = writer(run, state, phase)
             limit = graded.rollouts.limit
-            folder, alone = None, contextlib.nullcontext()
+            folder, only = None, contextlib.nullcontext()
             if phase.collect.every != "step":
                 table = Table(table_folder(run, state, phase))
-                folder, alone = table.folder, table.filling(waiting(run, table))
+                folder, only = table.folder, filling(run, table)
             check = run.interrupts.check
-            with alone:
+            with only:
                 again, spent = second.ask_again(
                     asked, params, graded, prompts, limit, check, folder
                 )
@@ -187,7 +187,7 @@ def answer_likelihoods(
     bare = rows_of_rollouts(rollouts, 1.0)
     rows = Rows(bare.prompt, tuple(responses), train_BT, train_BT.astype(np.float32))
     params = parameters(run, state, policy)
-    return np.nansum(_scored(run, params, rows, run.interrupts.check), axis=1)
+    return np.nansum(_scored(run, params, rows, run.interrupts.check_together), axis=1)
 
 
 def _common(tokens: np.ndarray, beginning: np.ndarray) -> int:

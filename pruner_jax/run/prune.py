@@ -11,8 +11,10 @@ Everything between two steps is one ``RunState``; ``run/session.py`` holds what 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import os
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -24,6 +26,8 @@ from pruner_jax.measure import stats
 from pruner_jax.measure.outcomes import Outcomes
 from pruner_jax.measure.pick import check_tolerance, next_limit, pick
 from pruner_jax.measure.summary import Round, summary, versions
+from pruner_jax.pod.start import start as start_pod
+from pruner_jax.pod.together import Pod
 from pruner_jax.policy import handle
 from pruner_jax.report import html
 from pruner_jax.report.progress import Progress
@@ -75,10 +79,24 @@ def prune(settings: PruneConfig | str | os.PathLike[str], out: str | None = None
         settings = config.load(PruneConfig, os.fspath(settings), [f"--out={out}"] if out else [])
     elif out:
         settings = dataclasses.replace(settings, out=out)
-    if not settings.dry_run and (folder := finished_folder(settings)) is not None:
-        with Progress() as progress:
-            return show_finished(folder, progress)
-    with open_session(settings) as run:
+    with start_pod(settings.pod) as pod:
+        if not settings.dry_run and (found := pod.lead(_finished, settings)) is not None:
+            return found
+        return _play(settings, pod)
+
+
+def _finished(settings: PruneConfig) -> dict[str, Any] | None:
+    """The summary of a run that is complete, shown again."""
+    folder = finished_folder(settings)
+    if folder is None:
+        return None
+    with Progress() as progress:
+        return show_finished(folder, progress)
+
+
+def _play(settings: PruneConfig, pod: Pod) -> dict[str, Any]:
+    """The run from where it is to its end."""
+    with open_session(settings, pod) as run:
         if settings.dry_run:
             return run.describe()
         state = resume(run) or start(run)
@@ -101,10 +119,7 @@ def prune(settings: PruneConfig | str | os.PathLike[str], out: str | None = None
 
 def start(run: Session) -> RunState:
     """A new run: keep and measure the model that came."""
-    keep_only(run.folder.rollouts, [])
-    keep_only(run.folder.store, [])
-    run.metrics.cut(0)
-    run.tracker.open(0)
+    run.pod.lead(_clear, run)
     params = run.load_parameters()
     run.checkpoints.save_parameters("start", params)
     state = RunState(
@@ -120,11 +135,19 @@ def start(run: Session) -> RunState:
     return state
 
 
+def _clear(run: Session) -> None:
+    """Take away what a start before the first checkpoint has left."""
+    keep_only(run.folder.rollouts, [])
+    keep_only(run.folder.store, [])
+    run.metrics.cut(0)
+    run.tracker.open(0)
+
+
 def say_what_can_be_told(run: Session, state: RunState) -> None:
     """Refuse a tolerance that the monitor set cannot tell from noise, before training."""
     if not heeds_tolerance(run.settings, run.method):
         return
-    least = check_tolerance(read_outcomes(run.rollouts(state.start)), run.settings.pick)
+    least = check_tolerance(run.outcomes(state.start), run.settings.pick)
     run.progress.log(
         f"smallest loss of accuracy the monitor set can tell from none: {least:.4f} "
         f"(tolerance {run.settings.pick.tolerance:g})"
@@ -137,16 +160,10 @@ def resume(run: Session) -> RunState | None:
     if newest is None:
         return None
     meta = run.checkpoints.meta(newest)
-    run.metrics.cut(meta["lines"])
-    # Files of the test are whole, and only written once the rounds are over: they stay.
-    keep_only(run.folder.rollouts, [*meta["rollouts"], *_TEST_FILES])
-    run.rollout_files[:] = meta["rollouts"]
-    run.history[:] = run.metrics.read()
-    run.clock.total.update(meta["seconds"])
     state = state_of(meta["state"], run.checkpoints.arrays(newest, run.learn_like), reference=None)
-    keep_only(run.folder.store, shards_in_use(state))
-    between = state.in_round and evaluation_due(run, state)  # a step and its evaluation
-    run.tracker.open(state.steps if between else state.steps + 1)
+    run.history[:] = run.pod.lead(_cut_back, run, state, meta)
+    run.rollout_files[:] = meta["rollouts"]
+    run.clock.total.update(meta["seconds"])
     if state.in_round and wants_reference(run, state):
         state.reference = reference_of(run, state)
     run.saved = position(state)
@@ -154,11 +171,24 @@ def resume(run: Session) -> RunState | None:
     return state
 
 
+def _cut_back(run: Session, state: RunState, meta: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The files as the checkpoint knew them; the records that are left."""
+    run.metrics.cut(meta["lines"])
+    # Files of the test are whole, and only written once the rounds are over: they stay.
+    keep_only(run.folder.rollouts, [*meta["rollouts"], *_TEST_FILES])
+    keep_only(run.folder.store, shards_in_use(state))
+    history = run.metrics.read()
+    run.history[:] = history
+    between = state.in_round and evaluation_due(run, state)  # a step and its evaluation
+    run.tracker.open(state.steps if between else state.steps + 1)
+    return history
+
+
 def save(run: Session, state: RunState) -> None:
     """A checkpoint from which the run goes on exactly as it would have."""
     run.saved = position(state)
     with run.clock.phase("save"):
-        run.metrics.sync()
+        run.pod.lead(run.metrics.sync)
         run.checkpoints.save(
             state.learn,
             {
@@ -187,7 +217,7 @@ def limit_of_next_round(run: Session, state: RunState) -> int | None:
         state.ended = f"{rounds.most} rounds were played (rounds.most)"
         return None
     current = state.rounds[-1]["limit"] if state.rounds else run.cap("monitor")
-    found = next_limit(read_outcomes(run.rollouts(state.origin)), current, run.settings.auto)
+    found = next_limit(run.outcomes(state.origin), current, run.settings.auto)
     run.progress.log(f"auto limit: {found.reason}")
     if found.limit is None:
         state.ended = found.reason
@@ -240,7 +270,7 @@ def play_round(run: Session, state: RunState) -> None:
             )
             if not heed_guards(run, state):
                 return
-        run.interrupts.check()
+        run.interrupts.check_together()
         if evaluation_due(run, state):
             add_candidate(run, state)
             if not heed_guards(run, state):
@@ -255,10 +285,11 @@ def play_round(run: Session, state: RunState) -> None:
 
 
 def end_round(run: Session, state: RunState) -> None:
-    """Pick the checkpoint the next round starts from, or after an alarm the rest of this one."""
+    """Pick the checkpoint the next round starts from, or after an alarm the rest of this one; what
+    goes with its parameters comes back with them (`RunState.go_on`, `RunState.go_back`)."""
     back = goes_back(run, state)
     with run.clock.phase("pick"):
-        base = read_outcomes(run.rollouts(state.start))
+        base = run.outcomes(state.start)
         candidates = [run.candidate(mark) for mark in state.candidates]
         picked = pick(base, run.candidate(state.origin), candidates, run.settings.pick)
         run.progress.log(picked.reason)
@@ -274,7 +305,7 @@ def end_round(run: Session, state: RunState) -> None:
             }
         )
         if not back:
-            after = read_outcomes(run.rollouts(state.origin))
+            after = run.outcomes(state.origin)
             entry = Round(
                 limit=state.limit,
                 steps=state.step,
@@ -288,6 +319,8 @@ def end_round(run: Session, state: RunState) -> None:
         params = run.checkpoints.load_parameters(state.origin.parameters, run.parameters_like)
         if state.alarmed:
             state.go_back()
+        else:
+            state.go_on({phase.name for phase in run.training if phase.collect.renews})
         if state.alarmed or run.resets("optimiser", "round"):
             state.learn = None  # the old moments go before the new ones are made
             state.learn = run.fresh_optimizer(params)
@@ -361,8 +394,9 @@ def finish(run: Session, state: RunState) -> dict[str, Any]:
     result["models"] = run.models
     result["ended"] = state.ended
     result["alarms"] = [record for record in run.history if record["kind"] == "alarm"]
-    write_atomically(run.folder.summary, json.dumps(result, indent=2) + "\n")
-    return show_finished(run.folder, run.progress)
+    summarise = functools.partial(write_atomically, run.folder.summary)
+    run.pod.lead(summarise, json.dumps(result, indent=2) + "\n")
+    return run.pod.lead(show_finished, run.folder, run.progress)
 
 
 def show_finished(folder: RunFolder, progress: Progress) -> dict[str, Any]:
@@ -392,8 +426,8 @@ def test(run: Session, params: PyTree, name: str) -> Outcomes:
     def sample(part: slice, some: str) -> Graded:
         return evaluate(run, params, "test", f"test set, {name} model{some}", part)
 
-    keep_parts(path, len(run.set("test")), max(1, at_once), sample)
-    return read_outcomes(path)
+    keep_parts(path, len(run.set("test")), max(1, at_once), sample, run.pod)
+    return run.pod.lead(read_outcomes, path)
 
 
 def export(run: Session, params: PyTree) -> None:

@@ -8,6 +8,7 @@ text in the student's tokens, without log-probabilities.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import json
 import pathlib
@@ -20,7 +21,8 @@ import numpy as np
 
 from pruner_jax import text
 from pruner_jax.expansion import ask, mask
-from pruner_jax.mesh import DECODE_RULES
+from pruner_jax.mesh import DECODE_RULES, local_mesh
+from pruner_jax.pod.together import ALONE, Pod
 from pruner_jax.policy import handle, hf
 from pruner_jax.policy.weights import weight_shardings
 from pruner_jax.problems.options import ProblemsOptions
@@ -55,6 +57,7 @@ def load_second(
     mesh: jax.sharding.Mesh,
     problems: ProblemsOptions | None = None,
     checked_only: bool = False,
+    pod: Pod = ALONE,
 ) -> Second:
     """A model from its folder, in the sampler's form only: nothing else of it is ever on a device.
     ``problems`` as in ``Engine.of``; ``checked_only``: all is checked and no weight is loaded."""
@@ -67,8 +70,9 @@ def load_second(
         seed=seed,
         mesh=mesh,
         problems=problems,
+        pod=pod,
     )
-    places = weight_shardings(policy.config, mesh, DECODE_RULES, stacked=False)
+    places = weight_shardings(policy.config, local_mesh(mesh), DECODE_RULES, stacked=False)
     if checked_only:
         hf.open_weights(policy.folder, policy.config)
         return Second(engine, None)
@@ -394,14 +398,16 @@ def ask_again(
         for rows in np.split(every, every[at_once::at_once]):
             asked = _asked_again(engine, old, prompt_tokens, rows)
             paths.append(folder / f"again-{_digest(asked, old.sample_B[rows], limit)}.parquet")
-            if paths[-1].exists():
-                seconds += seconds_of(paths[-1])
+            if engine.pod.lead(paths[-1].exists):
+                seconds += engine.pod.lead(seconds_of, paths[-1])
                 continue
             begun = time.perf_counter()
             part = ask(asked, old.sample_B[rows])
             spent = time.perf_counter() - begun
-            write_rollouts(paths[-1], part, round=0, step=0, seconds=spent)
-        found = read_graded(paths, {problem.id: problem for problem in old.prompts.problems})
+            write = functools.partial(write_rollouts, round=0, step=0, seconds=spent)
+            engine.pod.lead(write, paths[-1], part)
+        by_id = {problem.id: problem for problem in old.prompts.problems}
+        found = engine.pod.lead(read_graded, paths, by_id)
     rollouts = dataclasses.replace(
         found.rollouts,
         prompts=old.prompts,

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
+import os
 import pathlib
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -22,10 +23,19 @@ from pruner_jax.config import ConfigError, PruneConfig, layered, plain
 from pruner_jax.learn.optimizer import make_optimizer, warmup
 from pruner_jax.learn.rows import Rows
 from pruner_jax.learn.step import LearnState, Update, make_update, state_shardings
+from pruner_jax.measure.outcomes import Outcomes
 from pruner_jax.measure.pick import Candidate
 from pruner_jax.mesh import LEARN_RULES, make_mesh
 from pruner_jax.objective.groups import Groups
 from pruner_jax.objective.method import Method, Phase, When, needs
+from pruner_jax.pod.likeness import (
+    LIKE,
+    check_shared,
+    digests_of_model,
+    digests_of_problems,
+    likeness,
+)
+from pruner_jax.pod.together import ALONE, Pod, PodError
 from pruner_jax.policy import handle, hf, weights
 from pruner_jax.policy.handle import Policy
 from pruner_jax.problems.source import load_sets
@@ -50,11 +60,11 @@ from pruner_jax.run.engine import Engine
 from pruner_jax.run.heap import give_back_large_blocks
 from pruner_jax.run.interrupts import Interrupts
 from pruner_jax.run.measuring import read_outcomes
-from pruner_jax.run.memory import Stage, check_memory, device_bytes, stages_of
+from pruner_jax.run.memory import Stage, check_memory, device_bytes, stages_of, update_bytes
 from pruner_jax.run.second import Second, check_room, load_expander, load_second
 from pruner_jax.run.state import Mark, RunState
 from pruner_jax.store.checkpoints import Checkpoints
-from pruner_jax.store.folder import RunFolder, begun_with, check_folder, open_folder
+from pruner_jax.store.folder import RunFolder, begun_with, check_folder, digests, open_folder
 from pruner_jax.store.records import Metrics, write_rollouts
 from pruner_jax.types import Graded, Problem, Weighted
 from pruner_jax.verify.pool import Verifier
@@ -68,6 +78,7 @@ MACHINE = (
     "dry_run",
     "guards.action",
     "guards.rollbacks",
+    "learn.attention",
     "learn.attention_tokens",
     "learn.logp_chunk",
     "learn.micro_tokens",
@@ -75,6 +86,7 @@ MACHINE = (
     "learn.row_tokens",
     "learn.unrolled_layers",
     "mesh",
+    "pod",
     "rounds.log_rollouts_every",
     "rounds.logp_tolerance",
     "rounds.save_every",
@@ -106,6 +118,7 @@ class Session:
     clock: Clock
     interrupts: Interrupts
     names: dict[str, str]  # by part (model, expander, teacher): by which to find it
+    pod: Pod  # the processes of the run; files are the first one's
     expander: Second | None = None
     # By part: the name in the settings, and the commit of what came from the hub.
     models: dict[str, dict[str, str | None]] = dataclasses.field(default_factory=dict)
@@ -164,6 +177,7 @@ class Session:
             verifier=self.engine.verifier,
             seed=self.settings.seed,
             mesh=self.mesh,
+            pod=self.pod,
         )
 
     def load_parameters(self) -> PyTree:
@@ -198,13 +212,21 @@ class Session:
 
     def candidate(self, mark: Mark) -> Candidate:
         """What the checkpoint rule looks at."""
-        return Candidate(mark.step, read_outcomes(self.rollouts(mark)))
+        return Candidate(mark.step, self.outcomes(mark))
+
+    def outcomes(self, mark: Mark) -> Outcomes:
+        """What came of an evaluation."""
+        return self.pod.lead(read_outcomes, self.rollouts(mark))
 
     def record(self, record: dict[str, Any]) -> dict[str, Any]:
-        """Write one line of metrics and remember it."""
-        self.metrics.append(record)
-        self.history.append(record)
-        return record
+        """Write one line of metrics and remember it, the same on all processes."""
+
+        def write() -> dict[str, Any]:
+            self.metrics.append(record)
+            return record
+
+        self.history.append(self.pod.lead(write))
+        return self.history[-1]
 
     def latest_evaluation(self, state: RunState) -> dict[str, float]:
         """Numbers of the newest evaluation on monitor of what is trained, under ``monitor/``, and
@@ -225,7 +247,8 @@ class Session:
     ) -> None:
         """One Parquet file of rollouts that belongs to the run's records."""
         path = self.folder.rollouts / f"{name}.parquet"
-        write_rollouts(path, graded, round=round, step=step, weighted=weighted)
+        more = {"round": round, "step": step, "weighted": weighted}
+        self.pod.lead(functools.partial(write_rollouts, path, graded, **more))
         if path.name not in self.rollout_files:
             self.rollout_files.append(path.name)
 
@@ -254,7 +277,9 @@ class Session:
             "rows": {phase.name: self._rows(phase) for phase in self.method.phases},
             "learner_state_bytes": size,
             "reference_bytes": reference,
-            "gradient_bytes": parameters * 4,
+            "gradient_bytes": update_bytes(
+                parameters, self.settings.learn.resolve(jax.default_backend()).dtype
+            ),
             # Two states and the one being written; the start, the round's start, a few candidates.
             "disk_bytes": 3 * size + 5 * parameters * 4,
             "sampler_bytes": parameters * jnp.dtype(self.engine.dtype).itemsize,
@@ -280,7 +305,7 @@ class Session:
 
 
 @contextlib.contextmanager
-def open_session(settings: PruneConfig) -> Iterator[Session]:
+def open_session(settings: PruneConfig, pod: Pod = ALONE) -> Iterator[Session]:
     """Everything a run needs, checked; the folder is locked for this process meanwhile."""
     keep_compiled_programs()
     give_back_large_blocks()
@@ -289,12 +314,17 @@ def open_session(settings: PruneConfig) -> Iterator[Session]:
     check_settings(settings, method)
     check_method(settings, method)
     with contextlib.ExitStack() as stack:
-        progress = stack.enter_context(Progress())
+        shown = None if pod.leads else stack.enter_context(open(os.devnull, "w"))
+        progress = stack.enter_context(Progress(shown))
+        pod.agree("the hosts' settings and programs", likeness(settings), LIKE)
         problems = load_sets(settings.problems)
+        pod.agree("the hosts' files", digests(inputs(settings)), "give all the same")
+        pod.agree("the hosts' problems", digests_of_problems(problems), "give all the same data")
         mesh = make_mesh(settings.mesh.data, settings.mesh.fsdp, settings.mesh.tensor)
-        names = _names(settings)
+        names = pod.lead(_names, settings)
         policy = handle.describe(names["model"])
         hf.open_weights(policy.folder, policy.config)  # checks
+        pod.agree("the hosts' models", digests_of_model(policy.folder), "give all the same model")
         verifier = stack.enter_context(Verifier(settings.verify))
         verifier.prepare(problem for part in problems.values() for problem in part)
         engine = Engine.of(
@@ -305,12 +335,12 @@ def open_session(settings: PruneConfig) -> Iterator[Session]:
             seed=settings.seed,
             mesh=mesh,
             problems=settings.problems,
+            pod=pod,
         )
         check_columns(method, problems["train"])
         longest = check_context(settings, method, engine, problems)
-        check_collections(
-            settings, method, engine, policy.folder, problems["train"], names.get("teacher")
-        )
+        train, teacher = problems["train"], names.get("teacher")
+        pod.lead(check_collections, settings, method, engine, policy.folder, train, teacher)
         warmup(settings.optimizer, optimizer_steps(settings, method))  # checks
         optimizer = make_optimizer(settings.optimizer, policy.config)
         shared = {
@@ -318,6 +348,7 @@ def open_session(settings: PruneConfig) -> Iterator[Session]:
             "verifier": verifier,
             "seed": settings.seed,
             "mesh": mesh,
+            "pod": pod,
         }
         session = Session(
             settings=settings,
@@ -334,8 +365,9 @@ def open_session(settings: PruneConfig) -> Iterator[Session]:
             },
             progress=progress,
             clock=Clock(),
-            interrupts=stack.enter_context(Interrupts()),
+            interrupts=stack.enter_context(Interrupts(pod)),
             names=names,
+            pod=pod,
         )
         if settings.expander.model is not None:
             expander = dataclasses.replace(settings.expander, model=names["expander"])
@@ -351,11 +383,12 @@ def open_session(settings: PruneConfig) -> Iterator[Session]:
         if not settings.dry_run:
             session.models = _models(settings, names)
             commits = {m["name"]: m["commit"] for m in session.models.values() if m["commit"]}
-            session.folder = stack.enter_context(
-                open_folder(
-                    settings.out, plain(settings), MACHINE, inputs(settings), _today, commits
-                )
+            take = functools.partial(
+                open_folder, settings.out, plain(settings), MACHINE, inputs(settings), _today
             )
+            changes = pod.lead(lambda: stack.enter_context(take(commits)).changes)
+            session.folder = RunFolder(pathlib.Path(settings.out), tuple(changes))
+            check_shared(pod, session.folder.checkpoints)
             for change in session.folder.changes:
                 progress.log(f"changed since the run was stopped: {change}")
             session.tracker = Tracker(
@@ -363,11 +396,24 @@ def open_session(settings: PruneConfig) -> Iterator[Session]:
             )
             stack.callback(session.tracker.close)
             session.metrics = Metrics(session.folder.metrics, session.tracker)
-            session.checkpoints = Checkpoints(session.folder.checkpoints)
-            stack.callback(session.checkpoints.close)
+            session.checkpoints = Checkpoints(session.folder.checkpoints, lead=pod.lead)
+            stack.enter_context(_closing(session.checkpoints, pod))
             if session.expander is not None:
                 session.expander = load_expander(expander, **shared)
         yield session
+
+
+@contextlib.contextmanager
+def _closing(checkpoints: Checkpoints, pod: Pod) -> Iterator[None]:
+    """Complete what is being saved, in the end; with the other processes, if they come."""
+    try:
+        yield
+    except BaseException as error:
+        pod.close_after(error)
+        with contextlib.suppress(PodError):
+            checkpoints.close()
+        raise
+    checkpoints.close()
 
 
 def _asked(settings: PruneConfig) -> dict[str, str]:

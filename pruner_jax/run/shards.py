@@ -27,6 +27,7 @@ _RAGGED = {
 
 def write_shard(path: pathlib.Path, rows: Rows) -> None:
     """One file of rows, whole or not at all."""
+    path.parent.mkdir(exist_ok=True)
     length_B = [len(tokens) for tokens in rows.response]
     columns = {"prompt": list(rows.prompt), "response": list(rows.response)}
     for name in _RAGGED:

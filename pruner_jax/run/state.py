@@ -8,12 +8,13 @@ resuming cuts those back, so a run that is killed and continued is the run that 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import numpy as np
 
 from pruner_jax.learn.step import LearnState
+from pruner_jax.objective.memory import MONITOR
 
 PyTree = Any
 
@@ -61,8 +62,22 @@ class RunState:
             mark, method=self.method, store=self.store, reference=self.reference_parameters
         )
 
+    def go_on(self, renewed: Collection[str]) -> None:
+        """From the parameters of the origin, which a round's end picked, to the next round.
+
+        What belongs to a policy comes back with them: how it did on the monitor set, the rows that
+        it was learning from in the phases ``renewed``, which collect anew with every iteration, and
+        its reference. What belongs to the run stays: what is remembered of problems and batches,
+        where controllers stand, and rows that are kept for good.
+        """
+        monitor = {name: self.origin.method[name] for name in self.origin.method if name == MONITOR}
+        self.method = {**self.method, **monitor}
+        self.store = self.store.with_phases(self.origin.store, renewed)
+        self.reference_parameters = self.origin.reference
+
     def go_back(self) -> None:
-        """To what went with the parameters of the origin."""
+        """To what went with the parameters of the origin, after an alarm: all of it, for what came
+        since may be what rang."""
         self.method, self.store = self.origin.method, self.origin.store
         self.reference_parameters = self.origin.reference
 
@@ -79,10 +94,20 @@ class Store:
         before = self.shards.get(phase, ()) if keep else ()
         return Store({**self.shards, phase: (*before, *shards)}, {**self.since, phase: step})
 
+    def with_phases(self, other: Store, phases: Collection[str]) -> Store:
+        """With another store's part of some phases in place of one's own."""
+
+        def joined(own: Mapping[str, Any], others: Mapping[str, Any]) -> dict[str, Any]:
+            rest = {phase: x for phase, x in own.items() if phase not in phases}
+            return rest | {phase: x for phase, x in others.items() if phase in phases}
+
+        return Store(joined(self.shards, other.shards), joined(self.since, other.since))
+
 
 @dataclasses.dataclass(frozen=True)
 class Mark:
-    """Parameters that were measured on the monitor set, and what a rollback to them restores."""
+    """Parameters that were measured on the monitor set, and what going back to them restores: all
+    of it after an alarm, what belongs to the policy at the end of a round."""
 
     step: int  # of the run
     parameters: str  # their name among the checkpoints
@@ -124,7 +149,7 @@ def state_of(meta: Mapping[str, Any], learn: LearnState, reference: PyTree | Non
     """The state that ``meta_of`` came from.
 
     Raises:
-      ValueError: it came from that of a version that noted less.
+      ValueError: it came from that of a version that noted less, or more of a mark.
     """
     names = [f.name for f in dataclasses.fields(RunState) if f.name not in _ON_DEVICE]
     try:
@@ -165,7 +190,13 @@ def _mark_meta(mark: Mark) -> dict[str, Any]:
 
 
 def _mark_of(meta: Mapping[str, Any]) -> Mark:
-    return Mark(**{**meta, **_memory_of(meta)})
+    plain = {field.name: meta[field.name] for field in dataclasses.fields(Mark)}
+    if unknown := sorted(meta.keys() - plain.keys()):
+        raise ValueError(
+            f"the run was saved by another version, which noted {unknown[0]!r} of its evaluations: "
+            "finish it with that version, or begin anew with another --out"
+        )
+    return Mark(**{**plain, **_memory_of(plain)})
 
 
 def _memory_meta(plain: Mapping[str, Any]) -> dict[str, Any]:

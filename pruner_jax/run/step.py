@@ -139,8 +139,7 @@ def ready_in_parts(run: Session, state: RunState, work: Work, graded: Graded) ->
 def _keep(run: Session, state: RunState, phase: Phase, weighted: Weighted, number: int = 0) -> str:
     """Write rows that are trained on later; the name of the file."""
     name = f"{phase.name}-{state.steps:05d}{_part(number)}.parquet"
-    run.folder.store.mkdir(exist_ok=True)
-    write_shard(run.folder.store / name, rows_of(weighted, phase.loss))
+    run.pod.lead(write_shard, run.folder.store / name, rows_of(weighted, phase.loss))
     return name
 
 
@@ -278,7 +277,7 @@ def with_log_probabilities(
 
     def scored(params: PyTree, into_BT: np.ndarray) -> np.ndarray:
         # A step that is on its way to its update is not given up for a signal.
-        check = {} if phase.collect.every == "step" else {"check": run.interrupts.check}
+        check = {} if phase.collect.every == "step" else {"check": run.interrupts.check_together}
         rows = take_rows(rollouts, kept)
         into_BT[kept] = log_probabilities(run, params, rows, temperature, **check)
         return into_BT

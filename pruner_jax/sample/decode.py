@@ -6,9 +6,12 @@ newest token is always the one that is not in the cache yet: a decode step feeds
 next. So the prefill takes a prompt without its last token, gives no logits, and there is one place
 where tokens are picked.
 
-With a mesh every shard of the rows runs its own loop under ``shard_map``, without collectives; the
-slot may differ from shard to shard. These are the only ``jit`` calls of the room. ``COMPILED``
-counts their programs by name.
+With a mesh every shard of the rows runs its own loop under ``shard_map``, and the slot may differ
+from shard to shard. Shards never speak to each other: where each device has whole weights there are
+no collectives. Where ``tensor`` splits heads, MLP and vocabulary inside a shard, the cache and the
+products are split alike; the devices of the shard add up activations and statistics of the logits,
+and no weight is gathered. (top_k and top_p gather the logits of the shard's rows.) These are the
+only ``jit`` calls of the room. ``COMPILED`` counts their programs by name.
 """
 
 from __future__ import annotations
@@ -76,16 +79,22 @@ class Written:
 
 
 def _spread(mesh: Mesh | None, function: Callable, *, whole: tuple[int, ...] = ()) -> Callable:
-    """The function on each shard of the rows; arguments numbered in ``whole`` are not split."""
+    """The function on each shard of the rows; arguments numbered in ``whole`` are the same for all.
+    How they lie over ``tensor``, inside a shard, is left as it is."""
     if mesh is None:
         return function
 
     def call(*args):
         rows, every = PartitionSpec(ROWS), PartitionSpec()
-        specs = tuple(every if i in whole else rows for i in range(len(args)))
-        return jax.shard_map(function, mesh=mesh, in_specs=specs, out_specs=rows, check_vma=False)(
-            *args
+        spread = jax.shard_map(
+            function,
+            mesh=mesh,
+            in_specs=tuple(every if i in whole else rows for i in range(len(args))),
+            out_specs=rows,
+            axis_names=set(ROWS),
+            check_vma=False,
         )
+        return spread(*args)
 
     return call
 
@@ -123,7 +132,8 @@ def empty(
     layers = init_cache(config, rows, slots, dtype).layers
     if mesh is None:
         return layers
-    return jax.lax.with_sharding_constraint(layers, NamedSharding(mesh, PartitionSpec(ROWS)))
+    places = NamedSharding(mesh, PartitionSpec(ROWS, "tensor"))
+    return jax.lax.with_sharding_constraint(layers, places)
 
 
 @functools.partial(jax.jit, static_argnames=("slots", "mesh"))

@@ -61,7 +61,7 @@ class Executes:
     floor: float = 1e-3
     seconds: float = 1.0  # these three as in `program.check`
     memory_mb: int = 64
-    recursion: int = 200
+    recursion: int = 1000
 
     def __call__(self, problem: Problem, text: str) -> float:
         """Run what stands there."""
@@ -170,7 +170,7 @@ def step_beam(
         if chains == 1 or options.temperature == 0:
             return found, stats
         others, more = lines(asked, limit_P, chains - 1, options)
-        return found + others, _sum(stats, more)
+        return found + others, stats + more
 
     found, tokens_P, stats = search(
         draw,
@@ -236,7 +236,7 @@ def search(
     while any(beam.open for kept in kept_P for beam in kept):
         growing = [(p, beam) for p, kept in enumerate(kept_P) for beam in kept if beam.open]
         lines, took = draw(*_ask(prompts, growing, limit))
-        stats = _sum(stats, took)
+        stats = stats + took
         longer_P: list[dict[tuple[str, bool, bool], Beam]] = [{} for _ in kept_P]
         for group, tokens, logp in lines:
             p, beam = growing[group]
@@ -333,16 +333,3 @@ def _best(candidates: list[Beam], beams: int) -> list[Beam]:
 
 def _rank(beam: Beam) -> tuple[float, str]:
     return -beam.score, beam.text
-
-
-def _sum(a: SampleStats, b: SampleStats) -> SampleStats:
-    """What both calls took."""
-    programs = {**a.programs}
-    for name, count in b.programs.items():
-        programs[name] = programs.get(name, 0) + count
-    numbers = {
-        field.name: getattr(a, field.name) + getattr(b, field.name)
-        for field in dataclasses.fields(SampleStats)
-        if field.name != "programs"
-    }
-    return SampleStats(**numbers, programs=programs)

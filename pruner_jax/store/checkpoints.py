@@ -14,7 +14,7 @@ import logging
 import os
 import pathlib
 import shutil
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -30,14 +30,28 @@ PARTIAL = "*.orbax-checkpoint-tmp*"  # what Orbax calls a checkpoint until it is
 _PER_ARRAY, _METADATA, _MEANWHILE = 3 * 4096, 1_000_000, 0.05
 
 
+def _alone(work: Callable[..., Any], *args: Any) -> Any:
+    return work(*args)
+
+
 class Checkpoints:
     """The ``checkpoints`` folder of a run.
 
     ``read_only`` leaves everything as it is, so that the folder may be looked at while its run goes
     on; otherwise what a failed or interrupted save left half-written is removed.
+
+    Where a run has several processes all of them call the same methods: arrays are written and read
+    by all, the rest is done by one, by ``lead(work, *args)``.
     """
 
-    def __init__(self, folder: pathlib.Path, keep: int = 2, *, read_only: bool = False):
+    def __init__(
+        self,
+        folder: pathlib.Path,
+        keep: int = 2,
+        *,
+        read_only: bool = False,
+        lead: Callable[..., Any] = _alone,
+    ):
         import orbax.checkpoint as ocp
 
         self._folder = folder.absolute()
@@ -45,13 +59,9 @@ class Checkpoints:
         states = self._folder / "states"
         if read_only and not states.is_dir():
             raise ValueError(f"{str(folder)!r} holds no checkpoints")
+        self._read_only, self._states_folder, self._lead = read_only, states, lead
         if not read_only:
-            self._parameters.mkdir(parents=True, exist_ok=True)
-            self._remove_half_written()
-            for state in states.glob("[0-9]*"):
-                if not (state / DURABLE).exists():
-                    shutil.rmtree(state)
-        self._read_only, self._states_folder = read_only, states
+            lead(self._tidy)
         self._saving = 0  # bytes of the newest full state, which may still be on their way
         logging.getLogger("absl").addFilter(_worth_saying)
         self._states = ocp.CheckpointManager(
@@ -69,6 +79,9 @@ class Checkpoints:
 
     def latest(self) -> int | None:
         """Position of the newest complete state, or None."""
+        return self._lead(self._latest)
+
+    def _latest(self) -> int | None:
         found = [path.parent.name for path in self._states_folder.glob(f"[0-9]*/{DURABLE}")]
         return max(map(int, found), default=None)
 
@@ -83,7 +96,7 @@ class Checkpoints:
         self.wait()
         newest = self.latest()
         self._drop_unused(meta["parameters"])
-        self._saving = self._check_room(arrays)
+        self._saving = self._lead(self._check_room, _bytes_of(arrays))
         parts = ocp.args.Composite(
             arrays=ocp.args.PyTreeSave(arrays), meta=ocp.args.JsonSave(dict(meta))
         )
@@ -110,17 +123,17 @@ class Checkpoints:
         """Keep parameters under a name, whole or not at all; a later save replaces them."""
         import orbax.checkpoint as ocp
 
-        self._check_room(parameters)
+        self._lead(self._check_room, _bytes_of(parameters))
         with self._writing():
             self._writer.save(
                 self._parameters / name, args=ocp.args.PyTreeSave(parameters), force=True
             )
-            _flush(self._parameters / name)
+            self._lead(_flush, self._parameters / name)
 
     def load_parameters(self, name: str, like: PyTree) -> PyTree:
         """Parameters kept under a name, with the shapes, dtypes and shardings of ``like``."""
         path = self._parameters / name
-        if not path.is_dir():
+        if not self._lead(path.is_dir):
             raise ValueError(
                 f"checkpoint {str(path)!r} is not there; the run has {sorted(self.names())}"
             )
@@ -136,20 +149,25 @@ class Checkpoints:
         On a CPU it reads them where they are, and an update would have to copy them all; elsewhere
         they have been copied to the host.
         """
-        if jax.default_backend() == "cpu" or not self._states.is_saving_in_progress():
+        if jax.default_backend() == "cpu" or not self._lead(self._states.is_saving_in_progress):
             self.wait()
 
     def wait(self) -> None:
         """Return when nothing is being saved any more; a failed save raises here."""
         with self._writing():
             self._states.wait_until_finished()
-            newest = self._states.latest_step()
-            if self._read_only or newest is None or newest == self.latest():
-                return
-            state = self._states_folder / str(newest)
-            _flush(state)
-            (state / DURABLE).touch()
-            flush_to_disk(state)
+            if not self._read_only:
+                self._lead(self._make_durable)
+
+    def _make_durable(self) -> None:
+        """Count the newest state, now that all have written their part of it."""
+        newest = self._states.latest_step()
+        if newest is None or newest == self._latest():
+            return
+        state = self._states_folder / str(newest)
+        _flush(state)
+        (state / DURABLE).touch()
+        flush_to_disk(state)
 
     def close(self) -> None:
         """Finish what is being saved and stop the background threads."""
@@ -161,19 +179,24 @@ class Checkpoints:
             if not self._read_only:
                 self._remove_half_written()
 
+    def _tidy(self) -> None:
+        self._parameters.mkdir(parents=True, exist_ok=True)
+        self._remove_half_written()
+        for state in self._states_folder.glob("[0-9]*"):
+            if not (state / DURABLE).exists():
+                shutil.rmtree(state)
+
     def _remove_half_written(self) -> None:
         for folder in (self._parameters, self._folder / "states"):
             for half_written in folder.glob(PARTIAL):
                 shutil.rmtree(half_written, ignore_errors=True)
 
-    def _check_room(self, tree: PyTree) -> int:
-        """Bytes that a save will take. Refused before it begins if the disk cannot hold them: once
-        it goes on, each of its threads would print what it failed with."""
-        leaves = jax.tree.leaves(tree)
-        arrays = sum(leaf.nbytes + _PER_ARRAY for leaf in leaves)
+    def _check_room(self, arrays: int) -> int:
+        """Bytes that a save of ``arrays`` will take. Refused before it begins if the disk cannot
+        hold them: once it goes on, each of its threads would print what it failed with."""
         needed = int((1 + _MEANWHILE) * arrays) + _METADATA
         if needed + self._saving > shutil.disk_usage(self._folder).free:
-            self.wait()  # a save that goes on has not taken all that it will
+            self._states.wait_until_finished()  # what goes on has not taken all that it will
             free = shutil.disk_usage(self._folder).free
             if needed > free:
                 room = f"a checkpoint needs {needed / 1e6:,.1f} MB, {free / 1e6:,.1f} MB are free"
@@ -194,13 +217,23 @@ class Checkpoints:
         used = set(needed)
         for position in self._states.all_steps():
             used.update(self.meta(position)["parameters"])
+        self._lead(self._drop, used)
+
+    def _drop(self, used: set[str]) -> None:
         for name in self.names() - used:
             shutil.rmtree(self._parameters / name)
 
 
+def _bytes_of(tree: PyTree) -> int:
+    """What arrays take in files of their own."""
+    return sum(leaf.nbytes + _PER_ARRAY for leaf in jax.tree.leaves(tree))
+
+
 def _flush(folder: pathlib.Path) -> None:
-    """Return once all that lies in a folder, and its own name, would survive a power cut."""
-    for path in (*folder.rglob("*"), folder, folder.parent):
+    """Return once all that lies in a folder, and its own name, would survive a power cut. Of many
+    hosts each has seen to the numbers that it wrote."""
+    alone = jax.process_count() == 1
+    for path in (*(folder.rglob("*") if alone else ()), folder, folder.parent):
         flush_to_disk(path)
 
 
@@ -209,11 +242,12 @@ def _handler() -> Any:
 
     Orbax's own choice (OCDBT, compressed) holds what it has encoded until 2 GB have come together
     and gains 8 % of float32 weights: 3.2 GB took 12.1 s and 2.3 GB of memory, this way 6.1 s and
-    none.
+    none. It is what many hosts write with all the same: a file for each array and device would be
+    tens of thousands.
     """
     import orbax.checkpoint as ocp
 
-    return ocp.PyTreeCheckpointHandler(use_ocdbt=False, use_compression=False)
+    return ocp.PyTreeCheckpointHandler(use_ocdbt=jax.process_count() > 1, use_compression=False)
 
 
 def _restore(like: PyTree) -> Any:

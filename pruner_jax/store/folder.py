@@ -192,6 +192,11 @@ def check_folder(
 
 def _check_root(folder: RunFolder) -> None:
     out = str(folder.root)
+    if ":/" in out:
+        raise FolderError(
+            f"out={out!r} is an address; allowed: a path. A bucket has to be mounted as a folder "
+            "(gcsfuse), the same on all hosts"
+        )
     if folder.root.exists() and not folder.root.is_dir():
         raise FolderError(f"out={out!r} is a file; give a folder with --out")
     if folder.root.is_dir() and not folder.config.exists() and _foreign(folder.root):
@@ -244,8 +249,13 @@ def begun_with(out: str | os.PathLike[str], model: str) -> str:
     note = RunFolder(pathlib.Path(out)).inputs
     known = json.loads(note.read_text()) if note.exists() else {}
     word, _, commit = known.get(model, "").partition(" ")
+    return at_commit(model, commit if word == _COMMIT else None)
+
+
+def at_commit(model: str, commit: str | None) -> str:
+    """The name of a model from the hub at a commit; of a folder, or where it is None, as it is."""
     here = pathlib.Path(model).expanduser().is_dir()
-    return f"{model.partition('@')[0]}@{commit}" if word == _COMMIT and not here else model
+    return model if commit is None or here else f"{model.partition('@')[0]}@{commit}"
 
 
 def digests(files: Iterable[pathlib.Path]) -> dict[str, str]:

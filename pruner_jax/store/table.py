@@ -26,7 +26,7 @@ import numpy as np
 
 from pruner_jax.store.folder import write_atomically
 from pruner_jax.store.records import read_graded, read_rollouts, seconds_of, write_rollouts
-from pruner_jax.types import Graded, Problem, take_rows
+from pruner_jax.types import Graded, Problem, take_prompts, take_rows
 
 
 class TableError(ValueError):
@@ -252,13 +252,7 @@ def _in_order(graded: Graded, wanted: Sequence[tuple[str, int]]) -> Graded:
     number = {g: n for n, g in enumerate(chosen)}
     rollouts = dataclasses.replace(
         taken.rollouts,
-        prompts=dataclasses.replace(
-            prompts,
-            problems=tuple(prompts.problems[g] for g in chosen),
-            text=tuple(prompts.text[g] for g in chosen),
-            tokens=tuple(prompts.tokens[g] for g in chosen),
-            visit_P=prompts.visit_P[chosen],
-        ),
+        prompts=take_prompts(prompts, chosen),
         group_B=np.array([number[g] for g in taken.rollouts.group_B.tolist()], np.int32),
         parent_B=np.full(len(taken), -1, np.int32),
     )

@@ -65,3 +65,20 @@ class VerifyOptions:
                     f"verify.settings[{checker!r}] is {settings!r}; allowed: a mapping of keyword "
                     "settings for that checker"
                 )
+        if "program" in (*self.settings, self.checker):
+            self.check_seconds()
+
+    def check_seconds(self) -> None:
+        """A program that runs out of time is found out by the sandbox, before the worker's own
+        time is over: the sandbox may take as long again to stop, and half a second to start.
+
+        Raises:
+          ValueError: naming both settings.
+        """
+        seconds = self.settings.get("program", {}).get("seconds", 1.0)  # of `checkers.program`
+        if isinstance(seconds, (int, float)) and 2 * seconds + 0.5 > self.timeout_s:
+            raise ValueError(
+                f"verify.timeout_s is {self.timeout_s:g}, but a program may run for {seconds:g} "
+                "seconds (verify.settings['program'] seconds), and its sandbox may take as long to "
+                f"stop it; allowed: a timeout_s of {2 * seconds + 0.5:g} or more, or fewer seconds"
+            )

@@ -64,8 +64,10 @@ class Verifier:
 
     def prepare(self, problems: Iterable[Problem]) -> None:
         """Load the checkers of these problems in a worker now, so that one that cannot be loaded is
-        a ValueError before anything was sampled for it."""
+        a ValueError before anything was sampled for it; so is too little time for programs."""
         specs = sorted({self.plan(problem).spec for problem in problems})
+        if "program" in specs:
+            self.options.check_seconds()
         with self._changed:
             tickets = [self._enqueue(spec, b"") for spec in specs]
         self.collect(tickets)

@@ -1,5 +1,7 @@
 """Run by test_learn_devices.py in a process of its own: the same updates on meshes of 8 devices."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import little
@@ -15,9 +17,9 @@ from pruner_jax.mesh import make_mesh
 jax.config.update("jax_disable_most_optimizations", True)
 
 
-def run(mesh, spec, tree):
+def run(mesh, spec, tree, **said):
     """State, scores and metrics after several updates; the tree is used again, so it must live."""
-    options = LearnOptions(row_tokens=16, micro_tokens=32)
+    options = LearnOptions(row_tokens=16, micro_tokens=32, **said)
     made = little.rows_for(spec, 24)
     optimizer = make_optimizer(OptimizerOptions(eps=1e-4), CONFIG)
     state = step.init_state(tree, CONFIG, optimizer, mesh)
@@ -37,10 +39,15 @@ def run(mesh, spec, tree):
     return state, np.nan_to_num(scores), metrics
 
 
-def compare(name, *shape):
-    before = little.params()
-    eight = run(make_mesh(*shape), SPECS[name], before)
-    one = run(make_mesh(1, 1, 1, jax.devices()[:1]), SPECS[name], before)
+@functools.cache
+def run_alone(name):
+    return run(little.mesh(), SPECS[name], little.params())
+
+
+def compare(name, *shape, **said):
+    """Eight devices, and what is ``said`` there, against one."""
+    before, one = little.params(), run_alone(name)
+    eight = run(make_mesh(*shape), SPECS[name], before, **said)
     for (path, a), b, c in zip(
         jax.tree_util.tree_leaves_with_path(one[0].params),
         jax.tree.leaves(eight[0].params),
@@ -58,6 +65,7 @@ def compare(name, *shape):
 assert jax.device_count() == 8
 compare("ppo", 8, 1, 1)
 compare("dpo", 1, 8, 1)
+compare("ppo", 2, 2, 2, attention="splash_interpreted")  # each device mixes its rows and heads
 state = compare("gspo", 2, 2, 2)
 # Parameters and moments are cut alike: a device of the last mesh holds a quarter of the embedding.
 embed = state.params["embed"]

@@ -18,6 +18,7 @@ from pruner_jax.objective.loss_spec import LossSpec
         (OptimizerOptions, {"warmup_steps": 5, "warmup_fraction": 0.1}, "set one of them"),
         (LearnOptions, {"row_tokens": 0}, r"learn\.row_tokens is 0"),
         (LearnOptions, {"remat": "some"}, r"learn\.remat is 'some'; allowed: auto, none"),
+        (LearnOptions, {"attention": "cudnn"}, r"learn\.attention is 'cudnn'; allowed: auto, xla"),
         (LearnOptions, {"unrolled_layers": -1}, r"learn\.unrolled_layers is -1"),
         (LossSpec, {"kind": "dpo"}, r"loss\.kind is 'dpo'; allowed: pg, ce, pairs"),
         (LossSpec, {"clip_low": 1.5}, r"loss\.clip_low is 1\.5"),
@@ -43,3 +44,6 @@ def test_resolve_leaves_what_was_said_alone():
     assert LearnOptions().resolve("cpu").dtype == "float32"
     assert LearnOptions().resolve("tpu").dtype == "bfloat16"
     assert LearnOptions().resolve("gpu").remat == "full"
+    kernels = {name: LearnOptions().resolve(name).attention for name in ("cpu", "gpu", "tpu")}
+    assert kernels == {"cpu": "xla", "gpu": "xla", "tpu": "splash"}
+    assert LearnOptions(attention="xla").resolve("tpu").attention == "xla"

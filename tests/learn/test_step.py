@@ -25,12 +25,13 @@ CUT = dict(row_tokens=16, micro_tokens=32, logp_chunk=6, remat="full", unrolled_
     [
         ("ppo", {"row_tokens": 64, "micro_tokens": 10_000}),
         ("ppo", CUT),
+        ("ppo", CUT | {"attention": "splash_interpreted"}),
         ("gspo", CUT),
         ("dpo", CUT),
     ],
 )
 def test_packed_and_cut_is_unpacked_and_whole(name, options):
-    """Packing, micro-batches, chunks, remat, scan: none of the machine's choices is seen."""
+    """Packing, micro-batches, chunks, remat, scan, kernel: no choice of the machine's is seen."""
     spec, tree = SPECS[name], little.params()
     made = little.rows_for(spec, 12)
     wanted_loss, wanted = little.dense_gradient(tree, made, spec)
@@ -153,6 +154,14 @@ def test_bfloat16_follows_float32():
     assert loss == pytest.approx(wanted_loss, rel=0.02) and loss != pytest.approx(wanted_loss, 1e-6)
     little.assert_close(grads, wanted, 0.2)
     assert all(leaf.dtype == np.float32 for leaf in jax.tree.leaves(grads))
+
+
+def test_a_kernel_for_tpus_needs_tpus():
+    options, mesh = LearnOptions(attention="splash"), little.mesh()
+    with pytest.raises(ValueError, match=r"attention is 'splash'.* platform 'cpu'; set it to auto"):
+        step.make_update(CONFIG, LossSpec(), options, PLAIN, mesh)
+    with pytest.raises(ValueError, match="attention is 'splash'"):
+        step.score(little.params(), CONFIG, little.rows(2), options=options, mesh=mesh)
 
 
 def test_memorises_a_sequence():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 import resource
 import subprocess
 import sys
@@ -324,3 +325,18 @@ save(policy, {str(tmp_path / "new")!r})
     assert done.returncode == 1
     assert "not written and nothing left behind: File too large" in done.stderr.splitlines()[-1]
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
+
+
+def test_only_the_shards_that_devices_hold_are_read(tmp_path):
+    """On eight devices, in a process of its own: each shard once, and nothing else."""
+    config = from_hf(tiny.CONFIGS["qwen3"] | {"vocab_size": 64, "num_key_value_heads": 4})
+    path = save(Policy(config, tiny.params(config), None), tmp_path / "model", dtype="bfloat16")
+    flags = {"XLA_FLAGS": "--xla_force_host_platform_device_count=8", "JAX_PLATFORMS": "cpu"}
+    done = subprocess.run(
+        [sys.executable, Path(__file__).with_name("slices_read.py"), path],
+        capture_output=True,
+        text=True,
+        env=os.environ | flags,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == "only what is held is read"

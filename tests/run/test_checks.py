@@ -96,7 +96,7 @@ def test_a_tolerance_that_nothing_asks_for_is_not_refused(settings, words, asks)
     run = types.SimpleNamespace(settings=given, method=method)  # has measured nothing
     with contextlib.ExitStack() as stack:
         if asks:
-            stack.enter_context(pytest.raises(AttributeError, match="rollouts"))
+            stack.enter_context(pytest.raises(AttributeError, match="outcomes"))
         say_what_can_be_told(run, None)
 
 

@@ -13,7 +13,7 @@ import pytest
 from pruner_jax.config import EvaluateConfig, load
 from pruner_jax.policy import hf
 from pruner_jax.report import track
-from pruner_jax.run import engine, evaluate
+from pruner_jax.run import engine, evaluate, memory
 from pruner_jax.run import prune as prune_module
 from pruner_jax.run.evaluate import evaluate_verb
 from pruner_jax.run.interrupts import Interrupted
@@ -206,7 +206,7 @@ def test_an_evaluation_goes_on_with_the_part_that_it_was_at(tmp_path, monkeypatc
 
     with pytest.raises(Interrupted, match="stopped by SIGTERM") as stop:
         play(out)
-    assert stop.value.exit_code == 143
+    assert stop.value.exit_code == 75
     found = play(out, "--sample.rows=32")
     assert sampled == [2, 2, 2, 2]  # the one that was interrupted twice
     assert {path.name for path in (tmp_path / "out").iterdir()} == {
@@ -214,7 +214,10 @@ def test_an_evaluation_goes_on_with_the_part_that_it_was_at(tmp_path, monkeypatc
     }  # fmt: skip
     assert found == play()  # in one call, of which nothing is kept
     sampled.clear()
-    assert play(out, "--test.confidence=0.9")["model"]["accuracy"] == found["model"]["accuracy"]
+    with monkeypatch.context() as patch:
+        patch.setattr(hf, "read_weights", lambda *args, **how: pytest.fail("weights were loaded"))
+        again = play(out, "--test.confidence=0.9")
+    assert again["model"]["accuracy"] == found["model"]["accuracy"]
     assert not sampled
     other = TINY.with_name("tiny_expander")
     for change, says in (("--seed=1", "seed: was 0, now 1"), (f"--model={other}", "weights: was")):
@@ -256,6 +259,63 @@ def test_responses_of_an_evaluation_are_of_one_model_and_one_process(tmp_path, m
     note.unlink()
     with pytest.raises(FolderError, match=r"model\.settings\.json, which would say .* not there"):
         play()
+
+
+def test_an_evaluation_that_does_not_fit_is_refused_before_weights_are_loaded(monkeypatch):
+    """The expander lies beside each of two models; 3 problems of 2 samples share the cache."""
+    expander = TINY.with_name("tiny_expander")
+    words = [f"--model={TINY}", f"--against={TINY}", f"--expander.model={expander}"]
+    words += ["--expander.limit=8", "--test.problems=3", "--test.samples=2", "--test.limit=32"]
+    words += ["--problems.options.test=4", "--verify.workers=1"]
+    seen = []
+
+    def check(stages, most):
+        seen.append(stages)
+        return memory.check_memory(stages, most)
+
+    monkeypatch.setattr(evaluate, "check_memory", check)
+    monkeypatch.setattr(hf, "read_weights", lambda *args, **how: pytest.fail("weights were loaded"))
+    monkeypatch.setattr(evaluate, "device_bytes", lambda mesh: 1)
+    asked = load(EvaluateConfig, None, words)
+    with pytest.raises(ValueError, match=r"'model' .* a smaller model$"):
+        evaluate_verb(asked)
+    stages = seen[0]
+    sizes = [(folder / "model.safetensors").stat().st_size for folder in (TINY, expander)]
+    assert stages["model"] == stages["against"] and stages["model"].rows == 6
+    assert stages["model"].weights == pytest.approx(sum(sizes), rel=0.1)  # float32, as the files
+    monkeypatch.setattr(evaluate, "device_bytes", lambda mesh: stages["model"].bytes - 1)
+    with pytest.raises(ValueError, match=r"'model' .*sample\.rows to 5 \(6 share .*test\.limit$"):
+        evaluate_verb(asked)
+
+
+def test_an_evaluation_goes_on_with_the_commit_that_it_was_begun_with(tmp_path, monkeypatch):
+    """Whose main branch has moved on to another model; a new evaluation takes that."""
+    asked, main = [], ["aaa"]
+    models = {"aaa": TINY, "bbb": TINY.with_name("tiny_expander")}
+
+    def snapshot_download(name, *, revision, allow_patterns):
+        asked.append(revision)
+        commit = revision or main[0]
+        cached = tmp_path / name / "snapshots" / commit
+        if not cached.exists():
+            cached.parent.mkdir(parents=True, exist_ok=True)
+            cached.symlink_to(models[commit])
+        return str(cached)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
+    words = ["--model=o/large", "--problems.options.test=2", "--test.samples=1"]
+    words += ["--test.limit=8", "--test.resamples=100", "--verify.workers=1"]
+
+    def play(out):
+        return evaluate_verb(load(EvaluateConfig, None, [*words, f"--out={tmp_path / out}"]))
+
+    found = play("out")
+    assert found["model"]["commit"] == "aaa" and set(asked) == {None}
+    asked.clear()
+    main[0] = "bbb"
+    assert play("out") == found and set(asked) == {"aaa"}
+    assert play("out") == found and set(asked) == {"aaa"}
+    assert play("new")["model"]["commit"] == "bbb"
 
 
 EXAMPLES = [{"question": "C7 A4.", "response": f" C7=7 A{n}" + " A4=1" * 3} for n in range(2)]

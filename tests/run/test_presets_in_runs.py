@@ -434,7 +434,7 @@ def test_programs_that_do_not_parse_are_counted_and_written_down(play, watched, 
     assert {entry["response"]: entry["id"] for entry in rejects} == broken
     reasons = [entry["why"] for entry in rejects]
     assert len(reasons) == 4 and all(why.startswith("Syntax: ") for why in reasons)
-    assert [why for why in reasons if "indentation" in why] == [reasons[2]]
+    assert [why for why in reasons if "unexpected indent" in why] == [reasons[2]]
     told = capfd.readouterr().err
     assert f"4 responses of the teacher cannot be used: {out / 'rejects.jsonl'}" in told
     (line,) = (line for line in told.splitlines() if line.startswith("teacher: "))

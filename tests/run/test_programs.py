@@ -174,7 +174,8 @@ SLOW = "def solution():\n    n = 0\n    for i in range({}):\n        n += 1\n   
 def test_a_vote_has_the_limits_of_the_checker_and_survives_a_crash(monkeypatch):
     slow, other = SLOW.format(100_000, 18), "def solution():\n    return 5"
     limits = {"seconds": 30.0, "memory_mb": 64}
-    with Verifier(VerifyOptions(workers=1, settings={"program": {**limits, "rounded": True}})) as v:
+    settings = {"program": {**limits, "rounded": True}}
+    with Verifier(VerifyOptions(workers=1, timeout_s=61, settings=settings)) as v:
         assert sandbox_limits(v) == limits
     crashing, few = answers([other, other, WRONG, slow, slow]), answers([WRONG, slow, slow])
     asked, real = [], program.value_of
@@ -197,11 +198,11 @@ def test_the_limits_of_the_checker_reach_votes_and_steps(model, monkeypatch):
     monkeypatch.setattr(
         programs, "Executes", lambda **limits: seen.append(limits) or (lambda problem, text: 1.0)
     )
-    settings = "--verify.settings={program: {seconds: 5.0, relative: 0.1}}"
+    settings = "--verify.settings={program: {seconds: 2.0, relative: 0.1}}"
     evaluate_verb(evaluation(model, settings, "--programs.vote=true"))
     words = ("--programs.beams=1", "--programs.chains=1", "--test.samples=1", "--test.limit=2")
     evaluate_verb(evaluation(model, settings, *words))
-    assert seen == [{"seconds": 5.0}] * 2
+    assert seen == [{"seconds": 2.0}] * 2
 
 
 def test_values_that_are_hard_to_take_have_votes_too():

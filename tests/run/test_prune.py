@@ -15,6 +15,7 @@ import pytest
 import pruner_jax as pj
 from pruner_jax.measure import guards
 from pruner_jax.measure.guards import Alarm
+from pruner_jax.pod.together import ALONE
 from pruner_jax.report.read import read_run
 from pruner_jax.run import collect, learning, monitor, step
 from pruner_jax.run import prune as prune_module
@@ -160,18 +161,22 @@ def test_a_test_goes_on_with_the_part_that_it_was_at(
 
 
 @pytest.mark.parametrize(
-    ("limit", "shape", "rows"),
+    ("limit", "shape", "seats", "rows"),
     [
-        (512, None, 4096),
-        (1024, None, 2048),
-        (8192, None, 512),
-        (8192, {"data": 2, "fsdp": 4}, 4096),
+        (512, None, 64, 4096),
+        (1024, None, 64, 2048),
+        (8192, None, 64, 512),
+        (1024, {"data": 2, "fsdp": 4}, 64, 4096),
+        (8192, {"data": 2, "fsdp": 4}, 64, 1024),
+        (4096, None, 256, 2048),
+        (16384, None, 256, 512),
+        (65536, None, 256, 512),
     ],
 )
-def test_long_rows_are_written_a_few_at_a_time(limit, shape, rows):
-    """Some two million tokens, but eight rows for each of 64 seats of a device."""
+def test_long_rows_are_written_a_few_at_a_time(limit, shape, seats, rows):
+    """Some two million tokens, but eight rows for each seat up to eight million, or two rows."""
     mesh = shape and types.SimpleNamespace(shape=shape)
-    engine = types.SimpleNamespace(mesh=mesh, sampling=SampleOptions(rows=64))
+    engine = types.SimpleNamespace(mesh=mesh, sampling=SampleOptions(rows=seats), pod=ALONE)
     assert Engine.rows_together(engine, limit) == rows
 
 
@@ -202,7 +207,8 @@ def test_a_run_that_is_asked_to_stop_saves_its_last_step(
     before = signal.getsignal(number)
     with pytest.raises(Interrupted, match=f"stopped by {number.name}") as stop:
         prune(given)
-    assert stop.value.exit_code == 128 + number and signal.getsignal(number) is before
+    assert stop.value.exit_code == {signal.SIGTERM: 75, signal.SIGINT: 130}[number]
+    assert signal.getsignal(number) is before
     lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
     assert [json.loads(line)["kind"] for line in lines].count("step") == steps
     made = []

@@ -5,6 +5,7 @@ aims at the code around the sandbox (values that are hard to compare or to print
 as books). Each attack costs one verdict of its own class, never a checker's ERROR.
 """
 
+import ast
 import contextlib
 import os
 import pathlib
@@ -15,6 +16,7 @@ import time
 import pytest
 
 from pruner_jax.types import Problem, Verdict
+from pruner_jax.verify import legal
 from pruner_jax.verify.checkers import program
 from pruner_jax.verify.options import VerifyOptions
 from pruner_jax.verify.pool import Verifier
@@ -100,7 +102,7 @@ def attacks(folder, port):
         "a width": ("Memory", body("return f'{18:>99999999999}'")),
         "a list": ("Memory", body("return list(range(10**9))")),
         "a join": ("Memory", body("return ' '.join(['a'] * 10**8)")),
-        "source": ("Memory", body(*["x = 1"] * 100_000, "return 18")),
+        "source": ("Unsupported", body(*["x = 1"] * 100_000, "return 18")),
         # time
         "a sum": ("Timeout", body("return sum(range(10**12))")),
         "loops in loops": (
@@ -211,6 +213,22 @@ def attacks(folder, port):
             "Syntax" if sys.version_info < (3, 12) else "Unsupported",
             body("return 17") + """f"{exec(list(locals())[0] + " = lambda v: 18")}"\n""",
         ),
+        # an end of the program before its end, with a value that nothing has shown
+        "a return outside": ("Syntax", "x = 18\n" + body("y = x") + "return x"),
+        "a return and no function": ("Syntax", "# def solution(\nreturn 18"),
+        "a return of nothing": ("Syntax", body("return 17") + "return ()"),
+        "a return of many digits": ("Syntax", body("return 17") + "return 10**9000"),
+        "a return of a tree": (
+            "Syntax",
+            body("return 17") + "x = []\nfor _ in range(60): x = [x, x]\nreturn x",
+        ),
+        "a return in a loop": ("Syntax", body("return 17") + "for x in [18]:\n    return x"),
+        "a return in a class": ("Syntax", body("return 17") + "class A:\n    return 18"),
+        "a yield outside": ("Syntax", body("return 17") + "yield 18"),
+        "an await outside": (
+            "Syntax",
+            body("return 17") + "import asyncio\nawait asyncio.sleep(0)",
+        ),
         "a tree before the end": (
             "Syntax",
             body("return 18") + "x = [18]\nfor _ in range(40): x = [x, x]\nx or \\",
@@ -314,6 +332,20 @@ def test_the_sandbox_has_nothing_else_that_lists_or_binds_names():
         assert f"'{name}' is not defined" in program.value_of(body(f"return {name}")).message
 
 
+def test_a_return_outside_is_not_compared_with_words():
+    source = body("return 'xy'") + "return ('nb', 1)"
+    verdict, detail = program.check(Problem("p", "", "nb"), "", source)
+    assert verdict == Verdict.WRONG and detail.startswith("Syntax: ")
+
+
+@pytest.mark.parametrize("value", ["()", "('nb', 1)", "[18]", "True", "b'18'", "1j"])
+def test_what_the_sandbox_does_not_show_is_not_taken(value, monkeypatch):
+    """Were there another way past its end."""
+    monkeypatch.setattr(legal, "parse", ast.parse)
+    source = body("return 18") + f"return {value}"
+    assert program.check(Problem("p", "", "nb"), "", source)[0] == Verdict.UNSUPPORTED
+
+
 @pytest.mark.parametrize("value", ["1 << 10**6", "[1 << 10**6]", "'nb' * 10**5", "0.1", "None"])
 def test_any_value_can_be_compared_with_words(value):
     found = program.check(Problem("p", "", "nb"), "", body(f"return {value}"))
@@ -358,7 +390,7 @@ def test_every_module_of_the_sandbox_is_known_outside():
         for name in sorted(sys.stdlib_module_names)
     ]
     source = "found = []\n" + "\n".join(lines) + "\ndef solution(): return ' '.join(found)"
-    assert set(program.value_of(source).value.split()) == program._MODULES - {"os.path"}
+    assert set(program.value_of(source).value.split()) == legal.MODULES - {"os.path"}
 
 
 @pytest.mark.parametrize(

@@ -364,3 +364,18 @@ def test_closing_takes_the_workers_and_what_they_started_along():
     assert time.monotonic() - start < 3
     assert children() <= before
     assert gone(theirs)
+
+
+def test_a_program_is_stopped_by_its_sandbox_before_its_worker_is():
+    """Or each that runs without end would cost a worker, twice."""
+    says = r"timeout_s is 2, but a program may run for 1 .*a timeout_s of 2\.5 or more"
+    for named in ({"checker": "program"}, {"settings": {"program": {"memory_mb": 32}}}):
+        with pytest.raises(ValueError, match=says):
+            VerifyOptions(timeout_s=2.0, **named)
+    with pytest.raises(ValueError, match=r"may run for 3 .*of 6\.5 or more"):
+        VerifyOptions(settings={"program": {"seconds": 3}})
+    VerifyOptions(timeout_s=6.5, settings={"program": {"seconds": 3}})
+    with pool(timeout_s=2.0) as verifier, pytest.raises(ValueError, match=says):
+        verifier.prepare([problem("1", "program")])
+    with pool(timeout_s=2.0) as verifier:
+        verifier.prepare([problem("1", "exact")])

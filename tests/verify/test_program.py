@@ -71,6 +71,18 @@ def test_right(source, gold):
         (body("return solution()"), Verdict.WRONG, "Recursion: "),
         (body("return len([0] * 10**10)"), Verdict.WRONG, "Memory: "),
         (body("raise SystemExit"), Verdict.WRONG, "SystemExit"),
+        # made one by one, and all of it taken at once
+        (body("return sum(int(d) for d in '98')"), Verdict.WRONG, "WrongAnswer"),
+        (body("return max(map(abs, (n for n in [1, 2])))"), Verdict.WRONG, "WrongAnswer"),
+        (body("for n, d in enumerate('18'):", "    return n"), Verdict.WRONG, "WrongAnswer"),
+        (body("a, b = map(int, '1 8'.split())", "return a + b"), Verdict.WRONG, "WrongAnswer"),
+        (body("return [n for n in zip('18', '18')][3]"), Verdict.WRONG, "Index: "),
+        (body("return sum(n for n in reversed([1, 'a']))"), Verdict.WRONG, "Type: "),
+        (body("return int(''.join(d for d in 'ab'))"), Verdict.WRONG, "Value: "),
+        (body("print(*map(str, [18]))"), Verdict.WRONG, "NoResult"),
+        (body("return next([18])"), Verdict.WRONG, "Type: 'list' object is not an iterator"),
+        (body("return 1 < 'a'"), Verdict.WRONG, "Type: '<' not supported"),
+        (body("return pow(2, 5, 0)"), Verdict.WRONG, "Value: "),
     ],
 )
 def test_wrong_and_why(source, verdict, detail):
@@ -87,12 +99,53 @@ def test_wrong_and_why(source, verdict, detail):
         body("return np.sum([18])", before="import numpy as np\n"),
         body("return int(input())"),
         body("return (18).__class__(18)"),
+        body("return sqrt(324)", before="from math import *\n"),
+        body("return pow(3, -1, 20)"),
+        body("return int(re.sub('8', lambda found: '8', '18'))", before="import re\n"),
+        # what Python makes one by one, and the sandbox at once
+        body("return next(n for n in [1, 18] if n > 3)"),
+        body("return next(filter(lambda n: n > 3, [1, 18]))"),
+        body("return next(map(abs, [-18]))"),
+        body("return next(zip([18], [1]))[0]"),
+        body("return next(enumerate([18]))[1] + 0"),
+        body("return next(reversed([1, 18]))"),
+        body("return int(next(re.finditer('18', '18')).group())", before="import re\n"),
+        body("return next(n for n in itertools.count(1) if n == 18)", before="import itertools\n"),
+        body("for n, _ in enumerate(itertools.count()):", "    if n == 18: return n")
+        + "import itertools",
+        body("halves = (n for n in [9, 9])", "return sum(halves) + sum(halves)"),
+        body("halves = map(int, '99')", "return sum(halves) + sum(halves)"),
+        body("return 18 if any(1 / n for n in [1, 0]) else 17"),
+        body("if any((found := n) > 9 for n in [9, 18, 36]): return found"),
+        body("for n in map(lambda n: 18 / n, [1, 0]): return n"),
+        body(
+            "many = [18]", "each = (n for n in many)", "many.append(0)", "return len([*each]) + 16"
+        ),
+        body("def one(): return (n for n in [18])", "return next(one())"),
+        body("def sum(each): return next(each)", "return sum(n for n in [18])"),
+        body("seen = []", "any(seen.append(n) or n for n in [1, 2])", "if seen == [1]: return 18"),
     ],
 )
 def test_legal_python_that_the_sandbox_does_not_know_is_not_called_wrong(source):
     found = check(source)
     assert found[0] == Verdict.UNSUPPORTED
     assert found[1].startswith("Unsupported: ")
+
+
+def test_what_is_made_one_by_one_and_right_is_right():
+    assert check(body("return next(iter([n for n in [18]]))"))[0] == Verdict.CORRECT
+    assert check(body("return 18 if any(n > 9 for n in [9, 18]) else 17"))[0] == Verdict.CORRECT
+
+
+def test_a_loop_without_end_is_out_of_time_whatever_else_there_is():
+    source = body("any(n for n in [1])", "while True: pass")
+    assert check(source, seconds=0.2)[0] == Verdict.TIMEOUT
+
+
+def test_recursion_goes_as_deep_as_in_python():
+    before = "def count(n): return 0 if n == 0 else 1 + count(n - 1)\n"
+    assert check(body("return count(960)", before=before), "960")[0] == Verdict.CORRECT
+    assert check(body("return count(1000)", before=before), "1000")[1].startswith("Recursion: ")
 
 
 def test_rounding_as_in_the_original():

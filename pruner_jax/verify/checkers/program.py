@@ -3,8 +3,8 @@
 The sandbox is an interpreter of its own with no files, network or processes, and with limits on
 time, memory and recursion. A program that fails is WRONG and its detail begins with the error's
 class (Syntax, Name, Type, ZeroDivision, NoResult, WrongAnswer, ...), ready to be shown to a model
-that is to repair it. A legal program that the sandbox cannot run is UNSUPPORTED; one that runs out
-of time is TIMEOUT.
+that is to repair it. A legal program that the sandbox cannot run, or may run in another way than
+Python (`legal`), is UNSUPPORTED if it is not right; one that runs out of time is TIMEOUT.
 
 What a program returns or says is never trusted out here: only numbers and short texts leave the
 sandbox, and a message is read as text alone.
@@ -13,23 +13,19 @@ sandbox, and a message is read as text alone.
 from __future__ import annotations
 
 import ast
-import builtins
 import datetime
 import decimal
 import functools
-import importlib
 import math
 import re
 import secrets
-import sys
-import types
-import unicodedata
 from collections.abc import Callable
 from decimal import Decimal
 from fractions import Fraction
 from typing import Any, NamedTuple
 
 from pruner_jax.types import Problem, Verdict
+from pruner_jax.verify import legal
 from pruner_jax.verify.checkers import number
 
 BY_ANSWER = True
@@ -37,17 +33,9 @@ BY_ANSWER = True
 _FENCE = re.compile(r"```[^`\n]*\n(.*?)(?:```|\Z)", re.DOTALL)
 _START = re.compile(r"^(?:import |from |def )", re.MULTILINE)
 _DEFINES = "def solution("
-_LIBRARIES = {"numpy", "sympy", "scipy", "pandas", "mpmath", "networkx"}
-# fmt: off
-_MODULES = {  # what the sandbox has, or has parts of
-    "asyncio", "base64", "binascii", "bisect", "collections", "copy", "csv", "dataclasses",
-    "datetime", "decimal", "functools", "hashlib", "itertools", "json", "math", "os", "os.path",
-    "pathlib", "posixpath", "random", "re", "sys", "time", "tomllib", "typing", "unicodedata",
-}
-# fmt: on
+_AT_ONCE = "it makes values one by one, which the sandbox makes at once"
 _MESSAGE = 500  # most characters of a failure's message, which may be the program's own words
 _TEXT = 10_000  # most characters of a value
-_SOURCE = 100_000  # most characters of a program: Python's own compiler dies of a few times more
 _EXPONENT = 2000  # of a Decimal: larger ones take long to expand, and no gold answer comes near
 
 
@@ -71,7 +59,7 @@ def extract(text: str) -> str | None:
         source = blocks[-1].strip("\n")
     else:
         source = text[start.start() :].rstrip() if start else ""
-    return source if _DEFINES in source and len(source) <= _SOURCE else None
+    return source if _DEFINES in source and len(source) <= legal.MOST else None
 
 
 def check(
@@ -83,7 +71,7 @@ def check(
     rounded: bool = False,
     seconds: float = 1.0,
     memory_mb: int = 64,
-    recursion: int = 200,
+    recursion: int = 1000,
 ) -> tuple[Verdict, str]:
     """Run the program and compare its value with the gold answer.
 
@@ -96,17 +84,22 @@ def check(
         return verdict.get(run.failure, Verdict.WRONG), f"{run.failure}: {run.message}"
     if _equal(problem.answer, run.value, relative, rounded):
         return Verdict.CORRECT, ""
-    return Verdict.WRONG, f"WrongAnswer: solution() returned {_text(run.value)[:200]}"
+    returned = f"solution() returned {_text(run.value)[:200]}"
+    if legal.is_lazy(legal.parse(answer)):
+        return Verdict.UNSUPPORTED, f"Unsupported: {_AT_ONCE}; {returned}"
+    return Verdict.WRONG, f"WrongAnswer: {returned}"
 
 
 def value_of(
-    source: str, *, seconds: float = 1.0, memory_mb: int = 64, recursion: int = 200
+    source: str, *, seconds: float = 1.0, memory_mb: int = 64, recursion: int = 1000
 ) -> Run:
     """What a program returns, without a gold answer; NoResult where that is None."""
     run = execute(source, seconds=seconds, memory_mb=memory_mb, recursion=recursion)
-    if run.value is None and not run.failure:
-        return Run(failure="NoResult", message="solution() returned None")
-    return run
+    if run.value is not None or run.failure:
+        return run
+    if legal.is_lazy(legal.parse(source)):
+        return Run(failure="Unsupported", message=f"{_AT_ONCE}; solution() returned None")
+    return Run(failure="NoResult", message="solution() returned None")
 
 
 def ballot(value: Any) -> str:
@@ -156,7 +149,13 @@ def execute(source: str, *, seconds: float, memory_mb: int, recursion: int) -> R
     """Run ``source`` and then ``solution()`` under limits; clock and random numbers stand still."""
     import pydantic_monty as monty
 
-    if refusal := _refused(source):
+    if len(source) > legal.MOST:
+        return Run(failure="Unsupported", message=f"a program of more than {legal.MOST} characters")
+    try:
+        tree = legal.parse(source)
+    except SyntaxError as error:
+        return Run(failure="Syntax", message=str(error)[:_MESSAGE])
+    if refusal := _refused(tree):
         return refusal
     limits = {
         "max_feed_duration_secs": seconds,
@@ -177,32 +176,31 @@ def execute(source: str, *, seconds: float, memory_mb: int, recursion: int) -> R
             )
     except monty.MontyCrashedError as error:
         if error.timed_out:
-            return Run(failure="Timeout", message="the sandbox had to be stopped")
+            return _out_of_time("the sandbox had to be stopped", tree)
         raise RuntimeError(f"the sandbox crashed: {error}") from error
     except monty.MontyError as error:
-        return _failure(error.exception(), source)
+        return _failure(error.exception(), tree)
+    if not _left_by_show(value):
+        return Run(failure="Unsupported", message="a value that did not come from solution()")
     return Run(value)
 
 
 _LISTS = {"exec", "eval", "locals"}  # what the sandbox has that lists names, or binds listed ones
 
 
-def _refused(source: str) -> Run | None:
+def _refused(tree: ast.Module) -> Run | None:
     """The failure of a program that uses one of these, under whatever other name: it could put a
     function of its own in the place of _SHOW."""
-    # Python reads names in this form too
-    words = re.findall(r"\w+", unicodedata.normalize("NFKC", source))
-    if _LISTS.isdisjoint(words):
-        return None
-    try:
-        nodes = list(ast.walk(ast.parse(source)))
-    except (SyntaxError, ValueError, RecursionError, MemoryError, OverflowError) as error:
-        # the sandbox may be able to read it: it is ahead of some Pythons
-        return Run(failure="Syntax", message=str(error)[:_MESSAGE])
-    used = {node.id for node in nodes if isinstance(node, ast.Name)} & _LISTS
-    if not used:
-        return None
-    return Run(failure="Unsupported", message=f"{min(used)} is not available")
+    used = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)} & _LISTS
+    return Run(failure="Unsupported", message=f"{min(used)} is not available") if used else None
+
+
+def _left_by_show(value: Any) -> bool:
+    """Whether a value is of those that `_SHOWN` lets out: all else found another way."""
+    match value:
+        case (text,) if type(value) is tuple:
+            return type(text) is str
+    return value is None or type(value) in (int, float, str, Decimal)
 
 
 _SHOW = f"_{secrets.token_hex(16)}"  # which a program cannot guess, nor list the names there are
@@ -246,51 +244,16 @@ def _discard(stream: str, text: str) -> None:
     """Printing is allowed and lost."""
 
 
-def _failure(error: BaseException, source: str) -> Run:
+def _failure(error: BaseException, tree: ast.Module) -> Run:
     """Class and message of a failure, or Unsupported if Python itself would have gone on."""
     message = str(error)[:_MESSAGE]
-    kind = type(error).__name__.removesuffix("Error")
     if isinstance(error, TimeoutError) and "time limit exceeded" in message:
-        kind = "Timeout"
-    elif _python_knows(error, message, source):
-        kind = "Unsupported"
-    return Run(failure=kind, message=message)
+        return _out_of_time(message, tree)
+    if legal.python_knows(error, message) or legal.is_lazy(tree):
+        return Run(failure="Unsupported", message=message)
+    return Run(failure=type(error).__name__.removesuffix("Error"), message=message)
 
 
-def _python_knows(error: BaseException, message: str, source: str) -> bool:
-    """Whether the failure is the sandbox's: a name, attribute, module or syntax that Python has.
-
-    The program may have written the message: nothing that it names may be imported or called.
-    """
-    quoted = re.findall(r"'([\w.]*)'", message)
-    match error:
-        case NotImplementedError() | RuntimeError():
-            return "monty" in message
-        case SyntaxError():
-            return _compiles(source)
-        case NameError() if quoted:
-            return hasattr(builtins, quoted[0])
-        case ModuleNotFoundError() if quoted:
-            return quoted[0].split(".")[0] in sys.stdlib_module_names | _LIBRARIES
-        case ImportError() if len(quoted) == 2:  # cannot import name 'a' from 'b'
-            return _has(quoted[1], quoted[0])
-        case AttributeError() if len(quoted) == 2:  # module 'a' / 'a' object has no attribute 'b'
-            return _has(quoted[0], quoted[1]) if "module" in message else _type_has(*quoted)
-    return False
-
-
-def _compiles(source: str) -> bool:
-    try:
-        compile(source, "solution", "exec", dont_inherit=True)
-    except (SyntaxError, ValueError, RecursionError, MemoryError, OverflowError):
-        return False
-    return True
-
-
-def _has(module: str, name: str) -> bool:
-    return module in _MODULES and hasattr(importlib.import_module(module), name)
-
-
-def _type_has(kind: str, name: str) -> bool:
-    owner = types.FunctionType if kind == "function" else getattr(builtins, kind, None)
-    return isinstance(owner, type) and hasattr(owner, name)
+def _out_of_time(message: str, tree: ast.Module) -> Run:
+    endless = legal.may_be_endless(tree) and legal.is_lazy(tree)
+    return Run(failure="Unsupported" if endless else "Timeout", message=message)

@@ -1,0 +1,219 @@
+"""One GPU in at most eight minutes: parity with the CPU, the quickstart, a model of 1.5B; one JSON.
+
+    benchmarks/gpu.sh                               # python with what the machine needs; then this
+    python benchmarks/gpu.py --out runs/gpu.json --budget 480
+    python benchmarks/gpu.py --cpu-smoke            # the script itself, on any machine: tiny sizes
+
+Parts, each in a process of its own with its share of the budget, and what earlier ones left over:
+
+* parity: the tiny reasoner of this repository in float32, on the GPU and on the CPU of the same
+  process: logits, greedy tokens, and tokens drawn with the same seed; with the GPU's own precision
+  of products (TF32 where it has it) and with the full one. The promise is for the full one.
+* quickstart: configs/quickstart.yaml as it stands, or as many of its steps as there is time for.
+* sampler: Qwen2.5-1.5B's shape, random weights in bfloat16, the whole sampler; tokens a second, and
+  the bytes that it had to read (weights, and every slot of the cache) against a measured copy.
+* learner: an update of the same shape on packed rows; its FLOPs against a measured product.
+
+Sizes go up while there is time. What was not reached is "not measured (time)". Exits with 1 if a
+part failed or parity is not kept.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.metadata
+import json
+import os
+import pathlib
+import platform
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from typing import Any
+
+ROOT = pathlib.Path(__file__).parents[1]
+SHARES = {"parity": 0.15, "quickstart": 0.3, "sampler": 0.3, "learner": 0.25}
+LATE = "not measured (time)"
+VERSIONS = ("jax", "jaxlib", "flax", "optax", "numpy", "transformers", "nvidia-cudnn-cu13")
+SMOKE = "a smoke run on a CPU at tiny sizes: its figures mean nothing"
+
+# Of a smoke run, which has little to compute and much to compile.
+HASTE = {"JAX_PLATFORMS": "cpu", "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
+QUICK = (
+    "--problems.options={train: 64, monitor: 16, test: 16}",
+    "--rounds={limits: [24], steps: 1, prompts: 2, evaluate_every: 1, save_every: 1}",
+    "--method.options.samples=2",
+    "--sample.rows=16",
+    "--monitor={samples: 1, limit: 24}",
+    "--test={samples: 1, limit: 24}",
+    "--pick.rule=last",
+    "--verify.workers=1",
+)
+
+Note = Callable[[str, Any], None]
+"""Keeps a figure: what is noted stays, also when the part is ended."""
+
+
+def main() -> int:
+    """All parts, one after the other; the JSON in the end."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--out", default="runs/gpu.json")
+    parser.add_argument("--budget", type=float, default=480, help="seconds for everything")
+    parser.add_argument("--cpu-smoke", action="store_true", help=SMOKE)
+    parser.add_argument("--parts", nargs="+", choices=SHARES, default=list(SHARES))
+    parser.add_argument("--part", nargs=2, metavar=("NAME", "FILE"), help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.part:
+        return play(args.part[0], pathlib.Path(args.part[1]), args.cpu_smoke, args.budget)
+    began, deadline, found, bad = time.monotonic(), 0.0, {}, []
+    for name in args.parts:
+        deadline += SHARES[name] / sum(SHARES[part] for part in args.parts) * args.budget
+        found[name], code = part(name, deadline - (time.monotonic() - began), args.cpu_smoke)
+        if code:
+            bad.append(name)
+    device = {}
+    for figures in found.values():
+        device |= figures.pop("device", {})
+    whole = {
+        "command": "benchmarks/gpu.py " + " ".join(sys.argv[1:]),
+        **({"smoke": SMOKE} if args.cpu_smoke else {}),
+        "device": {**device, **nvidia()},
+        "versions": {"python": platform.python_version(), **versions()},
+        "budget_s": args.budget,
+        "seconds": round(time.monotonic() - began, 1),
+        "failed": bad,
+        **found,
+    }
+    out = pathlib.Path(args.out)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    out.write_text(json.dumps(whole, indent=1) + "\n")
+    print(json.dumps(whole, indent=1))
+    if args.cpu_smoke:
+        print(SMOKE, file=sys.stderr)
+    return 1 if bad else 0
+
+
+def part(name: str, seconds: float, smoke: bool) -> tuple[dict[str, Any], int]:
+    """What a part noted in so many seconds, and its exit code (0 also where it ran out of them)."""
+    with tempfile.TemporaryDirectory() as folder:
+        notes = pathlib.Path(folder) / "notes"
+        command = [sys.executable, __file__, "--part", name, str(notes), "--budget", str(seconds)]
+        path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+        env = {**os.environ, "PYTHONPATH": path} | (HASTE if smoke else {})
+        if not smoke:
+            env.pop("JAX_PLATFORMS", None)  # parity needs the CPU beside the GPU
+        began = time.monotonic()
+        process = subprocess.Popen(
+            command + ["--cpu-smoke"] * smoke,
+            env=env,
+            stdout=sys.stderr,
+            start_new_session=True,
+        )
+        try:
+            code, late = process.wait(timeout=max(1.0, seconds)), False
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+            code, late = 0, True
+        lines = notes.read_text().splitlines() if notes.exists() else []
+    found = dict(json.loads(line) for line in lines)
+    for key in found.pop("planned", [name]):
+        found.setdefault(key, LATE if late else f"failed with exit code {code}")
+    return {**found, "seconds": round(time.monotonic() - began, 1)}, code
+
+
+def play(name: str, notes: pathlib.Path, smoke: bool, seconds: float) -> int:
+    """One part, in this process."""
+    began = time.monotonic()
+
+    def note(key: str, value: Any) -> None:
+        with notes.open("a") as file:
+            file.write(json.dumps([key, value]) + "\n")
+
+    def left() -> float:
+        return seconds - (time.monotonic() - began)
+
+    if name == "quickstart":  # the GPU is the run's; this process does not touch it
+        return quickstart(note, smoke, left)
+    import gpu_parity
+    import gpu_speed
+    import jax
+
+    device = jax.devices()[0]
+    if not smoke and device.platform != "gpu":
+        print(f"gpu.py: no GPU here, only {device.device_kind}; --cpu-smoke", file=sys.stderr)
+        return 1
+    note("device", {"platform": device.platform, "kind": device.device_kind})
+    parts = {
+        "parity": gpu_parity.compare,
+        "sampler": gpu_speed.sampler,
+        "learner": gpu_speed.learner,
+    }
+    return parts[name](note, smoke, left)
+
+
+def nvidia() -> dict[str, str]:
+    """Driver and memory, where there is such a GPU."""
+    if shutil.which("nvidia-smi") is None:
+        return {}
+    query = ["nvidia-smi", "--query-gpu=name,driver_version,memory.total", "--format=csv,noheader"]
+    said = subprocess.run(query, capture_output=True, text=True).stdout.splitlines()
+    return {"nvidia-smi": said[0]} if said else {}
+
+
+def versions() -> dict[str, str]:
+    """Of the packages that matter."""
+    there = {d.metadata["Name"]: d.version for d in importlib.metadata.distributions()}
+    return {name: there[name] for name in VERSIONS if name in there}
+
+
+# -- quickstart ------------------------------------------------------------------------------------
+
+
+def quickstart(note: Note, smoke: bool, left: Callable[[], float]) -> int:
+    """The command of the README; stopped with what it has, where it takes too long."""
+    note("planned", ["run"])
+    with tempfile.TemporaryDirectory() as folder:
+        out = pathlib.Path(folder) / "run"
+        command = [sys.executable, "-m", "pruner_jax", "prune", "configs/quickstart.yaml"]
+        command += [f"--out={out}", *QUICK * smoke]
+        process = subprocess.Popen(command, cwd=ROOT, stdout=sys.stderr)
+        try:
+            code, late = process.wait(timeout=max(1.0, left() - 10)), False
+        except subprocess.TimeoutExpired:
+            process.terminate()
+            code, late = 0, True
+        figures = seen(out) | {"finished": not late}
+        if late:
+            figures["summary"] = LATE
+        elif not code:
+            summary = json.loads((out / "summary.json").read_text())
+            keys = ("token_ratio", "accuracy_change", "seconds")
+            figures["summary"] = {key: summary[key] for key in keys}
+        if not code:
+            note("run", figures)
+        process.wait()  # what is being saved
+    return code
+
+
+def seen(out: pathlib.Path) -> dict[str, Any]:
+    """What a run wrote down of its steps so far."""
+    path = out / "metrics.jsonl"
+    lines = path.read_text().splitlines() if path.exists() else []
+    steps = [line for line in map(json.loads, lines) if "time/learn" in line]
+    keys = ("time/rollout", "time/verify", "time/learn", "perf/sample_tokens_per_second")
+    medians = {f"median {key}": _median([step.get(key) for step in steps]) for key in keys}
+    return {"steps": len(steps), **medians}
+
+
+def _median(values: list[float | None]) -> float | None:
+    there = sorted(value for value in values if value is not None)
+    return there[len(there) // 2] if there else None
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,187 @@
+"""How fast a model of Qwen2.5-1.5B's shape samples and learns: two parts of gpu.py.
+
+Random weights. Each figure stands beside what the same device did in a plain copy (bandwidth) or a
+plain product (FLOPs), measured first; and beside the maker's figures, where the device is known.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import learn  # benchmarks/learn.py
+import numpy as np
+
+from pruner_jax.policy import weights
+from pruner_jax.policy.config import ModelConfig
+from pruner_jax.sample.options import SampleOptions
+from pruner_jax.sample.sampler import SampleStats, sample
+from pruner_jax.types import Problem, Prompts, Purpose
+
+# Bytes a second, dense bfloat16 FLOPs a second, as the maker says.
+MAKERS = {"NVIDIA H200": (4.8e12, 989e12), "NVIDIA H100 80GB HBM3": (3.35e12, 989e12)}
+
+Note = Callable[[str, Any], None]
+
+
+# -- sampling --------------------------------------------------------------------------------------
+
+
+def sampler(note: Note, smoke: bool, left: Callable[[], float]) -> int:
+    """Tokens a second of the whole sampler, and the share of the bandwidth that its reading is."""
+    config = learn.MODELS["tiny" if smoke else "1.5b"]
+    dtype = "float32" if smoke else "bfloat16"
+    tile = 16 if smoke else 128
+    prompt, limit = tile + 1, 2 * tile  # a prefill of one tile, a cache of three from the beginning
+    ladder = (2, 4) if smoke else (8, 64)
+    note("planned", ["copy_bytes_per_s", *(f"{p} prompts x 8" for p in ladder)])
+    rate = copy_rate(2**20 if smoke else 2**32)
+    note("copy_bytes_per_s", rate)
+    params = jax.jit(
+        lambda: weights.unstack(weights.init(config, jax.random.key(0), dtype), dtype)
+    )()
+    took = 0.0
+    for count in ladder:
+        if took * 1.5 > left():
+            break
+        began = time.monotonic()
+        options = SampleOptions(rows=count * 8, slot_multiple=tile, slot_growth=3.0, dtype=dtype)
+        stats = [draw(params, config, count, prompt, limit, options, seed) for seed in (0, 1)][1]
+        note(f"{count} prompts x 8", sampled(stats, params, config, prompt, rate))
+        took = time.monotonic() - began
+    return 0
+
+
+def draw(
+    params: Any,
+    config: ModelConfig,
+    count: int,
+    prompt: int,
+    limit: int,
+    options: SampleOptions,
+    seed: int,
+) -> SampleStats:
+    """Eight responses of ``limit`` tokens to each of so many random prompts; no token ends one."""
+    tokens = np.random.default_rng(seed).integers(0, config.vocab_size, (count, prompt), np.int32)
+    prompts = Prompts(
+        problems=tuple(Problem(id=str(p), question="", answer="") for p in range(count)),
+        text=("",) * count,
+        tokens=tuple(tokens),
+        purpose=Purpose.TRAIN,
+        visit_P=np.zeros(count, np.int64),
+    )
+    _, stats = sample(
+        params,
+        config,
+        prompts,
+        samples=8,
+        limit=limit,
+        seed=seed,
+        end_ids=(config.vocab_size,),
+        close_ids=((0,),),
+        opened=False,
+        decode=lambda tokens: "",
+        options=options,
+    )
+    return stats
+
+
+def sampled(
+    stats: SampleStats, params: Any, config: ModelConfig, prompt: int, rate: float
+) -> dict[str, Any]:
+    """What a call took, prefill and host included. "read": all slots; "needed": only live ones."""
+    width = params["embed"].dtype.itemsize
+    slot = 2 * config.layers * config.kv_heads * config.head_width * width
+    whole = sum(x.nbytes for x in jax.tree.leaves(params)) * stats.steps
+    per_row = stats.tokens / stats.rows
+    live = stats.tokens * (prompt + per_row / 2)
+    read, needed = whole + stats.slot_steps * slot, whole + live * slot
+    figures = {
+        "rows": stats.rows,
+        "tokens": stats.tokens,
+        "seconds": stats.seconds,
+        "tokens_per_s": stats.tokens / stats.seconds,
+        "ms_per_step": stats.seconds / stats.steps * 1e3,
+        "slots": stats.slot_steps / stats.row_steps,
+        "compiled": stats.programs,
+        "read_bytes_per_s": read / stats.seconds,
+        "read_of_copy": read / stats.seconds / rate,
+        "needed_of_copy": needed / stats.seconds / rate,
+    }
+    if maker := MAKERS.get(jax.devices()[0].device_kind):
+        figures["read_of_maker"] = read / stats.seconds / maker[0]
+        figures["needed_of_maker"] = needed / stats.seconds / maker[0]
+    return figures
+
+
+def copy_rate(size: int) -> float:
+    """Bytes a second, read and written, of adding 1 to so many bytes."""
+    add = jax.jit(lambda x: x + 1, donate_argnums=0)
+    x = add(jnp.zeros(size // 2, jnp.bfloat16)).block_until_ready()
+    times = []
+    for _ in range(10):
+        began = time.perf_counter()
+        x = add(x).block_until_ready()
+        times.append(time.perf_counter() - began)
+    return 2 * size / float(np.median(times))
+
+
+# -- learning --------------------------------------------------------------------------------------
+
+
+def learner(note: Note, smoke: bool, left: Callable[[], float]) -> int:
+    """Tokens a second of an update on packed rows, and its share of what products reach."""
+    config = learn.MODELS["tiny" if smoke else "1.5b"]
+    ladder = (8,) if smoke else (16, 64)
+    note("planned", ["product_flops_per_s", *(f"{rows} rows" for rows in ladder)])
+    rate = product_rate(256 if smoke else 8192, "float32" if smoke else "bfloat16")
+    note("product_flops_per_s", rate)
+    took = 0.0
+    for count in ladder:
+        if took * 1.5 > left():
+            break
+        began = time.monotonic()
+        mean = 20 if smoke else 1500
+        args = argparse.Namespace(rows=count, prompt=12 if smoke else 128, mean=mean, spread=0.25)
+        rows = learn.random_rows(args, config.vocab_size)
+        run = learn.Run(config, rows, {})
+        for _ in range(2 if smoke else 3):
+            run.update()
+        found = run.result(rows)
+        lengths = [args.prompt + len(response) for response in rows.response]
+        flops = flops_per_token(config, lengths) * found["tokens_per_s"]
+        figures = {"rows": count, **found, "flops_per_s": flops, "of_product": flops / rate}
+        if maker := MAKERS.get(jax.devices()[0].device_kind):
+            figures["mfu_of_maker"] = flops / maker[1]
+        note(f"{count} rows", figures)
+        del run
+        took = time.monotonic() - began
+    return 0
+
+
+def flops_per_token(config: ModelConfig, lengths: Sequence[int]) -> float:
+    """Forward and backward, nothing counted that is computed again: 6 for each weight of a product,
+    and causal attention, 6 x layers x heads x head width x the length of the token's own row."""
+    tree = weights.abstract(config, "float32")
+    count = sum(x.size for x in jax.tree.leaves(tree))
+    if not config.tied:
+        count -= tree["embed"].size  # looked up, not multiplied
+    length = np.square(lengths).sum() / np.sum(lengths)
+    return 6.0 * count + 6.0 * config.layers * config.heads * config.head_width * float(length)
+
+
+def product_rate(size: int, dtype: str) -> float:
+    """FLOPs a second of a product of two square matrices."""
+    multiply = jax.jit(lambda a, b: a @ b)
+    a = jax.random.normal(jax.random.key(0), (size, size), dtype)
+    multiply(a, a).block_until_ready()
+    times = []
+    for _ in range(10):
+        began = time.perf_counter()
+        multiply(a, a).block_until_ready()
+        times.append(time.perf_counter() - began)
+    return 2 * size**3 / float(np.median(times))

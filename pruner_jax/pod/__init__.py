@@ -1,0 +1,1 @@
+"""Many hosts: how their processes find each other, agree, and stop together."""

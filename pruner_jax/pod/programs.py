@@ -1,0 +1,263 @@
+"""The programs of a run, made ready to be compiled for devices that are not there.
+
+`learner` is the update of `learn.step`, `sampler` the decode block and the prefill of
+`sample.decode`: those very functions, with shapes and places where a run has arrays. Takes options
+that leave nothing to the backend (`for_tpu`), which here is not the one that would run them.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from pruner_jax.learn import pack
+from pruner_jax.learn.options import LearnOptions
+from pruner_jax.learn.rows import Rows, shares, updates
+from pruner_jax.learn.step import (
+    LearnState,
+    batch_shardings,
+    make_update,
+    row_shards,
+    state_shardings,
+)
+from pruner_jax.mesh import DECODE_RULES, ROWS
+from pruner_jax.objective.loss_spec import LossSpec
+from pruner_jax.policy import weights
+from pruner_jax.policy.cache import init_cache
+from pruner_jax.policy.config import ModelConfig
+from pruner_jax.sample import decode as device
+from pruner_jax.sample.layout import Shapes
+from pruner_jax.sample.options import SampleOptions
+from pruner_jax.sample.pick import Picking
+from pruner_jax.sample.sampler import PREFILL_TOKENS, SLOT_MULTIPLE_ELSEWHERE, shapes_of
+
+PyTree = Any
+
+
+@dataclasses.dataclass(frozen=True)
+class Program:
+    """A program before it is traced, and the arrays it is called with by what they are."""
+
+    lower: Callable[[], jax.stages.Lowered]
+    arguments: Mapping[str, PyTree]
+
+
+@dataclasses.dataclass(frozen=True)
+class Learner:
+    """An optimiser update, and how its rows are packed."""
+
+    program: Program
+    tokens: int  # T of a packed row
+    rows: int  # of a micro-batch, on a device
+    micro_batches: int  # of an update
+    updates: int  # of a collection
+
+
+@dataclasses.dataclass(frozen=True)
+class Sampler:
+    """A decode block, and the prefill that comes before."""
+
+    decode: Program
+    prefill: Program
+    rows: int  # on a device
+    slots: int  # of each
+
+
+def for_tpu(learn: LearnOptions, sample: SampleOptions) -> tuple[LearnOptions, SampleOptions]:
+    """The options with every choice made that a TPU would make."""
+    return learn.resolve("tpu"), dataclasses.replace(
+        sample,
+        dtype=sample.resolve_dtype("tpu"),
+        slot_multiple=sample.slot_multiple or SLOT_MULTIPLE_ELSEWHERE,
+    )
+
+
+def learner(
+    config: ModelConfig,
+    spec: LossSpec,
+    options: LearnOptions,
+    optimizer: optax.GradientTransformation,
+    mesh: Mesh,
+    *,
+    rows: int,
+    prompt: int,
+    limit: int,
+) -> Learner:
+    """The update of a collection of so many rows that all get as long as they may.
+
+    Args:
+      config: of the model.
+      spec: the loss.
+      options: of `for_tpu`.
+      optimizer: of the run.
+      mesh: of the devices to compile for.
+      rows: of a collection.
+      prompt: tokens of a prompt.
+      limit: tokens of a response.
+    """
+    collected = _longest(rows, spec, prompt, limit)
+    sizes = pack.plan(
+        collected, spec, options, shards=row_shards(mesh), shares=shares(collected, spec)
+    )
+    each = list(updates(collected, spec, seed=0))
+    batch, _ = pack.pack(collected.take(each[0]), spec, sizes)
+    state = learn_state(config, optimizer, mesh)
+    placed = _placed(batch, batch_shardings(mesh))
+    rate = _shape((), jnp.float32, _whole(mesh))
+    update = make_update(config, spec, options, optimizer, mesh)
+    arguments = {"weights": state.params, "optimizer": state.opt_state, "batch": placed}
+    return Learner(
+        Program(functools.partial(update.lower, state, placed, rate), arguments),
+        sizes.tokens,
+        sizes.rows // row_shards(mesh),
+        int(batch.steps),
+        len(each),
+    )
+
+
+def _longest(rows: int, spec: LossSpec, prompt: int, limit: int) -> Rows:
+    """A collection whose responses are all cut at the limit, in arrays without memory."""
+    paired = spec.kind == "pairs"
+    rows += rows % 2 if paired else 0
+    shape = (rows, limit)
+    token = np.zeros((), np.int32)
+    number_B = np.arange(rows)
+    weight_B = np.where(number_B % 2, -1.0, 1.0) if paired else np.ones(rows)
+    nothing_BT = np.broadcast_to(np.float32(0), shape)
+    return Rows(
+        prompt=(np.broadcast_to(token, prompt),) * rows,
+        response=(np.broadcast_to(token, limit),) * rows,
+        train_BT=np.ones(shape, bool),
+        weight_BT=np.broadcast_to(weight_B[:, None].astype(np.float32), shape),
+        old_logp_BT=nothing_BT if spec.kind == "pg" else None,
+        ref_logp_BT=nothing_BT if spec.needs_reference else None,
+        pair_B=number_B // 2 if paired else None,
+        limit=limit,
+    )
+
+
+def learn_state(
+    config: ModelConfig, optimizer: optax.GradientTransformation, mesh: Mesh
+) -> LearnState:
+    """Shapes and places of the learner's state."""
+    params = weights.abstract(config, jnp.float32)
+    shapes = LearnState(params, jax.eval_shape(optimizer.init, params))
+    return _placed(shapes, state_shardings(config, optimizer, mesh))
+
+
+def sampler(
+    config: ModelConfig,
+    options: SampleOptions,
+    mesh: Mesh,
+    *,
+    count: int,
+    prompt: int,
+    limit: int,
+    end_ids: tuple[int, ...],
+) -> Sampler:
+    """The decode block with its cache at its largest, and a prefill of prompts.
+
+    Args:
+      config: of the model.
+      options: of `for_tpu`.
+      mesh: of the devices to compile for.
+      count: rows to be written.
+      prompt: tokens of a prompt.
+      limit: tokens of a response.
+      end_ids: tokens that end a response.
+    """
+    shapes = shapes_of(options, mesh, count)
+    slots = shapes.most_slots(prompt, limit, options.block)
+    params = _placed(
+        weights.abstract(config, options.dtype, stacked=False),
+        weights.weight_shardings(config, mesh, DECODE_RULES, stacked=False),
+    )
+    return Sampler(
+        _decode(config, options, mesh, params, shapes, slots, end_ids),
+        _prefill(config, mesh, params, shapes, prompt),
+        shapes.full,
+        slots,
+    )
+
+
+def _alone(mesh: Mesh) -> Mesh | None:
+    """As `run.engine.Engine` has it."""
+    return mesh if mesh.size > 1 else None
+
+
+def _spread(mesh: Mesh) -> NamedSharding:
+    return NamedSharding(mesh, PartitionSpec(ROWS))
+
+
+def _whole(mesh: Mesh) -> NamedSharding:
+    return NamedSharding(mesh, PartitionSpec())
+
+
+def _decode(
+    config: ModelConfig,
+    options: SampleOptions,
+    mesh: Mesh,
+    params: PyTree,
+    shapes: Shapes,
+    slots: int,
+    end_ids: tuple[int, ...],
+) -> Program:
+    seats, dtype = shapes.full * shapes.shards, jnp.dtype(options.dtype)
+    cache = jax.eval_shape(lambda: init_cache(config, seats, slots, dtype).layers)
+    layers = jax.tree.map(lambda x: _shape(x.shape, x.dtype, _spread(mesh)), cache)
+    rows = _rows(seats, _spread(mesh))
+    slot_s = _shape((shapes.shards,), jnp.int32, _spread(mesh))
+    limits = _shape((2,), jnp.int32, _whole(mesh))
+    key = _shape((), jax.eval_shape(lambda: jax.random.key(0)).dtype, _whole(mesh))
+    picking = Picking(options.temperature, options.top_k, options.top_p, options.min_p)
+    program = device.Program(config, picking, end_ids, options.block, None, _alone(mesh))
+    arguments = (params, layers, rows, slot_s, limits, key)
+    return Program(
+        functools.partial(device.decode.lower, *arguments, program=program),
+        {"weights": params, "cache": layers, "rows": rows},
+    )
+
+
+def _prefill(
+    config: ModelConfig, mesh: Mesh, params: PyTree, shapes: Shapes, prompt: int
+) -> Program:
+    width = shapes.slots(prompt - 1)
+    some = shapes.shards * max(1, min(shapes.full, PREFILL_TOKENS // width))
+    tokens = _shape((some, width), jnp.int32, _spread(mesh))
+    start = _shape((some,), jnp.int32, _spread(mesh))
+    return Program(
+        functools.partial(
+            device.prefill.lower, params, tokens, start, config=config, mesh=_alone(mesh)
+        ),
+        {"weights": params},
+    )
+
+
+def _rows(seats: int, spread: NamedSharding) -> device.Rows:
+    """Seats without a hook's memory."""
+    kinds = {"alive_B": jnp.bool_, "identity_B3": jnp.uint32}
+    widths = {"identity_B3": (3,), "memory_BM": (0,), "recent_BW": (0,)}
+    return device.Rows(
+        **{
+            field.name: _shape(
+                (seats, *widths.get(field.name, ())), kinds.get(field.name, jnp.int32), spread
+            )
+            for field in dataclasses.fields(device.Rows)
+        }
+    )
+
+
+def _shape(shape: tuple[int, ...], dtype: Any, place: NamedSharding) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(shape, dtype, sharding=place)
+
+
+def _placed(tree: PyTree, places: PyTree) -> PyTree:
+    return jax.tree.map(lambda x, place: _shape(np.shape(x), x.dtype, place), tree, places)

@@ -1,0 +1,92 @@
+"""How the processes of a run find each other, before JAX looks at any device.
+
+Takes ``PodOptions`` and the environment; gives the `Pod` for as long as the run lasts. On Cloud TPU
+pods, GKE, Slurm and Open MPI, JAX finds the others by itself. A run alone starts nothing.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator, Mapping
+
+import jax
+
+from pruner_jax.learn.options import PodOptions
+from pruner_jax.pod.together import ALONE, Pod, PodError
+from pruner_jax.pod.watch import Watch
+
+# JAX ends a process by itself when it has not heard of another for this long; the watch, which says
+# why, comes first.
+_GRACE = 60
+
+
+@contextlib.contextmanager
+def start(options: PodOptions) -> Iterator[Pod]:
+    """The pod that this process is part of; left when the run is done or has failed.
+
+    Raises:
+      PodError: the others were not found.
+    """
+    if not wanted(options, os.environ):
+        if jax.process_count() > 1:  # as on the hosts of a Cloud TPU slice
+            raise PodError(
+                f"JAX has found {jax.process_count()} processes, which know nothing of each other "
+                "here; set pod.start to pod (or PRUNER_POD=pod) to run on all of them, or take a "
+                "machine of its own"
+            )
+        yield ALONE
+        return
+    given = {
+        "coordinator_address": options.coordinator,
+        "num_processes": options.processes,
+        "process_id": options.process,
+    }
+    if "cpu" in (jax.config.jax_platforms or os.environ.get("JAX_PLATFORMS", "")):
+        jax.config.update("jax_cpu_collectives_implementation", "gloo")
+    # Which signal stops a run, and when, is the run's own matter (run.interrupts).
+    jax.config.update("jax_enable_preemption_service", False)
+    try:
+        jax.distributed.initialize(
+            **given,
+            initialization_timeout=options.wait,
+            heartbeat_timeout_seconds=options.patience + _GRACE,
+        )
+    except (ValueError, RuntimeError) as error:
+        said = ", ".join(f"{name} = {value}" for name, value in given.items() if value is not None)
+        raise PodError(
+            f"the other processes of the pod were not found ({said or 'looked for by JAX'}): "
+            f"{str(error).strip().splitlines()[0]}. Every host needs the same command; where the "
+            "cluster says nothing, pod.coordinator (address:port of the first host), "
+            "pod.processes and pod.process (0, 1, ...) must be given, or pod.start: none to run "
+            "alone"
+        ) from error
+    if jax.process_count() == 1:
+        yield ALONE
+        return
+    with Watch(options.patience) as watch:
+        pod = Pod(jax.process_index(), jax.process_count(), watch)
+        try:
+            yield pod
+            pod.gather(None, "the end")  # the first process keeps the line until all are done
+        except BaseException as error:
+            reason = watch.ended_by(error)
+            if reason is error:
+                raise
+            raise reason from error
+    jax.distributed.shutdown()
+
+
+def wanted(options: PodOptions, environment: Mapping[str, str]) -> bool:
+    """Whether this process is to look for others; PRUNER_POD has the last word."""
+    how = environment.get("PRUNER_POD", options.start)
+    if how not in ("auto", "pod", "none"):
+        raise ValueError(f"PRUNER_POD is {how!r}; allowed: auto, pod, none")
+    if how == "auto":
+        hosts = environment.get("TPU_WORKER_HOSTNAMES", "")
+        several = "," in hosts and " " not in hosts  # libtpu writes a warning there
+        # Of a step of Slurm, which srun starts; a job's own number of tasks may mean CPUs.
+        tasks = ("SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE", "MEGASCALE_NUM_SLICES")
+        named = "JAX_COORDINATOR_ADDRESS" in environment or options.coordinator is not None
+        return several or named or any(int(environment.get(name) or 1) > 1 for name in tasks)
+    return how == "pod"

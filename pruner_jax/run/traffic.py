@@ -1,0 +1,79 @@
+"""What a compiled program of a run passes between chips and copies, in a run's own words.
+
+Takes HLO text, or None where the compiler cannot print it, which is then what is said.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+
+from pruner_jax.pod import hlo
+
+UNKNOWN = "not available"
+_TYPES = {"bfloat16": "bf16", "float32": "f32"}
+
+
+def of_learner(text: str | None) -> dict[str, Any]:
+    """Collectives of an update: once, for each micro-batch, for each layer."""
+    if text is None:
+        return {"collectives": UNKNOWN}
+    return {"collectives": _collectives(hlo.parse(text), "each update", "each micro-batch")}
+
+
+def of_decode(text: str | None, cache: Any) -> dict[str, Any]:
+    """Collectives of a decode block, and whole copies of keys or values of a layer in its loop.
+
+    ``cache``: shapes and places of the layers.
+    """
+    if text is None:
+        return {"collectives": UNKNOWN, "cache_copies": UNKNOWN}
+    module, leaves = hlo.parse(text), jax.tree.leaves(cache)
+    shapes = [x.sharding.shard_shape(x.shape) for x in leaves]
+    copied = hlo.copies(module, shapes, _TYPES[leaves[0].dtype.name])
+    return {
+        "collectives": _collectives(module, "each block", "each token"),
+        "cache_copies": len(copied),
+    }
+
+
+def said(traffic: dict[str, Any]) -> list[str]:
+    """The same in lines."""
+    lines = []
+    for name, value in traffic.items():
+        if not isinstance(value, list):
+            lines.append(f"{name.replace('_', ' ')}: {value}")
+            continue
+        lines.extend(
+            f"{one['count']} {one['kind']} {one['where']}: {one['bytes'] / (1 << 20):.2f} MiB"
+            for one in value
+        )
+        if not value:
+            lines.append(f"{name}: none")
+    return lines
+
+
+def _collectives(module: hlo.Module, once: str, often: str) -> list[dict[str, Any]]:
+    """By kind and place, whatever the loops at one place; bytes of one round of them."""
+    found: dict[tuple[str, str], dict[str, Any]] = {}
+    for one in hlo.collectives(module):
+        where = ", ".join([[once, often][min(len(one.loops), 1)], *_inner(module, one.loops)])
+        entry = found.setdefault(
+            (where, one.kind), {"kind": one.kind, "where": where, "count": 0, "bytes": 0}
+        )
+        entry["count"] += one.count
+        entry["bytes"] += one.bytes
+    return list(found.values())
+
+
+def _inner(module: hlo.Module, loops: tuple[str, ...]) -> list[str]:
+    """What the loops within the outermost go over, by the named scopes of the source."""
+    if len(loops) < 2:
+        return []
+    scope = hlo.usual_scope(module, loops[1], ("logprob", "/attention", "/mlp"))
+    over = {"logprob": "each chunk of logits", None: "each round of a loop"}
+    way = hlo.usual_scope(module, loops[1], ("transpose(jvp", "/jvp("))
+    back = "backward" if way == "transpose(jvp" else "forward"
+    within = ["in a loop there"] if len(loops) > 2 else []
+    return [f"{over.get(scope, 'each layer')} {back}", *within]

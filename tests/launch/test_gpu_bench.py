@@ -1,0 +1,56 @@
+"""benchmarks/gpu.sh: a smoke run measures every part, and one without time says so."""
+
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+ROOT = pathlib.Path(__file__).parents[2]
+
+
+def bench(tmp_path, *arguments):
+    command = [str(ROOT / "benchmarks" / "gpu.sh"), f"--out={tmp_path}/gpu.json", *arguments]
+    settings = {"PYTHON": sys.executable, "JAX_PLATFORMS": "cpu"}
+    env = {**os.environ, **settings}
+    env.pop("XLA_FLAGS", None)
+    return subprocess.run(command, env=env, capture_output=True, text=True)
+
+
+def read(tmp_path):
+    return json.loads((tmp_path / "gpu.json").read_text())
+
+
+@pytest.mark.slow
+def test_a_smoke_run_measures_every_part(tmp_path):
+    done = bench(tmp_path, "--cpu-smoke", "--budget=1000")
+    assert done.returncode == 0, done.stderr[-3000:]
+    found = read(tmp_path)
+    assert json.loads(done.stdout) == found
+    assert "figures mean nothing" in found["smoke"] and "figures mean nothing" in done.stderr
+    assert found["device"]["platform"] == "cpu" and found["versions"]["jax"] and not found["failed"]
+    assert "not measured" not in done.stdout
+    parity = found["parity"]["full precision"]
+    assert parity["equal rows"] == {"greedy": parity["rows"], "drawn": parity["rows"]}
+    assert found["quickstart"]["run"]["steps"] == 1 and found["quickstart"]["run"]["finished"]
+    sampler, learner = found["sampler"]["4 prompts x 8"], found["learner"]["8 rows"]
+    assert sampler["tokens"] == 4 * 8 * 32 and sampler["slots"] == 48
+    assert sampler["needed_of_copy"] < sampler["read_of_copy"]
+    assert not sampler["compiled"]  # what is timed was compiled before
+    assert learner["tokens_per_s"] > 0 and learner["of_product"] > 0
+
+
+def test_what_there_is_no_time_for_is_not_measured(tmp_path):
+    done = bench(tmp_path, "--cpu-smoke", "--budget=1", "--parts", "learner")
+    assert done.returncode == 0, done.stderr[-3000:]
+    # Of the part as a whole, or of what it had planned by then.
+    figures = {name: x for name, x in read(tmp_path)["learner"].items() if name != "seconds"}
+    assert figures and set(figures.values()) == {"not measured (time)"}
+
+
+def test_without_a_gpu_it_says_so(tmp_path):
+    done = bench(tmp_path, "--parts", "parity")
+    assert done.returncode == 1 and "no GPU here" in done.stderr
+    assert read(tmp_path)["failed"] == ["parity"]

@@ -1,0 +1,55 @@
+"""Compiles for TPUs that are not there, in a process of its own; prints JSON."""
+
+import json
+import re
+import sys
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import SingleDeviceSharding
+
+from pruner_jax import config
+from pruner_jax.pod import chips, hlo
+from pruner_jax.run import finding
+
+
+def memory_of(chip):
+    """What the compiler says a device gives, in GiB."""
+    place = SingleDeviceSharding(chips.devices(chip.slices()[0])[0])
+    large = jax.ShapeDtypeStruct((400, 1 << 30), jnp.bfloat16, sharding=place)
+    try:
+        jax.jit(jnp.sin).lower(large).compile()
+    except jax.errors.JaxRuntimeError as error:
+        return float(re.search(r"available HBM \(([\d.]+)G\)", str(error))[1])
+
+
+def turned_over(shape):
+    """Copies in a loop that turns two large arrays over at every step."""
+    place = SingleDeviceSharding(chips.devices("v5e:1x1")[0])
+
+    def turn(x, y, steps):
+        body = lambda i, carry: (carry[1].T + i.astype(jnp.bfloat16), carry[0].T)  # noqa: E731
+        return jax.lax.fori_loop(0, steps, body, (x, y))
+
+    arrays = [jax.ShapeDtypeStruct(s, jnp.bfloat16, sharding=place) for s in (shape, shape[::-1])]
+    steps = jax.ShapeDtypeStruct((), jnp.int32, sharding=place)
+    text = jax.jit(turn).lower(*arrays, steps).compile().as_text()
+    return len(hlo.copies(hlo.parse(text), [shape, shape[::-1]], "bf16"))
+
+
+def main(file, *words):
+    settings = config.load(config.PlanConfig, file, words)
+    here = finding.prepare(settings)
+    found = {
+        "backend": jax.default_backend(),
+        "devices": {s: len(chips.devices(s)) for chip in chips.CHIPS for s in chip.slices()},
+        "memory": {chip.name: memory_of(chip) for chip in chips.CHIPS},
+        "turned_over": turned_over((8192, 16384)),
+        # A cache that does not fit into the memory on the chip's core.
+        "monitor": finding.sampling(here, "monitor").plain(here.chip.memory),
+    }
+    print(json.dumps(found))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,140 @@
+"""What the processes of a pod do together, and how they end when one of them cannot."""
+
+import json
+import re
+import threading
+import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import processes
+import pytest
+
+from pruner_jax.learn.options import PodOptions
+from pruner_jax.pod.notice import Notices
+from pruner_jax.pod.start import wanted
+from pruner_jax.pod.together import ALONE
+from pruner_jax.run.interrupts import Interrupted, Interrupts
+
+MEETING = Path(__file__).parent / "meeting.py"
+ENV = {"PYTHONPATH": str(Path(__file__).parents[2])}
+
+
+def meet(how, count, folder):
+    return processes.run([MEETING, how, folder], count, folder / "logs", timeout=120, env=ENV)
+
+
+def ends(how, count, folder, who):
+    """Exit codes, and what all processes wrote to stderr."""
+    command = [MEETING, how, folder, str(who)]
+    with processes.started(command, count, folder / "logs", env=ENV) as group:
+        return group.wait(120), [group.err(index) for index in range(count)]
+
+
+def test_four_give_share_and_write(tmp_path):
+    assert [out.strip() for out in meet("gather", 4, tmp_path)] == ["met"] * 4
+
+
+def test_a_slow_one_is_waited_for(tmp_path):
+    assert [out.strip() for out in meet("slow", 2, tmp_path)] == ["waited True"] * 2
+
+
+def test_what_one_fails_with_all_fail_with(tmp_path):
+    first, last = meet("fail", 2, tmp_path)
+    assert first.splitlines() == [
+        "PodError process 1 failed: ValueError: the last one failed",
+        "went on",
+    ]
+    assert last.splitlines() == ["ValueError the last one failed", "went on"]
+
+
+def test_a_request_to_stop_reaches_all(tmp_path):
+    said = "Interrupted stopped by SIGTERM; the same command continues"
+    assert [out.splitlines()[0] for out in meet("stop", 2, tmp_path)] == [said, said]
+
+
+DEAD = "has not been heard of for 3 s .*same command"
+
+
+@pytest.mark.parametrize(
+    ("how", "who", "codes", "words"),
+    [
+        # What each process ends with, and what it says.
+        ("alone", 1, [1, 1], ["process 1 .* failed: ValueError: failed where", "nobody waits"]),
+        ("alone", 0, [1, 1], ["nobody waits", "process 0 .* failed: ValueError: failed where"]),
+        ("dead", 1, [75, -9], [f"process 1 .* {DEAD}", ""]),
+        ("dead", 0, [-9, -6], ["", "leader task was preempted"]),  # JAX itself ends the others
+        ("memory", 1, [1, 1], ["process 1 failed: RuntimeError: RESOURCE_EX", "RESOURCE_EXH"]),
+        ("collective", 2, [75, 75, -9], [f"process 2 .* {DEAD}", f"process 2 .* {DEAD}", ""]),
+        ("impatient", 1, [130, 130], ["stopped by SIGINT", "KeyboardInterrupt"]),
+        ("astray", 1, [1, 1], ["process 1 is at stop_first, this one at fail_on_last", ""]),
+        ("unshared", 1, [1, 1], ["not the same folder on all .*processes .1. do not see", ""]),
+    ],
+    ids=lambda x: x if isinstance(x, str) else "",
+)
+def test_all_end_and_say_why(tmp_path, how, who, codes, words):
+    found, said = ends(how, len(codes), tmp_path, who)
+    for pattern, err in zip(words, said):
+        assert re.search(pattern, err), said
+    assert found == codes, said
+
+
+def test_a_process_alone_is_a_pod():
+    assert ALONE.each(lambda: 3) == [3] and ALONE.lead(json.dumps, {}) == "{}"
+    assert ALONE.gather((1, 2), "here") == [(1, 2)] and list(ALONE.share(3)) == [0, 1, 2]
+
+
+@pytest.mark.parametrize(
+    ("start", "environment", "found"),
+    [
+        ("auto", {}, False),
+        ("auto", {"SLURM_NTASKS": "2"}, False),  # of a job that runs one command
+        ("auto", {"SLURM_STEP_NUM_TASKS": "1"}, False),
+        ("auto", {"SLURM_STEP_NUM_TASKS": "2"}, True),
+        ("auto", {"TPU_WORKER_HOSTNAMES": "a,b"}, True),
+        ("auto", {"TPU_WORKER_HOSTNAMES": "WARNING: not found, set it"}, False),
+        ("none", {"SLURM_STEP_NUM_TASKS": "2"}, False),
+        ("none", {"PRUNER_POD": "pod"}, True),
+        ("pod", {"PRUNER_POD": "none"}, False),
+    ],
+)
+def test_when_others_are_looked_for(start, environment, found):
+    assert wanted(PodOptions(start=start), environment) is found
+
+
+def test_a_notice_of_maintenance_stops_a_run(monkeypatch):
+    """A stand-in of the metadata server, which answers a question when something has changed."""
+    coming = threading.Event()
+
+    class Server(BaseHTTPRequestHandler):
+        def do_GET(self):
+            assert self.headers["Metadata-Flavor"] == "Google"
+            if "wait_for_change" in self.path:
+                coming.wait(10)
+            event = "maintenance-event" in self.path
+            well, ill = ("NONE", "TERMINATE_ON_HOST_MAINTENANCE") if event else ("FALSE", "FALSE")
+            said = (ill if coming.is_set() else well).encode()
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(said)))
+            self.end_headers()
+            self.wfile.write(said)
+
+        def log_message(self, *_):
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Server)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    monkeypatch.setenv("GCE_METADATA_HOST", f"127.0.0.1:{server.server_port}")
+    try:
+        with pytest.raises(Interrupted) as stopped, Interrupts() as interrupts:
+            time.sleep(0.3)
+            interrupts.check()  # all is well
+            coming.set()
+            until = time.monotonic() + 20
+            while time.monotonic() < until:
+                interrupts.check()
+                time.sleep(0.02)
+        assert stopped.value.exit_code == 75
+    finally:
+        server.shutdown()
+    assert Notices()._server == f"127.0.0.1:{server.server_port}"
