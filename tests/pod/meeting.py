@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 from jax.experimental.multihost_utils import process_allgather
+from processes import print_alone
 
 from pruner_jax.learn.options import PodOptions
 from pruner_jax.pod import likeness
@@ -15,6 +16,8 @@ from pruner_jax.pod.likeness import check_shared
 from pruner_jax.pod.start import start
 from pruner_jax.pod.watch import Interrupted
 from pruner_jax.run.interrupts import Interrupts
+
+print_alone()
 
 how, folder = sys.argv[1], Path(sys.argv[2])
 options = PodOptions(

@@ -31,9 +31,8 @@ class Group:
     logs: list[Path]  # of each, stdout; stderr lies beside it
 
     def out(self, process: int) -> str:
-        """What a process has printed so far, without what the collectives' library prints."""
-        lines = self.logs[process].read_text().splitlines(keepends=True)
-        return "".join(line for line in lines if not line.startswith("[Gloo]"))
+        """What a process has printed so far."""
+        return self.logs[process].read_text()
 
     def err(self, process: int) -> str:
         """What a process has written to stderr so far."""
@@ -141,10 +140,20 @@ def run(
         return group.results(timeout)
 
 
+def print_alone() -> None:
+    """From here on stdout is Python's alone: the collectives' library prints there too, in pieces,
+    between which our lines could come; its words go to stderr."""
+    sys.stdout.flush()
+    ours = os.dup(1)
+    os.dup2(2, 1)
+    sys.stdout = os.fdopen(ours, "w")
+
+
 def join() -> tuple[int, int]:
     """Called first by a script that ``started`` runs: (its number, how many there are)."""
     import jax
 
+    print_alone()
     process, count = int(os.environ[_PROCESS]), int(os.environ[_COUNT])
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
     jax.distributed.initialize(
