@@ -72,6 +72,18 @@ def state_shardings(
     return LearnState(params, opt_state)
 
 
+def abstract_state(
+    config: ModelConfig, optimizer: optax.GradientTransformation, mesh: Mesh
+) -> LearnState:
+    """Shapes and places of a LearnState, without numbers."""
+    params = weights.abstract(config, jnp.float32)
+    return jax.tree.map(
+        lambda x, place: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place),
+        LearnState(params, jax.eval_shape(optimizer.init, params)),
+        state_shardings(config, optimizer, mesh),
+    )
+
+
 def batch_shardings(mesh: Mesh) -> pack.Batch:
     """Where a Batch lies: packed rows (the axis after M) are spread, the rest is everywhere."""
     everywhere = NamedSharding(mesh, PartitionSpec())

@@ -21,13 +21,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from pruner_jax.learn import pack
 from pruner_jax.learn.options import LearnOptions
 from pruner_jax.learn.rows import Rows, shares, updates
-from pruner_jax.learn.step import (
-    LearnState,
-    batch_shardings,
-    make_update,
-    row_shards,
-    state_shardings,
-)
+from pruner_jax.learn.step import abstract_state, batch_shardings, make_update, row_shards
 from pruner_jax.mesh import DECODE_RULES, ROWS
 from pruner_jax.objective.loss_spec import LossSpec
 from pruner_jax.policy import weights
@@ -109,7 +103,7 @@ def learner(
     )
     each = list(updates(collected, spec, seed=0))
     batch, _ = pack.pack(collected.take(each[0]), spec, sizes)
-    state = learn_state(config, optimizer, mesh)
+    state = abstract_state(config, optimizer, mesh)
     placed = _placed(batch, batch_shardings(mesh))
     rate = _shape((), jnp.float32, _whole(mesh))
     update = make_update(config, spec, options, optimizer, mesh)
@@ -142,15 +136,6 @@ def _longest(rows: int, spec: LossSpec, prompt: int, limit: int) -> Rows:
         pair_B=number_B // 2 if paired else None,
         limit=limit,
     )
-
-
-def learn_state(
-    config: ModelConfig, optimizer: optax.GradientTransformation, mesh: Mesh
-) -> LearnState:
-    """Shapes and places of the learner's state."""
-    params = weights.abstract(config, jnp.float32)
-    shapes = LearnState(params, jax.eval_shape(optimizer.init, params))
-    return _placed(shapes, state_shardings(config, optimizer, mesh))
 
 
 def sampler(

@@ -123,13 +123,16 @@ class Pod:
 
         return self.each(led)[0]
 
-    def agree(self, what: str, value: Mapping[str, Any], cure: str) -> None:
-        """Refuse to go on where the processes have different values.
+    def agree(self, what: str, describe: Callable[[], Mapping[str, Any]], cure: str) -> None:
+        """Refuse to go on where the processes have different values, which ``describe`` gives; a
+        process alone need not work them out.
 
         Raises:
           Unlike: which differ, with both values, and ``cure``.
         """
-        others = self.gather(dict(value), what)
+        if self._watch is None:
+            return
+        others = self.gather(dict(describe()), what)
         for index, other in enumerate(others):
             first = others[0]
             names = sorted(n for n in first.keys() | other.keys() if first.get(n) != other.get(n))

@@ -17,7 +17,7 @@ from jax.sharding import Mesh
 from pruner_jax import methods
 from pruner_jax.config import PlanConfig
 from pruner_jax.learn.optimizer import make_optimizer
-from pruner_jax.learn.step import LearnState, row_shards
+from pruner_jax.learn.step import LearnState, abstract_state, row_shards
 from pruner_jax.mesh import make_mesh
 from pruner_jax.objective.method import Method, Phase
 from pruner_jax.pod import chips, programs
@@ -53,7 +53,7 @@ class Slice:
     @functools.cached_property
     def state(self) -> LearnState:
         """Shapes and places of the learner's state."""
-        return programs.learn_state(self.config, self.optimizer, self.mesh)
+        return abstract_state(self.config, self.optimizer, self.mesh)
 
     @property
     def held(self) -> dict[str, int]:

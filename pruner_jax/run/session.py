@@ -22,7 +22,7 @@ from pruner_jax import methods
 from pruner_jax.config import ConfigError, PruneConfig, layered, plain
 from pruner_jax.learn.optimizer import make_optimizer, warmup
 from pruner_jax.learn.rows import Rows
-from pruner_jax.learn.step import LearnState, Update, make_update, state_shardings
+from pruner_jax.learn.step import LearnState, Update, abstract_state, make_update
 from pruner_jax.measure.outcomes import Outcomes
 from pruner_jax.measure.pick import Candidate
 from pruner_jax.mesh import LEARN_RULES, make_mesh
@@ -192,14 +192,7 @@ class Session:
     @functools.cached_property
     def learn_like(self) -> LearnState:
         """Shapes and places of the learner's state."""
-        config = self.engine.config
-        abstract = weights.abstract(config, jnp.float32)
-        shapes = LearnState(abstract, jax.eval_shape(self.optimizer.init, abstract))
-        return jax.tree.map(
-            lambda shape, place: jax.ShapeDtypeStruct(shape.shape, shape.dtype, sharding=place),
-            shapes,
-            state_shardings(config, self.optimizer, self.mesh),
-        )
+        return abstract_state(self.engine.config, self.optimizer, self.mesh)
 
     def fresh_optimizer(self, params: PyTree) -> LearnState:
         """The same parameters with an optimiser that has seen nothing; they are not copied."""
@@ -316,15 +309,16 @@ def open_session(settings: PruneConfig, pod: Pod = ALONE) -> Iterator[Session]:
     with contextlib.ExitStack() as stack:
         shown = None if pod.leads else stack.enter_context(open(os.devnull, "w"))
         progress = stack.enter_context(Progress(shown))
-        pod.agree("the hosts' settings and programs", likeness(settings), LIKE)
+        pod.agree("the hosts' settings and programs", lambda: likeness(settings), LIKE)
         problems = load_sets(settings.problems)
-        pod.agree("the hosts' files", digests(inputs(settings)), "give all the same")
-        pod.agree("the hosts' problems", digests_of_problems(problems), "give all the same data")
+        same = "give all the same"
+        pod.agree("the hosts' files", lambda: digests(inputs(settings)), same)
+        pod.agree("the hosts' problems", lambda: digests_of_problems(problems), f"{same} data")
         mesh = make_mesh(settings.mesh.data, settings.mesh.fsdp, settings.mesh.tensor)
         names = pod.lead(_names, settings)
         policy = handle.describe(names["model"])
         hf.open_weights(policy.folder, policy.config)  # checks
-        pod.agree("the hosts' models", digests_of_model(policy.folder), "give all the same model")
+        pod.agree("the hosts' models", lambda: digests_of_model(policy.folder), f"{same} model")
         verifier = stack.enter_context(Verifier(settings.verify))
         verifier.prepare(problem for part in problems.values() for problem in part)
         engine = Engine.of(

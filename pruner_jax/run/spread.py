@@ -67,12 +67,11 @@ def spread_checks(pod: Pod, rollouts: Rollouts, check: Callable[[Rollouts], Grad
         return check(rollouts)
     own = pod.share(len(rollouts))
 
-    def part() -> Graded:
+    def part() -> tuple[np.ndarray, Graded]:
         graded = check(take_rows(rollouts, own))
-        return dataclasses.replace(graded, rollouts=None)
+        return own, dataclasses.replace(graded, rollouts=None)
 
-    verdicts = pod.each(part)
-    shares = [np.arange(index, len(rollouts), pod.count) for index in range(pod.count)]
+    shares, verdicts = zip(*pod.each(part))
     order = np.argsort(np.concatenate(shares))
 
     def all_of(name: str) -> Any:
