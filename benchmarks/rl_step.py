@@ -119,6 +119,7 @@ def prepare(workload: str, folder: pathlib.Path, steps: int) -> dict[str, Any]:
     config = load(PruneConfig, str(file))
     problems = load_sets(config.problems)["train"]
     tokenizer = text.load_tokenizer(model)
+    generation = json.loads((model / "generation_config.json").read_text())
     prompts = text.make_prompts(
         tokenizer, problems, config.text, limit=limit, purpose=Purpose.TRAIN, visit_P=0
     )
@@ -129,6 +130,7 @@ def prepare(workload: str, folder: pathlib.Path, steps: int) -> dict[str, Any]:
         "golds": [problem.answer for problem in problems],
         "prompts_per_step": PROMPTS,
         "samples": SAMPLES,
+        "end_ids": text.end_token_ids(tokenizer, generation),
         "limit": limit,
         "steps": steps,
         "learning_rate": LEARNING_RATE,

@@ -17,7 +17,7 @@ import pruner_jax
 
 def main() -> None:
     """Run as many steps as the workload says."""
-    work = json.load(open(sys.argv[1]))
+    work = json.loads(pathlib.Path(sys.argv[1]).read_text())
     pruner_jax.prune(work["settings"], out=work["out"])
     rows = work["prompts_per_step"] * work["samples"]
     for line in (pathlib.Path(work["out"]) / "metrics.jsonl").read_text().splitlines():

@@ -10,6 +10,7 @@ saving, evaluation, a reference model.
 from __future__ import annotations
 
 import json
+import pathlib
 import re
 import sys
 import time
@@ -50,9 +51,11 @@ class Clock(TrainerCallback):
         self.trainer, self.began = trainer, None
 
     def on_step_begin(self, *_, **__):
+        """The first one starts the clock."""
         self.began = self.began or time.perf_counter()
 
     def on_step_end(self, *_, **__):
+        """The step is over, its records included."""
         now, trainer = time.perf_counter(), self.trainer
         line = {
             "seconds": now - self.began,
@@ -65,7 +68,7 @@ class Clock(TrainerCallback):
 
 def main() -> None:
     """Train for as many steps as the workload says."""
-    work = json.load(open(sys.argv[1]))
+    work = json.loads(pathlib.Path(sys.argv[1]).read_text())
     rows = work["prompts_per_step"] * work["samples"]
     micro = work.get("trl_micro_rows") or rows
     config = GRPOConfig(
