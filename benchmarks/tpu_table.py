@@ -102,8 +102,8 @@ def line(p: dict) -> str:
 
 
 HEAD = (
-    "| model | slice | fsdp × tensor | limit | micro-batch | learner GiB | rows × slots | sampler GiB | of GiB | "
-    "cache copies | tokens/s | write s | learn s |\n" + "|---" * 13 + "|"
+    "| model | slice | fsdp × tensor | limit | micro-batch | learner GiB | rows × slots | "
+    "sampler GiB | of GiB | cache copies | tokens/s | write s | learn s |\n" + "|---" * 13 + "|"
 )
 
 
