@@ -28,7 +28,7 @@ _SHARED = "--mesh.tensor=4"
 _FEWER = "--sample.rows=16"
 SPECIAL = {
     ("r1_distill_qwen_7b", "v5e"): [_SHARED],
-    ("r1_distill_llama_8b", "v5e"): [_SHARED, _FEWER],
+    ("r1_distill_llama_8b", "v5e"): [_SHARED],
     ("r1_distill_llama_8b", "v6e"): [_FEWER],
     ("r1_distill_qwen_32b", "v5e"): [_SHARED, _FEWER],
     ("r1_distill_qwen_32b", "v6e"): [_SHARED, _FEWER],
