@@ -11,6 +11,7 @@ import contextlib
 import functools
 import http.server
 import json
+import logging
 import re
 import threading
 from collections.abc import Iterator
@@ -42,12 +43,18 @@ class _Handler(RequestHandler):
         pass
 
 
+class _Server(http.server.HTTPServer):
+    def handle_error(self, *_) -> None:
+        """Clients go away: they are killed, or want the beginning only."""
+
+
 @contextlib.contextmanager
 def served() -> Iterator[dict[str, str]]:
+    logging.getLogger("gcp_storage_emulator").setLevel(logging.CRITICAL)  # tells what is not there
     storage = Storage(use_memory_fs=True)
     for name in ("open", "closed", "shown"):
         create_bucket(name, storage)
-    server = http.server.HTTPServer(("127.0.0.1", 0), functools.partial(_Handler, storage))
+    server = _Server(("127.0.0.1", 0), functools.partial(_Handler, storage))
     threading.Thread(target=server.serve_forever, daemon=True).start()
     address = f"http://127.0.0.1:{server.server_port}"
     try:
