@@ -44,6 +44,8 @@ class _Handler(RequestHandler):
 
 
 class _Server(http.server.HTTPServer):
+    request_queue_size = 128  # of more at once some would be asked again a second later
+
     def handle_error(self, *_) -> None:
         """Clients go away: they are killed, or want the beginning only."""
 
