@@ -246,7 +246,8 @@ class PruneConfig:
     with."""
 
     out: str
-    """Folder of the run; one that holds a run of the same settings is continued."""
+    """Folder of the run, a path or gs://BUCKET/FOLDER; one that holds a run of the same settings is
+    continued."""
 
     seed: int = 0
     """Seed of everything that is random."""
