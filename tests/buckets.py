@@ -14,30 +14,52 @@ import json
 import logging
 import re
 import threading
+import urllib.parse
 from collections.abc import Iterator
 
+from gcp_storage_emulator.exceptions import NotFound
 from gcp_storage_emulator.handlers.buckets import create_bucket
 from gcp_storage_emulator.server import RequestHandler
 from gcp_storage_emulator.storage import Storage
 
 
 class _Handler(RequestHandler):
-    """The emulator knows no rights."""
+    """The emulator knows no rights and no generations of objects."""
 
     def parse_request(self) -> bool:
         if not super().parse_request():
             return False
-        bucket = re.search(r"/b/([^/?]+)", self.path)
-        refused = ("GET", "POST", "PUT", "PATCH", "DELETE")
-        refused = {"closed": refused, "shown": refused[1:]}.get(bucket and bucket[1], ())
-        if self.command in refused:
+        refused = self._refusal()
+        if refused is not None:
             self.rfile.read(int(self.headers.get("Content-Length", 0)))
-            said = {"error": {"code": 403, "message": f"you may not {self.command} in {bucket[1]}"}}
-            self.send_response(403)
+            said = {"error": {"code": refused, "message": f"you may not {self.command} this"}}
+            self.send_response(refused)
             self.send_header("Content-Type", "application/json")
             self.end_headers()
-            self.wfile.write(json.dumps(said).encode())
-        return self.command not in refused
+            self.wfile.write(json.dumps(said).encode() if refused != 304 else b"")
+        return refused is None
+
+    def _refusal(self) -> int | None:
+        """The status that the real service would answer with where the emulator says yes."""
+        asked = urllib.parse.urlsplit(self.path)
+        query = urllib.parse.parse_qs(asked.query)
+        bucket = re.search(r"/b/([^/]+)", asked.path)
+        may = {"closed": (), "shown": ("GET",)}.get(bucket and bucket[1])
+        if may is not None and self.command not in may:
+            return 403
+        self._generation = "0"
+        if bucket:
+            name = query.get("name", [urllib.parse.unquote(asked.path.partition("/o/")[2])])[0]
+            with contextlib.suppress(NotFound):
+                self._generation = self.storage.get_file_obj(bucket[1], name)["generation"]
+        if query.get("ifGenerationMatch", [self._generation]) != [self._generation]:
+            return 412
+        return 304 if query.get("ifGenerationNotMatch") == [self._generation] else None
+
+    def end_headers(self) -> None:
+        if "alt=media" in self.path:
+            self.send_header("x-goog-generation", self._generation)
+        super().end_headers()
 
     def log_message(self, *_) -> None:
         pass

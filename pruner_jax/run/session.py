@@ -391,6 +391,8 @@ def open_session(settings: PruneConfig, pod: Pod = ALONE) -> Iterator[Session]:
                 return session.folder.changes
 
             session.folder = RunFolder.at(settings.out)
+            if session.folder.mirror is not None:
+                pod.each(session.folder.mirror.check)
             changed = tuple(pod.lead(changes))
             session.folder = dataclasses.replace(session.folder, changes=changed)
             check_shared(pod, session.folder.checkpoints)

@@ -39,6 +39,7 @@ CHECKPOINTS, EXPORT, CONFIG, SUMMARY = "checkpoints", "export", "config.yaml", "
 _LOCK, _NOTE = ".lock", ".owner"
 _HALF_WRITTEN = re.compile(r"\..+\.[^.]+")  # .NAME.SUFFIX, until it gets its name
 _PATIENCE = 600.0  # seconds that Google Cloud Storage may be away before a run gives up
+_SETTLES = 2.0  # seconds, after which a run that saw its own note last has done what it would
 _AT_ONCE = 8  # files that are fetched at a time
 
 _Stamp = tuple[int, int, int]  # size, time of change in ns, inode
@@ -68,7 +69,8 @@ def local(path: str | os.PathLike[str], setting: str) -> pathlib.Path:
 class Mirror:
     """A folder in a bucket, and the local one that stands for it on the first host.
 
-    Nothing is asked of the bucket until a method is called. Only the first host calls any.
+    Nothing is asked of the bucket until a method is called; by other hosts than the first only
+    ``check``.
 
     Attributes:
       address: of the folder, ``gs://BUCKET/FOLDER``.
@@ -95,6 +97,10 @@ class Mirror:
         self._token = secrets.token_hex(8)
         self._there: dict[str, _Stamp | None] = {}  # in the bucket: as of which local file
         _prepare(os.fspath(out))
+
+    def check(self) -> None:
+        """Whether this host can open the bucket."""
+        _ = self._bucket
 
     def text(self, name: str) -> str | None:
         """What a file in the bucket says; None where it is not there."""
@@ -128,11 +134,14 @@ class Mirror:
             "pid": os.getpid(),
             "since": time.strftime("%Y-%m-%d %H:%M:%S %Z"),
         }
+        before = self.text(_NOTE)
         trial = self._blob(f"{_NOTE}.{self._token}")
         with self._asking("write"):
             trial.upload_from_string("")
             trial.delete()  # a missing right shows now
             self._blob(_NOTE).upload_from_string(json.dumps(note))
+        if before is not None:
+            time.sleep(_SETTLES)
 
     def check_owner(self) -> None:
         """Stop where a later start has made the folder its own."""

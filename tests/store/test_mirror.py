@@ -6,6 +6,7 @@ import os
 import pytest
 from buckets import served
 
+from pruner_jax.store import mirror
 from pruner_jax.store.folder import FolderError, RunFolder, begun_with, check_folder, open_folder
 from pruner_jax.store.mirror import Mirror, local
 
@@ -17,6 +18,7 @@ def service():
     with served() as environment, pytest.MonkeyPatch.context() as patch:
         for name, value in environment.items():
             patch.setenv(name, value)
+        patch.setattr(mirror, "_SETTLES", 0.01)
         yield
 
 
@@ -116,7 +118,7 @@ def test_a_later_start_stops_the_earlier_one(bucket):
 
 def test_folders_that_cannot_be_used_say_why(service, bucket, tmp_path):
     said = {
-        "gs://closed/run": r"403.*may not GET in closed|you may not GET.*roles Storage Object User",
+        "gs://closed/run": r"not let this account open.*you may not GET.*roles Storage Object User",
         "gs://shown/run": r"does not let this account write.*may not POST.*Storage Object User",
         "gs://nowhere/run": r"there is no bucket 'nowhere'.*--out",
         "gs://open": r"no address of a folder in a bucket; allowed: a path, or gs://BUCKET/FOLDER",
