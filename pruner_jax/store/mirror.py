@@ -81,19 +81,22 @@ class Mirror:
     """
 
     def __init__(self, out: str | os.PathLike[str]):
-        match = re.fullmatch(r"gs:/+([^/]+)/+(.*[^/])/*", os.fspath(out))
-        if match is None:
+        # Of other characters some mean something to one of the libraries that reach a bucket.
+        match = re.fullmatch(r"gs:/+([\w.-]+)((?:/+[\w.,=+@~-]+)+)/*", os.fspath(out))
+        parts = match[2].split("/") if match else []
+        if match is None or {".", ".."} & set(parts):
             raise FolderError(
                 f"out={os.fspath(out)!r} is no address of a folder in a bucket; allowed: a path, "
-                "or gs://BUCKET/FOLDER. Other buckets have to be mounted as a folder, the same on "
-                "all hosts"
+                "or gs://BUCKET/FOLDER (letters, digits and .,=+@~_-). Other buckets have to be "
+                "mounted as a folder, the same on all hosts"
             )
-        self._name, self._prefix = match[1], match[2] + "/"
-        self.address = f"gs://{match[1]}/{match[2]}"
+        within = "/".join(filter(None, parts))
+        self._name, self._prefix = match[1], within + "/"
+        self.address = f"gs://{match[1]}/{within}"
         cache = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache")
         short = hashlib.sha256(self.address.encode()).hexdigest()[:8]
         runs = cache / "pruner_jax" / "runs"
-        self.root = runs / f"{match[1]}-{short}" / pathlib.PurePosixPath(match[2]).name
+        self.root = runs / f"{match[1]}-{short}" / parts[-1]
         self._token = secrets.token_hex(8)
         self._there: dict[str, _Stamp | None] = {}  # in the bucket: as of which local file
         _prepare(os.fspath(out))

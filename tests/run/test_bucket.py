@@ -85,6 +85,7 @@ def states():
     return found | {int(p[4]): True for p in parts if p[-1] == "durable"}
 
 
+@pytest.mark.slow
 def test_a_run_in_a_bucket_is_taken_over_killed_and_ends_as_one_in_a_folder(act, tmp_path):
     code, out, err = act("first", "first", ADDRESS)
     assert code == -signal.SIGKILL, err

@@ -122,6 +122,8 @@ def test_folders_that_cannot_be_used_say_why(service, bucket, tmp_path):
         "gs://shown/run": r"does not let this account write.*may not POST.*Storage Object User",
         "gs://nowhere/run": r"there is no bucket 'nowhere'.*--out",
         "gs://open": r"no address of a folder in a bucket; allowed: a path, or gs://BUCKET/FOLDER",
+        "gs://open/runs/../run": r"no address of a folder in a bucket",
+        "gs://open/run#1": r"letters, digits",
         "s3://bucket/run": r"allowed: a path, or gs://.*mounted as a folder",
     }
     bucket()
@@ -134,6 +136,12 @@ def test_folders_that_cannot_be_used_say_why(service, bucket, tmp_path):
         check_folder(bucket(), CONFIG)
     with pytest.raises(FolderError, match=r"run='gs://a/b' is an address.*gcloud storage cp"):
         local("gs://a/b", "run")
+
+
+def test_the_packages_are_asked_for(monkeypatch):
+    monkeypatch.setattr(mirror.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(FolderError, match=r"pip install 'pruner-jax\[gcs\]'"):
+        check_folder("gs://bucket/run", CONFIG)
 
 
 def test_nobody_logged_in(tmp_path, monkeypatch):
