@@ -1,6 +1,6 @@
-"""Run by test_bucket.py as several processes: states of split arrays in a bucket, saved and read.
+"""Run by test_saves_in_a_bucket.py as several processes: states of split arrays in a bucket.
 
-The second time the first process is on another machine. Prints what each found and read.
+They are saved, and read again where some are there. Prints the newest before and after.
 """
 
 import os
@@ -48,7 +48,7 @@ with start(options) as pod, ExitStack() as stack:
     check_shared(pod, folder.checkpoints)
     checkpoints = Checkpoints(folder.checkpoints, lead=pod.lead, mirror=folder.mirror)
     newest = checkpoints.latest()
-    print("found", newest)
+    print(newest)
     if newest is not None:
         state = checkpoints.arrays(newest, tree(0))
         parameters = checkpoints.load_parameters("start", tree(0))
@@ -62,4 +62,6 @@ with start(options) as pod, ExitStack() as stack:
     for number in range(saves):
         position = (0 if newest is None else newest + 1) + 1 + number
         checkpoints.save(tree(position), {"parameters": ["start"], "position": position})
+    checkpoints.wait()
+    print(checkpoints.latest())
     checkpoints.close()
