@@ -9,7 +9,6 @@ imports JAX.
 from __future__ import annotations
 
 import dataclasses
-import pathlib
 import typing
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
@@ -25,6 +24,7 @@ from pruner_jax.report.track import TrackOptions
 from pruner_jax.sample.options import SampleOptions
 from pruner_jax.sample.second import ExpanderOptions, ServingOptions, TeacherOptions
 from pruner_jax.settings import ConfigError, Given, build, parser, plain, read
+from pruner_jax.store.mirror import local
 from pruner_jax.text import TextOptions
 from pruner_jax.verify.options import VerifyOptions
 
@@ -150,7 +150,7 @@ def _like(cls: type, given: Given) -> PruneConfig | None:
         return None
     if not isinstance(path, str):
         raise ConfigError(f"like is {path!r}; allowed: a run's folder or a YAML file")
-    source = pathlib.Path(path)
+    source = local(path, "like")
     return load(PruneConfig, str(source / "config.yaml" if source.is_dir() else source))
 
 
@@ -246,7 +246,8 @@ class PruneConfig:
     with."""
 
     out: str
-    """Folder of the run; one that holds a run of the same settings is continued."""
+    """Folder of the run, a path or gs://BUCKET/FOLDER; one that holds a run of the same settings is
+    continued."""
 
     seed: int = 0
     """Seed of everything that is random."""

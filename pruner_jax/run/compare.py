@@ -36,6 +36,7 @@ from pruner_jax.run.session import finished_folder, open_session
 from pruner_jax.run.standings import standings
 from pruner_jax.run.workers import side_by_side
 from pruner_jax.store.folder import steps_made, write_atomically
+from pruner_jax.store.mirror import local
 
 _FEW = 500  # resamples for the table so far
 
@@ -53,6 +54,7 @@ def compare(settings: CompareConfig) -> dict[str, Any]:
       ValueError: a run cannot be started, and nothing was played; or runs failed, which are named,
         and all others are in what was written.
     """
+    local(settings.out, "out")
     runs = plan(settings)
     if settings.workers > 1 and jax.default_backend() != "cpu":
         raise ConfigError(

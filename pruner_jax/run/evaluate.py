@@ -38,6 +38,7 @@ from pruner_jax.run.programs import answer, check_are_programs, lines, load_scor
 from pruner_jax.run.second import Second, check_room, load_expander, load_second
 from pruner_jax.sample.steps import Scorer
 from pruner_jax.store.folder import lock, write_atomically
+from pruner_jax.store.mirror import local
 from pruner_jax.store.records import read_graded, write_rollouts
 from pruner_jax.types import Graded, Problem, Purpose
 from pruner_jax.verify.pool import Verifier
@@ -67,8 +68,9 @@ def evaluate_verb(settings: EvaluateConfig) -> dict[str, Any]:
         names = {name: model for name, model in names.items() if model is not None}
         found = names
         if settings.out is not None:
-            pathlib.Path(settings.out).mkdir(parents=True, exist_ok=True)
-            stack.enter_context(lock(pathlib.Path(settings.out)))
+            folder = local(settings.out, "out")
+            folder.mkdir(parents=True, exist_ok=True)
+            stack.enter_context(lock(folder))
             found = {name: take_file(settings, name, model) for name, model in names.items()}
         keep_compiled_programs()
         problems = load_problems(settings.problems, settings.split)

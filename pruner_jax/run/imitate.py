@@ -38,6 +38,7 @@ from pruner_jax.report.progress import Progress
 from pruner_jax.run.compilation import keep_compiled_programs
 from pruner_jax.run.engine import Engine
 from pruner_jax.run.measuring import measure
+from pruner_jax.store.mirror import local
 from pruner_jax.types import Problem, Purpose
 from pruner_jax.verify.pool import Verifier
 
@@ -46,7 +47,7 @@ SPEC = LossSpec(kind="ce")
 
 def warmup_verb(settings: WarmupConfig) -> dict[str, Any]:
     """Train, measure and write a model; what the measurement said, in a dry run the sizes."""
-    check_target(settings.out)
+    check_target(local(settings.out, "out"))
     settings.test.note()  # raises where a budget cannot be told
     settings.test.check_budget(settings.test.limit or settings.limit)
     keep_compiled_programs()

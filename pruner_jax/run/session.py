@@ -245,6 +245,11 @@ class Session:
         if path.name not in self.rollout_files:
             self.rollout_files.append(path.name)
 
+    def publish(self) -> None:
+        """Bring the files into the bucket, of a run that is in one."""
+        if self.folder.mirror is not None:
+            self.pod.lead(self.folder.publish)
+
     def _rows(self, phase: Phase) -> str:
         """How many rows a phase collects, and how often."""
         each = problems_of(phase, self.settings, len(self.problems["train"]))
@@ -380,8 +385,16 @@ def open_session(settings: PruneConfig, pod: Pod = ALONE) -> Iterator[Session]:
             take = functools.partial(
                 open_folder, settings.out, plain(settings), MACHINE, inputs(settings), _today
             )
-            changes = pod.lead(lambda: stack.enter_context(take(commits)).changes)
-            session.folder = RunFolder(pathlib.Path(settings.out), tuple(changes))
+
+            def changes() -> tuple[str, ...]:
+                session.folder = stack.enter_context(take(commits))
+                return session.folder.changes
+
+            session.folder = RunFolder.at(settings.out)
+            if session.folder.mirror is not None:
+                pod.each(session.folder.mirror.check)
+            changed = tuple(pod.lead(changes))
+            session.folder = dataclasses.replace(session.folder, changes=changed)
             check_shared(pod, session.folder.checkpoints)
             for change in session.folder.changes:
                 progress.log(f"changed since the run was stopped: {change}")
@@ -390,7 +403,9 @@ def open_session(settings: PruneConfig, pod: Pod = ALONE) -> Iterator[Session]:
             )
             stack.callback(session.tracker.close)
             session.metrics = Metrics(session.folder.metrics, session.tracker)
-            session.checkpoints = Checkpoints(session.folder.checkpoints, lead=pod.lead)
+            session.checkpoints = Checkpoints(
+                session.folder.checkpoints, lead=pod.lead, mirror=session.folder.mirror
+            )
             stack.enter_context(_closing(session.checkpoints, pod))
             if session.expander is not None:
                 session.expander = load_expander(expander, **shared)
