@@ -13,8 +13,9 @@ from __future__ import annotations
 import collections
 import contextlib
 import dataclasses
+import functools
 import pathlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -27,9 +28,12 @@ from pruner_jax.measure.paired import paired
 from pruner_jax.measure.programs import ProgramsOptions
 from pruner_jax.objective.inject import check_template, feedback, is_program
 from pruner_jax.objective.rows import widen
+from pruner_jax.pod.together import ALONE
 from pruner_jax.report.progress import Progress as Bar
 from pruner_jax.run.engine import Engine, Progress
 from pruner_jax.run.measuring import measure, measured
+from pruner_jax.run.spread import spread
+from pruner_jax.sample.sampler import SampleStats
 from pruner_jax.sample.steps import Executes, Scorer, line_ends, step_beam
 from pruner_jax.types import Graded, Problem, Prompts, Purpose, Rollouts, Verdict, take_rows
 from pruner_jax.verify.checkers import program
@@ -74,11 +78,12 @@ def answer(
     purpose: Purpose,
     progress: Bar,
     title: str,
+    check: Callable[[], None] = lambda: None,
 ) -> tuple[Graded, Outcomes, dict[str, Any]]:
     """The last answers to a set of problems under the options, and what led there.
 
-    ``engine`` and ``params`` as of `measuring.measure`, which samples where nothing else is asked;
-    ``score`` of `load_scorer`.
+    ``engine``, ``params`` and ``check`` as of `measuring.measure`, which samples where nothing else
+    is asked; ``score`` of `load_scorer`.
     The second result counts as the length of an answer all tokens that were generated for it: of
     earlier attempts, of samples that lost a vote, of other beams (and as its limit the most that
     this can be). The third has the ``taxonomy`` of the first answers, their ``accuracy``, all
@@ -94,6 +99,11 @@ def answer(
         engine = measured(engine, test)
         prompts = engine.prompts(problems[: test.problems], purpose=purpose, limit=limit)
         progress.start(len(prompts), f"{title}: beam search")
+
+        def tell(done: int, rows: int, tokens: int) -> None:
+            check()
+            progress.update(min(len(prompts), done * engine.pod.count))  # as if all were alike
+
         first, tokens_B = by_steps(
             engine,
             params,
@@ -102,7 +112,7 @@ def answer(
             chains=programs.chains,
             limit=limit,
             score=score or Executes(**sandbox),
-            on_progress=lambda done, rows, tokens: progress.update(done),
+            on_progress=tell,
         )
         progress.finish()
         most = limit * programs.beams * programs.chains
@@ -116,6 +126,7 @@ def answer(
             purpose=purpose,
             progress=progress,
             title=title,
+            check=check,
         )
         tokens_B, most = first.rollouts.length_B.astype(np.int64), limit
     last, rounds = first, ()
@@ -126,14 +137,14 @@ def answer(
             first,
             rounds=programs.refine,
             template=programs.template,
-            on_progress=_each_round(progress, f"{title}: asked again"),
+            on_progress=_each_round(progress, f"{title}: asked again", check),
         )
         last, rounds = refined.graded, refined.rounds
         tokens_B = tokens_B - first.rollouts.length_B + refined.tokens_B
         most += limit * programs.refine
     tokens_P = np.bincount(last.rollouts.group_B, tokens_B)
     if programs.vote:
-        last = vote(last, **sandbox)
+        last = engine.pod.lead(functools.partial(vote, **sandbox), last)
         tokens_B, most = tokens_P.astype(np.int64), most * test.samples
     before = outcomes(first)
     found = {
@@ -156,10 +167,11 @@ def _of_length(graded: Graded, length_B: np.ndarray, limit: int) -> Graded:
     return dataclasses.replace(graded, rollouts=rollouts)
 
 
-def _each_round(bar: Bar, title: str) -> Progress:
+def _each_round(bar: Bar, title: str, check: Callable[[], None]) -> Progress:
     """Shows the progress of calls that follow one another as a phase each."""
 
     def on_progress(done: int, rows: int, tokens: int) -> None:
+        check()
         if not bar.running:
             bar.start(rows, title)
         bar.update(done)
@@ -213,7 +225,7 @@ def by_steps(
     on_progress: Progress | None = None,
 ) -> tuple[Graded, np.ndarray]:
     """One graded row for each prompt, the best of a beam search, and the tokens of all its beams,
-    int64 [P].
+    int64 [P]. Each process of the pod searches for its share of the prompts.
 
     Arguments as in `sample.steps.step_beam`.
 
@@ -228,6 +240,9 @@ def by_steps(
             f"text.stop is {engine.text.stop}, but a beam search ends at end tokens only; set "
             "text.stop to [] or programs.beams to 0"
         )
+    if engine.pod.count > 1:
+        how = {"beams": beams, "chains": chains, "score": score, "on_progress": on_progress}
+        return _by_steps_together(engine, params, prompts, limit, how)
     rollouts, tokens_P, _ = step_beam(
         params,
         engine.config,
@@ -248,6 +263,26 @@ def by_steps(
         mesh=engine.mesh,
     )
     return engine.grade(rollouts), tokens_P
+
+
+def _by_steps_together(
+    engine: Engine, params: PyTree, prompts: Prompts, limit: int, how: Mapping[str, Any]
+) -> tuple[Graded, np.ndarray]:
+    """The same by all processes of the pod."""
+    alone, pod, tokens = dataclasses.replace(engine, pod=ALONE), engine.pod, np.zeros(0, np.int64)
+
+    def work(
+        params: PyTree, prompts: Prompts, samples: int, *, limit: int
+    ) -> tuple[Graded, SampleStats]:
+        nonlocal tokens
+        graded, tokens = by_steps(alone, params, prompts, limit=limit, **how)
+        return graded, SampleStats()
+
+    graded, _ = spread(pod, prompts, 1, {"limit": limit}, work, params)
+    tokens_P = np.zeros(len(prompts), np.int64)
+    for share, found in pod.gather((pod.share(len(prompts)), tokens), "the tokens of all beams"):
+        tokens_P[share] = found
+    return graded, tokens_P
 
 
 def refine(
