@@ -40,7 +40,7 @@ from pruner_jax.problems.order import order
 from pruner_jax.report.progress import Progress
 from pruner_jax.run.engine import Engine
 from pruner_jax.run.interrupts import Interrupts
-from pruner_jax.run.measuring import measure
+from pruner_jax.run.measuring import measure, measured
 from pruner_jax.run.surroundings import Surroundings, open_surroundings
 from pruner_jax.types import Graded, Problem, Purpose
 
@@ -80,6 +80,7 @@ def warm_up(settings: WarmupConfig, pod: Pod = ALONE) -> dict[str, Any]:
         scratch = pathlib.Path(stack.enter_context(tempfile.TemporaryDirectory()))
         policy = _begin(settings, module, scratch, around)
         engine = Engine.of(policy, **around.own)
+        _check_context(settings, engine, around.problems["test"])
         if settings.dry_run:
             _batch(settings, engine, write, around.problems["train"], 0)  # its traces fit
             return _describe(settings, policy, around)
@@ -98,6 +99,20 @@ def warm_up(settings: WarmupConfig, pod: Pod = ALONE) -> dict[str, Any]:
         )
         handle.save(policy, out, dtype=settings.export_dtype)
         return _tell(settings, graded, around.progress, out)
+
+
+def _check_context(settings: WarmupConfig, engine: Engine, problems: list[Problem]) -> None:
+    """Every response of the test fits into the model: now, not when all steps are made."""
+    test, limit = settings.test, settings.test.limit or settings.limit
+    some = problems[: test.problems]
+    prompts = measured(engine, test).prompts(some, purpose=Purpose.TEST, limit=limit)
+    longest, problem = max((len(ids), p.id) for ids, p in zip(prompts.tokens, some))
+    if longest + limit > engine.config.context:
+        raise ValueError(
+            f"a prompt of {longest} tokens (problem {problem!r}) and a response of up to {limit} "
+            f"(test.limit, or else limit) do not fit into the model's context of "
+            f"{engine.config.context}; lower test.limit"
+        )
 
 
 def _tell(settings: WarmupConfig, graded: Graded, progress: Progress, out: str) -> dict[str, Any]:

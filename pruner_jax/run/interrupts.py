@@ -34,7 +34,8 @@ class Interrupts:
 
     Args:
       pod: the processes that stop together.
-      kept: whether the same command will find what was done; else it is told that nothing is kept.
+      kept: whether the same command will find what was done. Else it is said that nothing is kept,
+        and a signal after the last check is dropped once all is done.
     """
 
     def __init__(self, pod: Pod = ALONE, kept: bool = True) -> None:
@@ -58,7 +59,7 @@ class Interrupts:
         for number, handler in self._before.items():
             signal.signal(number, handler)
         self._before = {}
-        if kind is None:
+        if kind is None and self._kept:
             self.check_together()
         if isinstance(error, Interrupted):
             error.kept = self._kept
