@@ -7,6 +7,7 @@ answer too: the compiler's own words. Leaves out what else lies in the memory me
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import time
 
 import jax
@@ -33,9 +34,22 @@ class Compiled:
         return self.arguments + self.results + self.temporaries + self.code
 
 
+_COMPILED: dict[str, Compiled] = {}  # of this process: the sets of a run often share a sampler
+
+
 def compile_program(program: Program) -> Compiled:
-    """Compile; that the program does not fit into the memory is no error, anything else is."""
+    """Compile; that the program does not fit into the memory is no error, anything else is. The
+    same program for the same devices is compiled once."""
     lowered = program.lower()
+    first = jax.tree.leaves(program.arguments)[0]
+    devices = sorted(f"{x.device_kind} {x!r}" for x in first.sharding.device_set)
+    told = hashlib.sha256("\n".join([lowered.as_text(), *devices]).encode()).hexdigest()
+    if told not in _COMPILED:
+        _COMPILED[told] = _compile(lowered)
+    return _COMPILED[told]
+
+
+def _compile(lowered: jax.stages.Lowered) -> Compiled:
     began = time.monotonic()
     try:
         done = lowered.compile()

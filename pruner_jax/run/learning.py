@@ -57,8 +57,9 @@ def finish(run: Session, state: RunState, work: Work, collected: bool) -> dict[s
         part = ((state.steps - since) % steps, steps)
     else:
         rows, since, part = rows_of(work.weighted, phase.loss), state.steps, (0, 1)
-    with run.clock.phase("learn"):
+    with run.clock.phase("save"):
         run.checkpoints.release()
+    with run.clock.phase("learn"):
         state.learn, metrics = learn(
             state.learn,
             rows,

@@ -16,6 +16,9 @@ from pruner_jax.pod.likeness import check_shared
 from pruner_jax.pod.start import start
 from pruner_jax.pod.watch import Interrupted
 from pruner_jax.run.interrupts import Interrupts
+from pruner_jax.types import Problem
+from pruner_jax.verify.options import VerifyOptions
+from pruner_jax.verify.pool import Verifier
 
 print_alone()
 
@@ -64,6 +67,15 @@ with start(options) as pod:
         began = time.monotonic()
         pod.each(lambda: time.sleep(8 * pod.index))
         print("waited", time.monotonic() - began > 7)
+    if how == "hang":
+        # A checker that never ends, on one host: it costs a verdict there, and all go on.
+        poisons = Path(__file__).parents[1] / "verify" / "poisons.py"
+        problem = Problem("p", "q?", "fine", f"{poisons}:check")
+        with Verifier(VerifyOptions(workers=1, timeout_s=3)) as verifier:
+            said = "ignore signals and hang" if pod.index else "fine"
+            ticket = verifier.submit(problem, said, said)
+            found = pod.each(lambda: verifier.collect([ticket])[0].verdict)
+        print(*(verdict.name for verdict in found))
     if how in ("fail", "stop"):
         try:
             pod.each(fail_on_last if how == "fail" else stop_first, pod)

@@ -39,6 +39,10 @@ def test_a_slow_one_is_waited_for(tmp_path):
     assert [out.strip() for out in meet("slow", 2, tmp_path)] == ["waited True"] * 2
 
 
+def test_a_verifier_that_hangs_on_one_delays_all(tmp_path):
+    assert [out.strip() for out in meet("hang", 2, tmp_path)] == ["CORRECT TIMEOUT"] * 2
+
+
 def test_what_one_fails_with_all_fail_with(tmp_path):
     first, last = meet("fail", 2, tmp_path)
     assert first.splitlines() == [
