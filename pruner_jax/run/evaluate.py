@@ -29,13 +29,14 @@ from pruner_jax.policy import hf
 from pruner_jax.problems.source import load_problems
 from pruner_jax.report.progress import Progress
 from pruner_jax.run import joint
+from pruner_jax.run.beams import load_scorer
 from pruner_jax.run.engine import Engine
 from pruner_jax.run.interrupts import Interrupts
 from pruner_jax.run.joint import Joint
 from pruner_jax.run.kept import file_of, take_file
 from pruner_jax.run.measuring import keep_parts, measure, measured, read_outcomes
 from pruner_jax.run.memory import check_memory, device_bytes, evaluation_stages
-from pruner_jax.run.programs import answer, check_are_programs, lines, load_scorer
+from pruner_jax.run.programs import answer, check_are_programs, lines
 from pruner_jax.run.second import Second, check_room, load_expander, load_second
 from pruner_jax.run.surroundings import Surroundings, open_surroundings
 from pruner_jax.sample.steps import Scorer

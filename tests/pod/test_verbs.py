@@ -18,7 +18,7 @@ SCRIPT = pathlib.Path(__file__).with_name("verbs.py")
 ENV = {"PYTHONPATH": str(ROOT)}
 FEW = ["--problems.options.test=8", "--test.problems=5", "--test.resamples=100"]
 FEW += ["--verify.workers=1", "--test.temperature=1.0"]
-FEW += ["--sample={rows: 16, slot_multiple: 64}"]
+FEW += ["--sample={rows: 16, slot_multiple: 128}"]
 TINY = ["--model=configs/tiny_reasoner", *FEW]
 SHAPE = (
     "{model_type: llama, hidden_size: 32, intermediate_size: 48, num_hidden_layers: 2, "
