@@ -9,9 +9,10 @@ import pytest
 import verbs
 from test_runs import PATIENT, POD, ROOT
 
-from pruner_jax.config import SampleConfig, load
+from pruner_jax.config import CompareConfig, SampleConfig, load
 from pruner_jax.pod.together import ALONE, PodError
 from pruner_jax.policy.tensorfile import read_tensors
+from pruner_jax.run.compare import compare
 from pruner_jax.run.generate import sample_verb
 
 SCRIPT = pathlib.Path(__file__).with_name("verbs.py")
@@ -123,7 +124,10 @@ def test_a_signal_to_one_stops_an_evaluation_and_one_host_goes_on(tmp_path, monk
 
 
 def test_a_verb_of_one_host_says_so_and_which_work_on_many(monkeypatch):
+    monkeypatch.chdir(ROOT)
     monkeypatch.setenv("PRUNER_POD", "pod")
-    asked = load(SampleConfig, None, ["--model=configs/tiny_reasoner", "--question=C7 A4."])
+    question = ["--model=configs/tiny_reasoner", "--question=C7 A4."]
     with pytest.raises(PodError, match=r"sample works on one host.*prune, evaluate, warmup"):
-        sample_verb(asked)
+        sample_verb(load(SampleConfig, None, question))
+    with pytest.raises(PodError, match="compare works on one host"):
+        compare(load(CompareConfig, "configs/compare_tiny.yaml"))
