@@ -23,6 +23,12 @@ MODELS = {
     "r1_distill_qwen_32b": {"v5e": "v5e:16x16", "v6e": "v6e:16x16", "v5p": "v5p:4x4x4"},
 }
 ROWS = {"r1_distill_qwen_32b": 16}  # decoded at once on a device; the others: as in the config
+# Where one chip cannot hold a sampler's weights, the four of a host share them.
+TENSOR = {
+    "r1_distill_qwen_7b": ["v5e"],
+    "r1_distill_llama_8b": ["v5e"],
+    "r1_distill_qwen_32b": ["v5e", "v6e"],
+}
 GIB = 1 << 30
 
 
@@ -54,6 +60,8 @@ def plan(model: str, topology: str, limit: int) -> dict:
     words += [f"--model=configs/models/{model}", f"--rounds.limits=[{limit}]"]
     if model in ROWS:
         words.append(f"--sample.rows={ROWS[model]}")
+    if topology.partition(":")[0] in TENSOR.get(model, ()):
+        words.append("--mesh.tensor=4")
     done = subprocess.run(
         [sys.executable, "-m", "pruner_jax", *words], capture_output=True, text=True, check=False
     )
@@ -78,6 +86,7 @@ def line(p: dict) -> str:
     cells = [
         p["name"],
         p["topology"],
+        " × ".join(str(p["devices"][axis]) for axis in ("fsdp", "tensor")),
         str(p["limit"]),
         f"{learner['micro_rows']} × {learner['row_tokens']}",
         f"{gib(learner['bytes'])} {'' if learner['fits'] else '**no**'}".strip(),
@@ -93,8 +102,8 @@ def line(p: dict) -> str:
 
 
 HEAD = (
-    "| model | slice | limit | micro-batch | learner GiB | rows × slots | sampler GiB | of GiB | "
-    "cache copies | tokens/s | write s | learn s |\n" + "|---" * 12 + "|"
+    "| model | slice | fsdp × tensor | limit | micro-batch | learner GiB | rows × slots | "
+    "sampler GiB | of GiB | cache copies | tokens/s | write s | learn s |\n" + "|---" * 13 + "|"
 )
 
 
