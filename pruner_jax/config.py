@@ -157,8 +157,9 @@ def _like(cls: type, given: Given) -> PruneConfig | None:
 def _shared(cls: type, run: PruneConfig) -> dict[str, Any]:
     """What a run's settings say of another class."""
     names = {field.name for field in dataclasses.fields(cls)}
-    # Which model is measured, and where that is written, is the evaluation's own.
-    shared = names & {field.name for field in dataclasses.fields(PruneConfig)} - {"model", "out"}
+    # Which model is measured, where that is written, and by which hosts, is the evaluation's own.
+    own = {"model", "out", "pod"}
+    shared = names & {field.name for field in dataclasses.fields(PruneConfig)} - own
     settings = {name: plain(getattr(run, name)) for name in sorted(shared)}
     if settings["test"]["limit"] is None and run.rounds.limits != "auto":
         settings["test"]["limit"] = max(run.rounds.limits)  # as the run itself tests
@@ -354,6 +355,7 @@ class WarmupConfig:
     learn: LearnOptions = _default(LearnOptions)
     optimizer: OptimizerOptions = _default(OptimizerOptions)
     mesh: MeshOptions = _default(MeshOptions)
+    pod: PodOptions = _default(PodOptions)
     test: EvaluateOptions = _default(EvaluateOptions)
     """How the model is measured at the end, on the test set."""
 
@@ -386,6 +388,7 @@ class EvaluateConfig:
     verify: VerifyOptions = _default(VerifyOptions)
     sample: SampleOptions = _default(SampleOptions)
     mesh: MeshOptions = _default(MeshOptions)
+    pod: PodOptions = _default(PodOptions)
     test: EvaluateOptions = _default(EvaluateOptions)
     programs: ProgramsOptions = _default(ProgramsOptions)
     seed: int = 0

@@ -39,7 +39,7 @@ class PodError(ConnectionError):
 
 
 class Gone(PodError):
-    """A process of the pod is gone; the same command continues the run."""
+    """A process of the pod is gone; the same command continues what keeps what it has done."""
 
     exit_code = AGAIN
 
@@ -48,10 +48,16 @@ class Interrupted(KeyboardInterrupt):
     """The run was asked to stop, here or on another host. ``exit_code``: by a scheduler, that the
     command is to be started again; by a person, what a shell would report."""
 
+    kept = True  # whether the same command finds what was done so far
+
     def __init__(self, number: int):
         self.number = signal.Signals(number)
-        super().__init__(f"stopped by {self.number.name}; the same command continues")
+        super().__init__(number)
         self.exit_code = AGAIN if number == signal.SIGTERM else 128 + number
+
+    def __str__(self) -> str:
+        then = "continues" if self.kept else "begins again, for nothing was kept"
+        return f"stopped by {self.number.name}; the same command {then}"
 
 
 class Watch:
@@ -192,7 +198,7 @@ class Watch:
                 return Gone(
                     f"{self._name(index)} has not been heard of for {self._patience:g} s "
                     "(pod.patience): it was killed, or its machine is gone. The same command on "
-                    "all hosts continues from the last saved state"
+                    "all hosts continues from what was saved last, if anything was"
                 )
         return None
 

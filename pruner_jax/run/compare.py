@@ -24,6 +24,7 @@ import jax
 
 from pruner_jax.config import CompareConfig, ConfigError, plain
 from pruner_jax.measure import summary
+from pruner_jax.pod.start import refuse
 from pruner_jax.report import standings as tables
 from pruner_jax.report.frontier import frontier
 from pruner_jax.report.progress import Progress
@@ -56,6 +57,8 @@ def compare(settings: CompareConfig) -> dict[str, Any]:
     """
     local(settings.out, "out")
     runs = plan(settings)
+    for run in runs:
+        refuse("compare", run.settings.pod)
     if settings.workers > 1 and jax.default_backend() != "cpu":
         raise ConfigError(
             f"workers is {settings.workers}, but a run takes every {jax.default_backend()} device "
