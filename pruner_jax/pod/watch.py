@@ -71,7 +71,8 @@ class Watch:
         self._trouble: PodError | None = None
         self._done = threading.Event()
         self._thread = threading.Thread(target=self._look, name="pod watch", daemon=True)
-        self.stop: int | None = None
+        self.stop: int | None = None  # the number of a signal that a process was sent
+        self.noted: int | None = None  # of one that this process was sent; the thread tells of it
         self.closing = False  # completing a save, in which the others may still take part
 
     def __enter__(self) -> Watch:
@@ -172,6 +173,8 @@ class Watch:
             trouble = None
             try:
                 self.put(f"alive/{self._index}", b"%d" % beat)
+                if self.noted is not None:
+                    self.ask_to_stop(self.noted)
                 trouble = self._failed() or self._dead(last, since)
                 self.stop = next(iter(map(int, self._all("stop").values())), self.stop)
                 heard = time.monotonic()

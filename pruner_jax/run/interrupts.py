@@ -69,6 +69,7 @@ class Interrupts:
             then = "continues" if self._kept else "begins again"
             raise KeyboardInterrupt(f"stopped without saving; the same command {then}")
         self._noted = signal.Signals(number)
+        self._pod.note_stop(number)
         # Not through the progress bar: it may be in the middle of a line.
         how = "saving what is done, then stopping (again: stop unsaved)"
         words = f"\n{self._noted.name}: {how if self._kept else 'stopping (again: at once)'}\n"
