@@ -35,10 +35,11 @@ from pruner_jax.mesh import LEARN_RULES, make_mesh
 from pruner_jax.policy import handle
 from pruner_jax.problems import last_digit
 from pruner_jax.report.progress import Progress
+from pruner_jax.run.beams import by_steps
 from pruner_jax.run.engine import Engine
 from pruner_jax.run.imitate import warmup_verb
 from pruner_jax.run.measuring import measure, measured
-from pruner_jax.run.programs import by_steps, refine, taxonomy, vote
+from pruner_jax.run.programs import refine, taxonomy, vote
 from pruner_jax.run.prune import prune
 from pruner_jax.sample.steps import Executes
 from pruner_jax.store.folder import write_atomically

@@ -22,7 +22,18 @@ MODELS = {
     "r1_distill_llama_8b": {"v5e": "v5e:8x8", "v6e": "v6e:4x8", "v5p": "v5p:2x2x2"},
     "r1_distill_qwen_32b": {"v5e": "v5e:16x16", "v6e": "v6e:16x16", "v5p": "v5p:4x4x4"},
 }
-ROWS = {"r1_distill_qwen_32b": 16}  # decoded at once on a device; the others: as in the config
+# Where the four chips of a host have to share a sampler's weights, or have room for fewer rows at
+# once than the config asks for.
+_SHARED = "--mesh.tensor=4"
+_FEWER = "--sample.rows=16"
+SPECIAL = {
+    ("r1_distill_qwen_7b", "v5e"): [_SHARED],
+    ("r1_distill_llama_8b", "v5e"): [_SHARED],
+    ("r1_distill_llama_8b", "v6e"): [_FEWER],
+    ("r1_distill_qwen_32b", "v5e"): [_SHARED, _FEWER],
+    ("r1_distill_qwen_32b", "v6e"): [_SHARED, _FEWER],
+    ("r1_distill_qwen_32b", "v5p"): [_FEWER],
+}
 GIB = 1 << 30
 
 
@@ -52,8 +63,7 @@ def plan(model: str, topology: str, limit: int) -> dict:
     """One plan, by the command."""
     words = ["plan", "configs/plan.yaml", f"--topology={topology}", "--json"]
     words += [f"--model=configs/models/{model}", f"--rounds.limits=[{limit}]"]
-    if model in ROWS:
-        words.append(f"--sample.rows={ROWS[model]}")
+    words += SPECIAL.get((model, topology.partition(":")[0]), [])
     done = subprocess.run(
         [sys.executable, "-m", "pruner_jax", *words], capture_output=True, text=True, check=False
     )
@@ -78,6 +88,7 @@ def line(p: dict) -> str:
     cells = [
         p["name"],
         p["topology"],
+        " × ".join(str(p["devices"][axis]) for axis in ("fsdp", "tensor")),
         str(p["limit"]),
         f"{learner['micro_rows']} × {learner['row_tokens']}",
         f"{gib(learner['bytes'])} {'' if learner['fits'] else '**no**'}".strip(),
@@ -93,8 +104,8 @@ def line(p: dict) -> str:
 
 
 HEAD = (
-    "| model | slice | limit | micro-batch | learner GiB | rows × slots | sampler GiB | of GiB | "
-    "cache copies | tokens/s | write s | learn s |\n" + "|---" * 12 + "|"
+    "| model | slice | fsdp × tensor | limit | micro-batch | learner GiB | rows × slots | "
+    "sampler GiB | of GiB | cache copies | tokens/s | write s | learn s |\n" + "|---" * 13 + "|"
 )
 
 

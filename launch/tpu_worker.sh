@@ -31,7 +31,7 @@ install() {
   # The images of v5e, v5p and v6e bring a Python that is too old; uv fetches one.
   python3 -m pip install --quiet --user uv
   [[ -x .venv/bin/python ]] || python3 -m uv venv --quiet --python "$1" .venv
-  python3 -m uv pip install --quiet --python .venv/bin/python -e '.[tpu]'
+  python3 -m uv pip install --quiet --python .venv/bin/python -e '.[tpu,gcs]'
 }
 
 start() {

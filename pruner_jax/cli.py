@@ -162,9 +162,15 @@ def _run(verb: Verb, words: list[str]) -> int:
         if traceback:
             raise
         return _fail(getattr(error, "exit_code", 1), _explain(error))
-    if as_json:
+    if as_json and _leads():
         print(json.dumps(result))
     return 0
+
+
+def _leads() -> bool:
+    """Whether what a verb has found is for this process to print: on many hosts the first one's."""
+    start = sys.modules.get("pruner_jax.pod.start")  # there if the verb could work on many
+    return start is None or start.leads()
 
 
 def _take_flag(words: list[str], flag: str) -> bool:

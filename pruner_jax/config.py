@@ -9,7 +9,6 @@ imports JAX.
 from __future__ import annotations
 
 import dataclasses
-import pathlib
 import typing
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
@@ -25,6 +24,7 @@ from pruner_jax.report.track import TrackOptions
 from pruner_jax.sample.options import SampleOptions
 from pruner_jax.sample.second import ExpanderOptions, ServingOptions, TeacherOptions
 from pruner_jax.settings import ConfigError, Given, build, parser, plain, read
+from pruner_jax.store.mirror import local
 from pruner_jax.text import TextOptions
 from pruner_jax.verify.options import VerifyOptions
 
@@ -150,15 +150,16 @@ def _like(cls: type, given: Given) -> PruneConfig | None:
         return None
     if not isinstance(path, str):
         raise ConfigError(f"like is {path!r}; allowed: a run's folder or a YAML file")
-    source = pathlib.Path(path)
+    source = local(path, "like")
     return load(PruneConfig, str(source / "config.yaml" if source.is_dir() else source))
 
 
 def _shared(cls: type, run: PruneConfig) -> dict[str, Any]:
     """What a run's settings say of another class."""
     names = {field.name for field in dataclasses.fields(cls)}
-    # Which model is measured, and where that is written, is the evaluation's own.
-    shared = names & {field.name for field in dataclasses.fields(PruneConfig)} - {"model", "out"}
+    # Which model is measured, where that is written, and by which hosts, is the evaluation's own.
+    own = {"model", "out", "pod"}
+    shared = names & {field.name for field in dataclasses.fields(PruneConfig)} - own
     settings = {name: plain(getattr(run, name)) for name in sorted(shared)}
     if settings["test"]["limit"] is None and run.rounds.limits != "auto":
         settings["test"]["limit"] = max(run.rounds.limits)  # as the run itself tests
@@ -246,7 +247,8 @@ class PruneConfig:
     with."""
 
     out: str
-    """Folder of the run; one that holds a run of the same settings is continued."""
+    """Folder of the run, a path or gs://BUCKET/FOLDER; one that holds a run of the same settings is
+    continued."""
 
     seed: int = 0
     """Seed of everything that is random."""
@@ -353,6 +355,7 @@ class WarmupConfig:
     learn: LearnOptions = _default(LearnOptions)
     optimizer: OptimizerOptions = _default(OptimizerOptions)
     mesh: MeshOptions = _default(MeshOptions)
+    pod: PodOptions = _default(PodOptions)
     test: EvaluateOptions = _default(EvaluateOptions)
     """How the model is measured at the end, on the test set."""
 
@@ -385,6 +388,7 @@ class EvaluateConfig:
     verify: VerifyOptions = _default(VerifyOptions)
     sample: SampleOptions = _default(SampleOptions)
     mesh: MeshOptions = _default(MeshOptions)
+    pod: PodOptions = _default(PodOptions)
     test: EvaluateOptions = _default(EvaluateOptions)
     programs: ProgramsOptions = _default(ProgramsOptions)
     seed: int = 0

@@ -41,8 +41,8 @@ def compile_program(program: Program) -> Compiled:
     """Compile; that the program does not fit into the memory is no error, anything else is. The
     same program for the same devices is compiled once."""
     lowered = program.lower()
-    first = jax.tree.leaves(program.arguments)[0]
-    devices = sorted(f"{x.device_kind} {x!r}" for x in first.sharding.device_set)
+    mesh = jax.tree.leaves(program.arguments)[0].sharding.mesh
+    devices = [f"{device.device_kind} {device!r}" for device in mesh.devices.flat]
     told = hashlib.sha256("\n".join([lowered.as_text(), *devices]).encode()).hexdigest()
     if told not in _COMPILED:
         _COMPILED[told] = _compile(lowered)

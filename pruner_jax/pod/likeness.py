@@ -17,6 +17,8 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from etils import epath
+
 from pruner_jax import settings as reading
 from pruner_jax.pod.together import Pod, Unlike
 from pruner_jax.types import Problem
@@ -104,7 +106,7 @@ def _digest_of_blocks(path: pathlib.Path) -> str:
     return total.hexdigest()
 
 
-def check_shared(pod: Pod, folder: pathlib.Path) -> None:
+def check_shared(pod: Pod, folder: pathlib.PurePath) -> None:
     """Refuse a folder of checkpoints that is not one and the same on all hosts, for all write to
     it. The other files of a run are the first host's alone.
 
@@ -114,7 +116,7 @@ def check_shared(pod: Pod, folder: pathlib.Path) -> None:
     if pod.count == 1:
         return
     name = pod.lead(secrets.token_hex, 8)  # a new one, which no file system has in its memory
-    note = folder / f".shared-{name}"
+    note = epath.Path(folder) / f".shared-{name}"
     pod.lead(note.touch)
     seen = pod.each(_appears, note)
     pod.lead(note.unlink)
@@ -122,12 +124,12 @@ def check_shared(pod: Pod, folder: pathlib.Path) -> None:
     if blind:
         raise Unlike(
             f"{str(folder)!r} is not the same folder on all hosts: processes {blind} do not see "
-            "what process 0 wrote there; give an --out that all share (a network file system, or a "
-            "bucket that is mounted)"
+            "what process 0 wrote there; give an --out that all share (a network file system, or "
+            "gs://BUCKET/FOLDER)"
         )
 
 
-def _appears(path: pathlib.Path) -> bool:
+def _appears(path: epath.Path) -> bool:
     """Whether a file is seen, within the time that network file systems remember that it is not."""
     until = time.monotonic() + _APPEARS
     while not path.exists():

@@ -197,7 +197,7 @@ def _decode(
 ) -> Program:
     seats, dtype = shapes.full * shapes.shards, jnp.dtype(options.dtype)
     cache = jax.eval_shape(lambda: init_cache(config, seats, slots, dtype).layers)
-    layers = jax.tree.map(lambda x: _shape(x.shape, x.dtype, _spread(mesh)), cache)
+    layers = jax.tree.map(lambda x: _shape(x.shape, x.dtype, device.cache_place(mesh)), cache)
     rows = _rows(seats, _spread(mesh))
     slot_s = _shape((shapes.shards,), jnp.int32, _spread(mesh))
     limits = _shape((2,), jnp.int32, _whole(mesh))

@@ -11,6 +11,7 @@ import os
 from collections.abc import Iterator, Mapping
 
 import jax
+from jax._src.distributed import global_state  # there is no public way to it
 
 from pruner_jax.learn.options import PodOptions
 from pruner_jax.pod.together import ALONE, Pod, PodError
@@ -19,6 +20,8 @@ from pruner_jax.pod.watch import Watch
 # JAX ends a process by itself when it has not heard of another for this long; the watch, which says
 # why, comes first.
 _GRACE = 60
+
+MANY = ("prune", "evaluate", "warmup")  # the verbs that work on many hosts
 
 
 @contextlib.contextmanager
@@ -75,6 +78,24 @@ def start(options: PodOptions) -> Iterator[Pod]:
                 raise
             raise reason from error
     jax.distributed.shutdown()
+
+
+def leads() -> bool:
+    """Whether this process is the first of those that were started, also once they are done."""
+    return global_state.process_id == 0
+
+
+def refuse(verb: str, options: PodOptions) -> None:
+    """Say that a verb works on one host, where this process is told of others.
+
+    Raises:
+      PodError: with the verbs that work on many.
+    """
+    if wanted(options, os.environ):
+        raise PodError(
+            f"{verb} works on one host, but pod.start, PRUNER_POD or the cluster speaks of others; "
+            f"run it on one of them with PRUNER_POD=none (on many work {', '.join(MANY)})"
+        )
 
 
 def wanted(options: PodOptions, environment: Mapping[str, str]) -> bool:

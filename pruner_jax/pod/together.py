@@ -54,6 +54,12 @@ class Pod:
         """The number of a signal that another process was sent."""
         return None if self._watch is None else self._watch.stop
 
+    def note_stop(self, number: int) -> None:
+        """Let the others hear soon, whatever this process waits for, that it was sent a signal. A
+        handler of signals may call it."""
+        if self._watch is not None:
+            self._watch.noted = number
+
     def ask_to_stop(self, number: int) -> None:
         """Tell the others that this process was sent a signal."""
         if self._watch is not None:

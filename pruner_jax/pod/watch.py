@@ -39,7 +39,7 @@ class PodError(ConnectionError):
 
 
 class Gone(PodError):
-    """A process of the pod is gone; the same command continues the run."""
+    """A process of the pod is gone; the same command continues what keeps what it has done."""
 
     exit_code = AGAIN
 
@@ -48,10 +48,16 @@ class Interrupted(KeyboardInterrupt):
     """The run was asked to stop, here or on another host. ``exit_code``: by a scheduler, that the
     command is to be started again; by a person, what a shell would report."""
 
+    kept = True  # whether the same command finds what was done so far
+
     def __init__(self, number: int):
         self.number = signal.Signals(number)
-        super().__init__(f"stopped by {self.number.name}; the same command continues")
+        super().__init__(number)
         self.exit_code = AGAIN if number == signal.SIGTERM else 128 + number
+
+    def __str__(self) -> str:
+        then = "continues" if self.kept else "begins again, for nothing was kept"
+        return f"stopped by {self.number.name}; the same command {then}"
 
 
 class Watch:
@@ -65,7 +71,8 @@ class Watch:
         self._trouble: PodError | None = None
         self._done = threading.Event()
         self._thread = threading.Thread(target=self._look, name="pod watch", daemon=True)
-        self.stop: int | None = None
+        self.stop: int | None = None  # the number of a signal that a process was sent
+        self.noted: int | None = None  # of one that this process was sent; the thread tells of it
         self.closing = False  # completing a save, in which the others may still take part
 
     def __enter__(self) -> Watch:
@@ -166,6 +173,8 @@ class Watch:
             trouble = None
             try:
                 self.put(f"alive/{self._index}", b"%d" % beat)
+                if self.noted is not None:
+                    self.ask_to_stop(self.noted)
                 trouble = self._failed() or self._dead(last, since)
                 self.stop = next(iter(map(int, self._all("stop").values())), self.stop)
                 heard = time.monotonic()
@@ -192,7 +201,7 @@ class Watch:
                 return Gone(
                     f"{self._name(index)} has not been heard of for {self._patience:g} s "
                     "(pod.patience): it was killed, or its machine is gone. The same command on "
-                    "all hosts continues from the last saved state"
+                    "all hosts continues from what was saved last, if anything was"
                 )
         return None
 

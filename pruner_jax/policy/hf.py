@@ -64,8 +64,8 @@ def find_folder(name: str | os.PathLike[str], *, described: bool = False) -> Pat
     match = re.fullmatch(r"([A-Za-z0-9][\w.-]*/[\w.-]+)(?:@([\w./-]+))?", str(name))
     if match is None:
         raise ValueError(
-            f"{folder}: no such folder, and no hub id of the form owner/name (owner/name@revision) "
-            "either"
+            f"{name}: no such folder, and no hub id of the form owner/name (owner/name@revision) "
+            "either; from a bucket it has to be copied here first (gcloud storage cp --recursive)"
         )
     from huggingface_hub import snapshot_download
 

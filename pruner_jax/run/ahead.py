@@ -42,7 +42,7 @@ def check_collections(
       ValueError: with what differs, or which line or file is wrong.
     """
     limit = collection_limit(settings)
-    goes_on = steps_made(pathlib.Path(settings.out)) > 0
+    goes_on = steps_made(settings.out) > 0
     for phase in method.phases:
         once = phase.collect.reference and phase.collect.every == "once"
         if once and settings.reference_table is not None and not goes_on:

@@ -24,6 +24,7 @@ import jax
 
 from pruner_jax.config import CompareConfig, ConfigError, plain
 from pruner_jax.measure import summary
+from pruner_jax.pod.start import refuse
 from pruner_jax.report import standings as tables
 from pruner_jax.report.frontier import frontier
 from pruner_jax.report.progress import Progress
@@ -36,6 +37,7 @@ from pruner_jax.run.session import finished_folder, open_session
 from pruner_jax.run.standings import standings
 from pruner_jax.run.workers import side_by_side
 from pruner_jax.store.folder import steps_made, write_atomically
+from pruner_jax.store.mirror import local
 
 _FEW = 500  # resamples for the table so far
 
@@ -53,7 +55,10 @@ def compare(settings: CompareConfig) -> dict[str, Any]:
       ValueError: a run cannot be started, and nothing was played; or runs failed, which are named,
         and all others are in what was written.
     """
+    local(settings.out, "out")
     runs = plan(settings)
+    for run in runs:
+        refuse("compare", run.settings.pod)
     if settings.workers > 1 and jax.default_backend() != "cpu":
         raise ConfigError(
             f"workers is {settings.workers}, but a run takes every {jax.default_backend()} device "

@@ -20,6 +20,7 @@ import numpy as np
 
 from pruner_jax import text
 from pruner_jax.mesh import DECODE_RULES, LEARN_RULES, ROWS, local_mesh, on_this_process
+from pruner_jax.pod.start import MANY
 from pruner_jax.pod.together import ALONE, Pod
 from pruner_jax.policy.config import ModelConfig
 from pruner_jax.policy.handle import Policy
@@ -91,8 +92,8 @@ class Engine:
         own = None if mesh is None else local_mesh(mesh)
         if own is not None and own.size < mesh.size and pod is ALONE:
             raise ValueError(
-                f"this verb works on one host, but JAX has devices of {jax.process_count()} here; "
-                "start it on a machine of its own (prune works on many)"
+                f"this works on one host, but JAX has devices of {jax.process_count()} here; start "
+                f"it on a machine of its own (on many work {', '.join(MANY)})"
             )
         return cls(
             config=policy.config,

@@ -18,6 +18,7 @@ from pruner_jax.report import html
 from pruner_jax.report.picture import write_picture
 from pruner_jax.store.checkpoints import Checkpoints
 from pruner_jax.store.folder import RunFolder
+from pruner_jax.store.mirror import local
 from pruner_jax.text import load_tokenizer
 
 
@@ -27,7 +28,8 @@ def export_verb(settings: ExportConfig) -> dict[str, Any]:
     Without a name those it picked last, merged with the start's if the method says so: of a
     finished run the same bytes as ``OUT/export``. With a name those of that checkpoint, unmerged.
     """
-    folder = RunFolder(pathlib.Path(settings.run))
+    local(settings.to, "to")
+    folder = RunFolder(local(settings.run, "run"))
     if not folder.config.exists():
         raise ValueError(f"run={settings.run!r} is not the folder of a run: no config.yaml in it")
     run = config.load(PruneConfig, str(folder.config))
@@ -77,7 +79,7 @@ def _on_one_device(tree: Any) -> Any:
 
 def report_verb(settings: ReportConfig) -> dict[str, Any]:
     """Build report.html again, and the picture if one is asked for."""
-    found = {"report": str(html.build(settings.run))}
+    found = {"report": str(html.build(local(settings.run, "run")))}
     if settings.picture is not None:
         found["picture"] = str(write_picture(settings.run, settings.picture))
     for name, path in found.items():

@@ -12,7 +12,9 @@ from typing import Any
 import jax
 
 from pruner_jax.config import SampleConfig
+from pruner_jax.learn.options import PodOptions
 from pruner_jax.mesh import make_mesh
+from pruner_jax.pod.start import refuse
 from pruner_jax.policy import handle
 from pruner_jax.policy.handle import Policy
 from pruner_jax.run.compilation import keep_compiled_programs
@@ -71,6 +73,7 @@ def generate(
 
 def sample_verb(settings: SampleConfig) -> dict[str, Any]:
     """Print the responses to one question, with their token counts."""
+    refuse("sample", PodOptions())
     keep_compiled_programs()
     if settings.expander.model is not None:
         return _sample_joint(settings)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import json
 import pathlib
 import tempfile
@@ -26,30 +27,43 @@ from pruner_jax.learn.step import init_state, make_update
 from pruner_jax.measure import stats
 from pruner_jax.measure.outcomes import outcomes
 from pruner_jax.measure.summary import plain
-from pruner_jax.mesh import make_mesh
+from pruner_jax.mesh import LEARN_RULES
 from pruner_jax.objective.loss_spec import LossSpec
+from pruner_jax.pod.start import start as start_pod
+from pruner_jax.pod.together import ALONE, Pod
 from pruner_jax.policy import handle, hf, weights
-from pruner_jax.policy.config import from_hf
+from pruner_jax.policy.config import ModelConfig, from_hf
 from pruner_jax.policy.export import check_target
 from pruner_jax.policy.handle import Policy
 from pruner_jax.problems import source
 from pruner_jax.problems.order import order
 from pruner_jax.report.progress import Progress
-from pruner_jax.run.compilation import keep_compiled_programs
 from pruner_jax.run.engine import Engine
-from pruner_jax.run.measuring import measure
-from pruner_jax.types import Problem, Purpose
-from pruner_jax.verify.pool import Verifier
+from pruner_jax.run.interrupts import Interrupts
+from pruner_jax.run.measuring import measure, measured
+from pruner_jax.run.surroundings import Surroundings, open_surroundings
+from pruner_jax.store.mirror import local
+from pruner_jax.types import Graded, Problem, Purpose
+
+PyTree = Any
 
 SPEC = LossSpec(kind="ce")
 
 
 def warmup_verb(settings: WarmupConfig) -> dict[str, Any]:
     """Train, measure and write a model; what the measurement said, in a dry run the sizes."""
-    check_target(settings.out)
     settings.test.note()  # raises where a budget cannot be told
     settings.test.check_budget(settings.test.limit or settings.limit)
-    keep_compiled_programs()
+    with start_pod(settings.pod) as pod:
+        return warm_up(settings, pod)
+
+
+def warm_up(settings: WarmupConfig, pod: Pod = ALONE) -> dict[str, Any]:
+    """The same by the processes of a pod: the learner's state lies on the devices of all, each
+    samples and checks its share of the test, and the first one writes and shows. Nothing is kept of
+    a warm-up that is stopped."""
+    out = pod.lead(lambda: settings.out)
+    pod.lead(lambda: check_target(local(out, "out")))
     module = source.find(settings.problems.name)
     if not hasattr(module, "trace"):
         raise ValueError(
@@ -57,62 +71,72 @@ def warmup_verb(settings: WarmupConfig) -> dict[str, Any]:
             "needs one with a function trace(problem, rng, options) -> str"
         )
     traces = source.resolve(module.Options, settings.problems.options, "problems.options")
-    problems = source.load_sets(settings.problems)
-    mesh = make_mesh(settings.mesh.data, settings.mesh.fsdp, settings.mesh.tensor)
+
+    def write(problem: Problem, rng: np.random.Generator) -> str:
+        return module.trace(problem, rng, traces)
+
     with contextlib.ExitStack() as stack:
-        progress = stack.enter_context(Progress())
+        load = functools.partial(source.load_sets, settings.problems)
+        around = stack.enter_context(open_surroundings(settings, pod, load))
         scratch = pathlib.Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        policy = _begin(settings, module, scratch, mesh)
-        verifier = stack.enter_context(Verifier(settings.verify))
-        verifier.prepare(problems["test"])
-        engine = Engine.of(
-            policy,
-            text_options=settings.text,
-            sampling=settings.sample,
-            verifier=verifier,
-            seed=settings.seed,
-            problems=settings.problems,
-        )
-
-        def write(problem: Problem, rng: np.random.Generator) -> str:
-            return module.trace(problem, rng, traces)
-
+        policy = _begin(settings, module, scratch, around)
+        engine = Engine.of(policy, **around.own)
+        _check_context(settings, engine, around.problems["test"])
         if settings.dry_run:
-            _batch(settings, engine, write, problems["train"], 0)  # its traces fit
-            return _describe(settings, policy, problems, mesh, progress)
-        policy = _train(settings, policy, engine, write, problems["train"], mesh, progress)
+            _batch(settings, engine, write, around.problems["train"], 0)  # its traces fit
+            return _describe(settings, policy, around)
+        interrupts = stack.enter_context(Interrupts(pod, kept=False))
+        policy = _train(settings, policy, engine, write, around, interrupts)
         graded = measure(
             engine,
             engine.decode_params(policy.params),
-            problems["test"],
+            around.problems["test"],
             settings.test,
             limit=settings.test.limit or settings.limit,
             purpose=Purpose.TEST,
-            progress=progress,
+            progress=around.progress,
             title="test set",
+            check=interrupts.check,
         )
-        handle.save(policy, settings.out, dtype=settings.export_dtype)
-        result = plain(
-            stats.describe(
-                outcomes(graded),
-                settings.test.confidence,
-                settings.test.resamples,
-                budget=settings.test.budget,
-            )
+        handle.save(policy, out, dtype=settings.export_dtype)
+        return _tell(settings, graded, around.progress, out)
+
+
+def _check_context(settings: WarmupConfig, engine: Engine, problems: list[Problem]) -> None:
+    """Every response of the test fits into the model: now, not when all steps are made."""
+    test, limit = settings.test, settings.test.limit or settings.limit
+    some = problems[: test.problems]
+    prompts = measured(engine, test).prompts(some, purpose=Purpose.TEST, limit=limit)
+    longest, problem = max((len(ids), p.id) for ids, p in zip(prompts.tokens, some))
+    if longest + limit > engine.config.context:
+        raise ValueError(
+            f"a prompt of {longest} tokens (problem {problem!r}) and a response of up to {limit} "
+            f"(test.limit, or else limit) do not fit into the model's context of "
+            f"{engine.config.context}; lower test.limit"
         )
-        for name, value in result.items():
-            progress.log(f"{name}: {value}")
-        progress.log(f"model: {settings.out}")
+
+
+def _tell(settings: WarmupConfig, graded: Graded, progress: Progress, out: str) -> dict[str, Any]:
+    """What the test said, also shown."""
+    test = settings.test
+    found = stats.describe(outcomes(graded), test.confidence, test.resamples, budget=test.budget)
+    result = plain(found)
+    for name, value in result.items():
+        progress.log(f"{name}: {value}")
+    progress.log(f"model: {out}")
     return result
 
 
-def _begin(settings: WarmupConfig, module: Any, scratch: pathlib.Path, mesh: Any) -> Policy:
+def _begin(
+    settings: WarmupConfig, module: Any, scratch: pathlib.Path, around: Surroundings
+) -> Policy:
     """The given model, or a new one around the source's own tokenizer; without parameters in a dry
-    run."""
+    run, else where the learner wants them."""
     if settings.model is not None:
+        around.check_models({"model": settings.model})
         policy = handle.describe(settings.model)
         hf.open_weights(policy.folder, policy.config)  # checks
-        return policy if settings.dry_run else handle.with_weights(policy, mesh=mesh)
+        return policy if settings.dry_run else handle.with_weights(policy, mesh=around.mesh)
     if not settings.architecture or not hasattr(module, "write_tokenizer"):
         raise ValueError(
             "model is not set: a new one needs architecture (the fields of its config.json) and a "
@@ -123,8 +147,7 @@ def _begin(settings: WarmupConfig, module: Any, scratch: pathlib.Path, mesh: Any
     tokenizer = text.load_tokenizer(scratch)
     ids = {"eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}
     config = from_hf({"vocab_size": len(tokenizer), **ids, **settings.architecture})
-    seed = settings.seed
-    params = None if settings.dry_run else weights.init(config, jax.random.key(seed), "float32")
+    params = None if settings.dry_run else _drawn(config, settings.seed, around.mesh)
     generation = scratch / "generation_config.json"
     return Policy(
         config,
@@ -135,14 +158,16 @@ def _begin(settings: WarmupConfig, module: Any, scratch: pathlib.Path, mesh: Any
     )
 
 
-def _describe(
-    settings: WarmupConfig,
-    policy: Policy,
-    problems: dict[str, list[Problem]],
-    mesh: jax.sharding.Mesh,
-    progress: Progress,
-) -> dict[str, Any]:
+def _drawn(config: ModelConfig, seed: int, mesh: jax.sharding.Mesh) -> PyTree:
+    """Random parameters; every device draws the part that it holds."""
+    places = weights.weight_shardings(config, mesh, LEARN_RULES)
+    draw = jax.jit(lambda key: weights.init(config, key, "float32"), out_shardings=places)
+    return draw(jax.random.key(seed))
+
+
+def _describe(settings: WarmupConfig, policy: Policy, around: Surroundings) -> dict[str, Any]:
     """What a dry run shows."""
+    mesh = around.mesh
     warmup(settings.optimizer, settings.steps)  # checks
     optimizer = make_optimizer(settings.optimizer, policy.config)
     make_update(policy.config, SPEC, settings.learn, optimizer, mesh)  # checks, compiles nothing
@@ -153,13 +178,13 @@ def _describe(
         "parameters": sum(x.size for x in jax.tree.leaves(params)),
         "layers": policy.config.layers,
         "devices": dict(mesh.shape),
-        "problems": {name: len(part) for name, part in problems.items()},
+        "problems": {name: len(part) for name, part in around.problems.items()},
         "steps": settings.steps,
         "traces_per_step": settings.batch,
         "learner_state_bytes": sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(state)),
     }
     for name, value in found.items():
-        progress.log(f"{name}: {value}")
+        around.progress.log(f"{name}: {value}")
     return found
 
 
@@ -168,11 +193,11 @@ def _train(
     policy: Policy,
     engine: Engine,
     write: Any,
-    problems: list[Problem],
-    mesh: jax.sharding.Mesh,
-    progress: Progress,
+    around: Surroundings,
+    interrupts: Interrupts,
 ) -> Policy:
     """The policy after all steps of cross-entropy."""
+    mesh, progress = around.mesh, around.progress
     optimizer = make_optimizer(settings.optimizer, policy.config)
     state = init_state(policy.params, policy.config, optimizer, mesh)
     update = make_update(policy.config, SPEC, settings.learn, optimizer, mesh)
@@ -180,7 +205,7 @@ def _train(
     for step in range(settings.steps):
         state, metrics = learn(
             state,
-            _batch(settings, engine, write, problems, step),
+            _batch(settings, engine, write, around.problems["train"], step),
             update,
             spec=SPEC,
             options=settings.learn,
@@ -196,6 +221,7 @@ def _train(
                 f"the loss is {metrics['loss']} after step {step + 1}; lower "
                 f"optimizer.learning_rate ({settings.optimizer.learning_rate:g})"
             )
+        interrupts.check_together()
     progress.finish()
     return dataclasses.replace(policy, params=state.params)
 

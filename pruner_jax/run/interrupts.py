@@ -30,10 +30,16 @@ _SIGNALS = [
 class Interrupts:
     """Notes the signals while it is entered, but for one that is ignored, as Ctrl-C is by what a
     shell started in the background. Outside the main thread it does nothing: Python delivers
-    signals there only."""
+    signals there only.
 
-    def __init__(self, pod: Pod = ALONE) -> None:
-        self._pod = pod
+    Args:
+      pod: the processes that stop together.
+      kept: whether the same command will find what was done. Else it is said that nothing is kept,
+        and a signal after the last check is dropped once all is done.
+    """
+
+    def __init__(self, pod: Pod = ALONE, kept: bool = True) -> None:
+        self._pod, self._kept = pod, kept
         self._noted: signal.Signals | None = None
         self._notices = Notices()
         self._before: dict[signal.Signals, object] = {}
@@ -46,20 +52,27 @@ class Interrupts:
         self._notices.__enter__()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        self._notices.__exit__(kind, *_)
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, *_: object
+    ) -> None:
+        self._notices.__exit__(kind, error, *_)
         for number, handler in self._before.items():
             signal.signal(number, handler)
         self._before = {}
-        if kind is None:
+        if kind is None and self._kept:
             self.check_together()
+        if isinstance(error, Interrupted):
+            error.kept = self._kept
 
     def _note(self, number: int, frame: object) -> None:
         if self._noted is not None:
-            raise KeyboardInterrupt("stopped without saving; the same command continues")
+            then = "continues" if self._kept else "begins again"
+            raise KeyboardInterrupt(f"stopped without saving; the same command {then}")
         self._noted = signal.Signals(number)
+        self._pod.note_stop(number)
         # Not through the progress bar: it may be in the middle of a line.
-        words = f"\n{self._noted.name}: saving what is done, then stopping (again: stop unsaved)\n"
+        how = "saving what is done, then stopping (again: stop unsaved)"
+        words = f"\n{self._noted.name}: {how if self._kept else 'stopping (again: at once)'}\n"
         with contextlib.suppress(OSError):  # the reader of a pipe got the same signal and is gone
             os.write(2, words.encode())
 
@@ -68,7 +81,8 @@ class Interrupts:
         each process does by itself (`Pod.each`)."""
         if self._noted is None and self._notices.came is not None:
             self._noted = signal.SIGTERM
-            sys.stderr.write(f"\n{self._notices.came}: saving what is done, then stopping\n")
+            how = "saving what is done, then stopping" if self._kept else "stopping"
+            sys.stderr.write(f"\n{self._notices.came}: {how}\n")
         if self._noted is not None:
             self._pod.ask_to_stop(self._noted)
             raise Interrupted(self._noted)

@@ -96,21 +96,21 @@ def measure_joint(
     expander: Second,
     options: ExpanderOptions,
     progress: Progress,
+    check: Callable[[], None] = lambda: None,
 ) -> Joint:
-    """What the expander makes of the thoughts in responses of the large model."""
+    """What the expander makes of the thoughts in responses of the large model. ``check`` is called
+    at every look at the device and may raise, here and in ``serve``."""
     rollouts, thoughts = graded.rollouts, thoughts_of(large, graded.rollouts)
     nothing = [""] * len(thoughts)
 
     def answers(title: str, shown: Sequence[str], mask_answers: bool = False) -> Graded:
         progress.start(len(graded), f"expander, {title}")
-        found = expand(
-            expander,
-            options,
-            rollouts,
-            shown,
-            mask_answers,
-            on_progress=lambda done, rows, tokens: progress.update(done),
-        )
+
+        def tell(done: int, rows: int, tokens: int) -> None:
+            check()
+            progress.update(min(len(graded), done * expander.engine.pod.count))  # as all alike
+
+        found = expand(expander, options, rollouts, shown, mask_answers, on_progress=tell)
         progress.update(len(graded), accuracy=float(found.correct_B.mean()))
         progress.finish()
         return found
@@ -210,8 +210,10 @@ def serve(
     *,
     limit: int,
     progress: Progress,
+    check: Callable[[], None] = lambda: None,
 ) -> list[dict[str, float]]:
-    """Seconds per request of the pipeline and of the large model alone, at each concurrency.
+    """Seconds per request of the pipeline and of the large model alone, at each concurrency, on the
+    devices of this process.
 
     So many requests are in flight at once, the next one begins when one is done; then a request
     takes concurrency x seconds / requests (Little's law). In the pipeline this holds of its two
@@ -230,7 +232,7 @@ def serve(
             for side in (large, expander)
         ]
         title = f"serving, {concurrency} at once: chains and answers"
-        tell = _counted(progress, (2 * concurrency + _REPEATS * count) * 3, title)
+        tell = _counted(progress, (2 * concurrency + _REPEATS * count) * 3, title, check)
         seconds = _wall_seconds(
             *sides, options, problems, count, limit, 2 * concurrency, serving.seconds, tell
         )
@@ -253,13 +255,14 @@ def serve(
     return found
 
 
-def _counted(progress: Progress, total: int, title: str) -> Tell:
+def _counted(progress: Progress, total: int, title: str, check: Callable[[], None]) -> Tell:
     """Shows calls that follow one another as one phase of so many rows."""
     progress.start(total, title)
     before = 0
 
     def tell(done: int, rows: int, tokens: int) -> None:
         nonlocal before
+        check()
         progress.update(before + done)
         if done == rows:
             before += rows

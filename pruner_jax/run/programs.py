@@ -1,11 +1,10 @@
 """Programs as answers (PaD): searched step by step, repaired while answering, and put to the vote.
 
-`answer` measures a model that does any of it, `taxonomy` counts the classes of failure. `by_steps`
-answers by a beam search over lines (`sample.steps`); `refine` asks again where a program failed by
-itself, with the program and the message of its error in the prompt; `vote` takes, for each problem,
-the value that most samples return. None of these three looks at a gold answer: a program that runs
-and returns the wrong value counts as fine. All give graded rows. Left out: training to repair
-(`objective.repair`).
+`answer` measures a model that does any of it, `taxonomy` counts the classes of failure. `refine`
+asks again where a program failed by itself, with the program and the message of its error in the
+prompt; `vote` takes, for each problem, the value that most samples return. Neither looks at a gold
+answer, nor does the search (`run.beams`): a program that runs and returns the wrong value counts as
+fine. All give graded rows. Left out: training to repair (`objective.repair`).
 """
 
 from __future__ import annotations
@@ -13,13 +12,12 @@ from __future__ import annotations
 import collections
 import contextlib
 import dataclasses
-import pathlib
-from collections.abc import Iterable, Mapping, Sequence
+import functools
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from pruner_jax import plugin, text
 from pruner_jax.measure import stats
 from pruner_jax.measure.options import EvaluateOptions
 from pruner_jax.measure.outcomes import Outcomes, outcomes
@@ -28,9 +26,10 @@ from pruner_jax.measure.programs import ProgramsOptions
 from pruner_jax.objective.inject import check_template, feedback, is_program
 from pruner_jax.objective.rows import widen
 from pruner_jax.report.progress import Progress as Bar
+from pruner_jax.run.beams import by_steps
 from pruner_jax.run.engine import Engine, Progress
 from pruner_jax.run.measuring import measure, measured
-from pruner_jax.sample.steps import Executes, Scorer, line_ends, step_beam
+from pruner_jax.sample.steps import Executes, Scorer
 from pruner_jax.types import Graded, Problem, Prompts, Purpose, Rollouts, Verdict, take_rows
 from pruner_jax.verify.checkers import program
 from pruner_jax.verify.pool import Verifier
@@ -74,11 +73,12 @@ def answer(
     purpose: Purpose,
     progress: Bar,
     title: str,
+    check: Callable[[], None] = lambda: None,
 ) -> tuple[Graded, Outcomes, dict[str, Any]]:
     """The last answers to a set of problems under the options, and what led there.
 
-    ``engine`` and ``params`` as of `measuring.measure`, which samples where nothing else is asked;
-    ``score`` of `load_scorer`.
+    ``engine``, ``params`` and ``check`` as of `measuring.measure`, which samples where nothing else
+    is asked; ``score`` of `load_scorer`.
     The second result counts as the length of an answer all tokens that were generated for it: of
     earlier attempts, of samples that lost a vote, of other beams (and as its limit the most that
     this can be). The third has the ``taxonomy`` of the first answers, their ``accuracy``, all
@@ -94,6 +94,11 @@ def answer(
         engine = measured(engine, test)
         prompts = engine.prompts(problems[: test.problems], purpose=purpose, limit=limit)
         progress.start(len(prompts), f"{title}: beam search")
+
+        def tell(done: int, rows: int, tokens: int) -> None:
+            check()
+            progress.update(min(len(prompts), done * engine.pod.count))  # as if all were alike
+
         first, tokens_B = by_steps(
             engine,
             params,
@@ -102,7 +107,7 @@ def answer(
             chains=programs.chains,
             limit=limit,
             score=score or Executes(**sandbox),
-            on_progress=lambda done, rows, tokens: progress.update(done),
+            on_progress=tell,
         )
         progress.finish()
         most = limit * programs.beams * programs.chains
@@ -116,6 +121,7 @@ def answer(
             purpose=purpose,
             progress=progress,
             title=title,
+            check=check,
         )
         tokens_B, most = first.rollouts.length_B.astype(np.int64), limit
     last, rounds = first, ()
@@ -126,14 +132,14 @@ def answer(
             first,
             rounds=programs.refine,
             template=programs.template,
-            on_progress=_each_round(progress, f"{title}: asked again"),
+            on_progress=_each_round(progress, f"{title}: asked again", check),
         )
         last, rounds = refined.graded, refined.rounds
         tokens_B = tokens_B - first.rollouts.length_B + refined.tokens_B
         most += limit * programs.refine
     tokens_P = np.bincount(last.rollouts.group_B, tokens_B)
     if programs.vote:
-        last = vote(last, **sandbox)
+        last = engine.pod.lead(functools.partial(vote, **sandbox), last)
         tokens_B, most = tokens_P.astype(np.int64), most * test.samples
     before = outcomes(first)
     found = {
@@ -156,10 +162,11 @@ def _of_length(graded: Graded, length_B: np.ndarray, limit: int) -> Graded:
     return dataclasses.replace(graded, rollouts=rollouts)
 
 
-def _each_round(bar: Bar, title: str) -> Progress:
+def _each_round(bar: Bar, title: str, check: Callable[[], None]) -> Progress:
     """Shows the progress of calls that follow one another as a phase each."""
 
     def on_progress(done: int, rows: int, tokens: int) -> None:
+        check()
         if not bar.running:
             bar.start(rows, title)
         bar.update(done)
@@ -181,73 +188,6 @@ def lines(found: Mapping[str, Any]) -> list[str]:
         value, low, high = (found["change"][name] for name in ("value", "low", "high"))
         told.append(f"change of accuracy  {value:+.4f} ({low:+.4f} to {high:+.4f})")
     return [*told, f"tokens generated    {found['tokens']:.2f} a problem, all answers together"]
-
-
-def load_scorer(spec: str | None) -> Scorer | None:
-    """The function path/to/file.py:function; None is that of `step_beam` itself.
-
-    Raises:
-      ValueError: there is no such file, or no such function in it.
-    """
-    if spec is None:
-        return None
-    place, _, name = spec.rpartition(":")
-    path = pathlib.Path(place).expanduser()
-    if not path.is_file():
-        raise ValueError(f"programs.scorer is {spec!r}, but there is no file {place}")
-    function = getattr(plugin.load(path, "scorer"), name, None)
-    if not callable(function):
-        raise ValueError(f"programs.scorer is {spec!r}, but {place} has no function {name}")
-    return function
-
-
-def by_steps(
-    engine: Engine,
-    params: PyTree,
-    prompts: Prompts,
-    *,
-    beams: int,
-    chains: int,
-    limit: int,
-    score: Scorer | None = None,
-    on_progress: Progress | None = None,
-) -> tuple[Graded, np.ndarray]:
-    """One graded row for each prompt, the best of a beam search, and the tokens of all its beams,
-    int64 [P].
-
-    Arguments as in `sample.steps.step_beam`.
-
-    Raises:
-      ValueError: the problems have an environment, for which a beam has no memory, or text.stop is
-        set, which it does not look for.
-    """
-    if engine.environment is not None:
-        raise ValueError("beam search knows no environment; set the problems' noise to 0")
-    if engine.text.stop:
-        raise ValueError(
-            f"text.stop is {engine.text.stop}, but a beam search ends at end tokens only; set "
-            "text.stop to [] or programs.beams to 0"
-        )
-    rollouts, tokens_P, _ = step_beam(
-        params,
-        engine.config,
-        prompts,
-        beams=beams,
-        chains=chains,
-        limit=limit,
-        seed=engine.seed,
-        end_ids=engine.end_ids,
-        line_ids=line_ends(lambda ids: text.decode(engine.tokenizer, ids), len(engine.tokenizer)),
-        close_ids=engine.close_ids,
-        open_ids=engine.open_ids,
-        opened=engine.opened(prompts),
-        decode=engine.decode,
-        options=engine.sampling,
-        score=score,
-        on_progress=on_progress,
-        mesh=engine.mesh,
-    )
-    return engine.grade(rollouts), tokens_P
 
 
 def refine(

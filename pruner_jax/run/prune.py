@@ -167,7 +167,7 @@ def resume(run: Session) -> RunState | None:
     if state.in_round and wants_reference(run, state):
         state.reference = reference_of(run, state)
     run.saved = position(state)
-    run.progress.log(f"continuing {run.folder.root} after step {state.steps}")
+    run.progress.log(f"continuing {run.folder.shown()} after step {state.steps}")
     return state
 
 
@@ -396,7 +396,9 @@ def finish(run: Session, state: RunState) -> dict[str, Any]:
     result["alarms"] = [record for record in run.history if record["kind"] == "alarm"]
     summarise = functools.partial(write_atomically, run.folder.summary)
     run.pod.lead(summarise, json.dumps(result, indent=2) + "\n")
-    return run.pod.lead(show_finished, run.folder, run.progress)
+    shown = run.pod.lead(show_finished, run.folder, run.progress)
+    run.publish()
+    return shown
 
 
 def show_finished(folder: RunFolder, progress: Progress) -> dict[str, Any]:
@@ -404,8 +406,8 @@ def show_finished(folder: RunFolder, progress: Progress) -> dict[str, Any]:
     result = json.loads(folder.summary.read_text())
     path = html.build(folder.root)
     progress.show(result)
-    progress.log(f"report: {path}")
-    progress.log(f"model:  {folder.export}")
+    progress.log(f"report: {folder.shown(path)}")
+    progress.log(f"model:  {folder.shown(folder.export)}")
     return result
 
 
@@ -424,6 +426,7 @@ def test(run: Session, params: PyTree, name: str) -> Outcomes:
     at_once = run.engine.rows_together(run.cap("test")) // run.settings.test.samples
 
     def sample(part: slice, some: str) -> Graded:
+        run.publish()  # the parts before it
         return evaluate(run, params, "test", f"test set, {name} model{some}", part)
 
     keep_parts(path, len(run.set("test")), max(1, at_once), sample, run.pod)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
-import os
 import pathlib
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -25,16 +24,10 @@ from pruner_jax.learn.rows import Rows
 from pruner_jax.learn.step import LearnState, Update, abstract_state, make_update
 from pruner_jax.measure.outcomes import Outcomes
 from pruner_jax.measure.pick import Candidate
-from pruner_jax.mesh import LEARN_RULES, make_mesh
+from pruner_jax.mesh import LEARN_RULES
 from pruner_jax.objective.groups import Groups
 from pruner_jax.objective.method import Method, Phase, When, needs
-from pruner_jax.pod.likeness import (
-    LIKE,
-    check_shared,
-    digests_of_model,
-    digests_of_problems,
-    likeness,
-)
+from pruner_jax.pod.likeness import check_shared
 from pruner_jax.pod.together import ALONE, Pod, PodError
 from pruner_jax.policy import handle, hf, weights
 from pruner_jax.policy.handle import Policy
@@ -55,19 +48,17 @@ from pruner_jax.run.checks import (
     unlike_published,
 )
 from pruner_jax.run.clock import Clock
-from pruner_jax.run.compilation import keep_compiled_programs
 from pruner_jax.run.engine import Engine
-from pruner_jax.run.heap import give_back_large_blocks
 from pruner_jax.run.interrupts import Interrupts
 from pruner_jax.run.measuring import read_outcomes
 from pruner_jax.run.memory import Stage, check_memory, device_bytes, stages_of, update_bytes
 from pruner_jax.run.second import Second, check_room, load_expander, load_second
 from pruner_jax.run.state import Mark, RunState
+from pruner_jax.run.surroundings import Surroundings, open_surroundings
 from pruner_jax.store.checkpoints import Checkpoints
-from pruner_jax.store.folder import RunFolder, begun_with, check_folder, digests, open_folder
+from pruner_jax.store.folder import RunFolder, begun_with, check_folder, open_folder
 from pruner_jax.store.records import Metrics, write_rollouts
 from pruner_jax.types import Graded, Problem, Weighted
-from pruner_jax.verify.pool import Verifier
 
 PyTree = Any
 
@@ -110,15 +101,16 @@ class Session:
     policy: Policy  # without parameters
     engine: Engine
     problems: dict[str, list[Problem]]
+    longest: dict[str, int]  # tokens of the longest prompt of each set
     method: Method
     mesh: jax.sharding.Mesh
     optimizer: optax.GradientTransformation
     updates: dict[str, Update]  # by phase, compiled at their first use
     progress: Progress
     clock: Clock
-    interrupts: Interrupts
     names: dict[str, str]  # by part (model, expander, teacher): by which to find it
     pod: Pod  # the processes of the run; files are the first one's
+    interrupts: Interrupts | None = None  # entered once all is described
     expander: Second | None = None
     # By part: the name in the settings, and the commit of what came from the hub.
     models: dict[str, dict[str, str | None]] = dataclasses.field(default_factory=dict)
@@ -245,6 +237,11 @@ class Session:
         if path.name not in self.rollout_files:
             self.rollout_files.append(path.name)
 
+    def publish(self) -> None:
+        """Bring the files into the bucket, of a run that is in one."""
+        if self.folder.mirror is not None:
+            self.pod.lead(self.folder.publish)
+
     def _rows(self, phase: Phase) -> str:
         """How many rows a phase collects, and how often."""
         each = problems_of(phase, self.settings, len(self.problems["train"]))
@@ -300,78 +297,23 @@ class Session:
 @contextlib.contextmanager
 def open_session(settings: PruneConfig, pod: Pod = ALONE) -> Iterator[Session]:
     """Everything a run needs, checked; the folder is locked for this process meanwhile."""
-    keep_compiled_programs()
-    give_back_large_blocks()
     method = methods.build(methods.MethodOptions.of(settings.method))
     check_installed(settings.track)
     check_settings(settings, method)
     check_method(settings, method)
     with contextlib.ExitStack() as stack:
-        shown = None if pod.leads else stack.enter_context(open(os.devnull, "w"))
-        progress = stack.enter_context(Progress(shown))
-        pod.agree("the hosts' settings and programs", lambda: likeness(settings), LIKE)
-        problems = load_sets(settings.problems)
-        same = "give all the same"
-        pod.agree("the hosts' files", lambda: digests(inputs(settings)), same)
-        pod.agree("the hosts' problems", lambda: digests_of_problems(problems), f"{same} data")
-        mesh = make_mesh(settings.mesh.data, settings.mesh.fsdp, settings.mesh.tensor)
-        names = pod.lead(_names, settings)
-        policy = handle.describe(names["model"])
-        hf.open_weights(policy.folder, policy.config)  # checks
-        pod.agree("the hosts' models", lambda: digests_of_model(policy.folder), f"{same} model")
-        verifier = stack.enter_context(Verifier(settings.verify))
-        verifier.prepare(problem for part in problems.values() for problem in part)
-        engine = Engine.of(
-            policy,
-            text_options=settings.text,
-            sampling=settings.sample,
-            verifier=verifier,
-            seed=settings.seed,
-            mesh=mesh,
-            problems=settings.problems,
-            pod=pod,
-        )
-        check_columns(method, problems["train"])
-        longest = check_context(settings, method, engine, problems)
-        train, teacher = problems["train"], names.get("teacher")
-        pod.lead(check_collections, settings, method, engine, policy.folder, train, teacher)
-        warmup(settings.optimizer, optimizer_steps(settings, method))  # checks
-        optimizer = make_optimizer(settings.optimizer, policy.config)
-        shared = {
-            "sampling": settings.sample,
-            "verifier": verifier,
-            "seed": settings.seed,
-            "mesh": mesh,
-            "pod": pod,
-        }
-        session = Session(
-            settings=settings,
-            policy=policy,
-            engine=engine,
-            problems=problems,
-            method=method,
-            mesh=mesh,
-            optimizer=optimizer,
-            updates={
-                phase.name: make_update(policy.config, phase.loss, settings.learn, optimizer, mesh)
-                for phase in method.phases
-                if phase.loss is not None
-            },
-            progress=progress,
-            clock=Clock(),
-            interrupts=stack.enter_context(Interrupts(pod)),
-            names=names,
-            pod=pod,
-        )
+        load = functools.partial(load_sets, settings.problems)
+        around = stack.enter_context(open_surroundings(settings, pod, load))
+        session = _described(settings, method, around)
+        session.interrupts = stack.enter_context(Interrupts(pod))
+        progress, names, shared = session.progress, session.names, around.shared
         if settings.expander.model is not None:
             expander = dataclasses.replace(settings.expander, model=names["expander"])
             session.expander = load_expander(expander, **shared, checked_only=True)
-            limit = collection_limit(settings)
-            check_room(
-                session.expander, settings.expander, problems["train"], limit, "rounds.limits"
-            )
-        session.stages = stages_of(session, longest)
-        progress.log(check_memory(session.stages, device_bytes(mesh)))
+            limit, train = collection_limit(settings), session.problems["train"]
+            check_room(session.expander, settings.expander, train, limit, "rounds.limits")
+        session.stages = stages_of(session, session.longest)
+        progress.log(check_memory(session.stages, device_bytes(session.mesh)))
         for line in (*unlike_published(method, settings), *idle_parts(method, settings)):
             progress.log(line)
         if not settings.dry_run:
@@ -380,8 +322,16 @@ def open_session(settings: PruneConfig, pod: Pod = ALONE) -> Iterator[Session]:
             take = functools.partial(
                 open_folder, settings.out, plain(settings), MACHINE, inputs(settings), _today
             )
-            changes = pod.lead(lambda: stack.enter_context(take(commits)).changes)
-            session.folder = RunFolder(pathlib.Path(settings.out), tuple(changes))
+
+            def changes() -> tuple[str, ...]:
+                session.folder = stack.enter_context(take(commits))
+                return session.folder.changes
+
+            session.folder = RunFolder.at(settings.out)
+            if session.folder.mirror is not None:
+                pod.each(session.folder.mirror.check)
+            changed = tuple(pod.lead(changes))
+            session.folder = dataclasses.replace(session.folder, changes=changed)
             check_shared(pod, session.folder.checkpoints)
             for change in session.folder.changes:
                 progress.log(f"changed since the run was stopped: {change}")
@@ -390,11 +340,48 @@ def open_session(settings: PruneConfig, pod: Pod = ALONE) -> Iterator[Session]:
             )
             stack.callback(session.tracker.close)
             session.metrics = Metrics(session.folder.metrics, session.tracker)
-            session.checkpoints = Checkpoints(session.folder.checkpoints, lead=pod.lead)
+            session.checkpoints = Checkpoints(
+                session.folder.checkpoints, lead=pod.lead, mirror=session.folder.mirror
+            )
             stack.enter_context(_closing(session.checkpoints, pod))
             if session.expander is not None:
                 session.expander = load_expander(expander, **shared)
         yield session
+
+
+def _described(settings: PruneConfig, method: Method, around: Surroundings) -> Session:
+    """The session of a model whose weights are not loaded yet, without folder and signals."""
+    problems, pod, mesh = around.problems, around.pod, around.mesh
+    names = pod.lead(_names, settings)
+    policy = handle.describe(names["model"])
+    hf.open_weights(policy.folder, policy.config)  # checks
+    around.check_models(names)
+    engine = Engine.of(policy, **around.own)
+    check_columns(method, problems["train"])
+    longest = check_context(settings, method, engine, problems)
+    train, teacher = problems["train"], names.get("teacher")
+    pod.lead(check_collections, settings, method, engine, policy.folder, train, teacher)
+    warmup(settings.optimizer, optimizer_steps(settings, method))  # checks
+    optimizer = make_optimizer(settings.optimizer, policy.config)
+    return Session(
+        settings=settings,
+        policy=policy,
+        engine=engine,
+        problems=problems,
+        longest=longest,
+        method=method,
+        mesh=mesh,
+        optimizer=optimizer,
+        updates={
+            phase.name: make_update(policy.config, phase.loss, settings.learn, optimizer, mesh)
+            for phase in method.phases
+            if phase.loss is not None
+        },
+        progress=around.progress,
+        clock=Clock(),
+        names=names,
+        pod=pod,
+    )
 
 
 @contextlib.contextmanager

@@ -102,6 +102,11 @@ def _spread(mesh: Mesh | None, function: Callable, *, whole: tuple[int, ...] = (
 # -- the cache -------------------------------------------------------------------------------------
 
 
+def cache_place(mesh: Mesh) -> NamedSharding:
+    """Where keys and values [B, K, S, H] lie: rows on their shards, heads over ``tensor``."""
+    return NamedSharding(mesh, PartitionSpec(ROWS, "tensor"))
+
+
 @functools.partial(jax.jit, static_argnames=("config", "mesh"))
 def prefill(
     params: Any,
@@ -132,8 +137,7 @@ def empty(
     layers = init_cache(config, rows, slots, dtype).layers
     if mesh is None:
         return layers
-    places = NamedSharding(mesh, PartitionSpec(ROWS, "tensor"))
-    return jax.lax.with_sharding_constraint(layers, places)
+    return jax.lax.with_sharding_constraint(layers, cache_place(mesh))
 
 
 @functools.partial(jax.jit, static_argnames=("slots", "mesh"))

@@ -4,6 +4,9 @@ A full state is a tree of arrays and a JSON-able ``meta``; the two latest are ke
 background and counted only once all of it would survive a power cut. Parameters alone (the start of
 the run and of the round, the candidates of a round) are kept under a name for as long as a full
 state speaks of them.
+
+In a bucket (``gs://``) the same: there Orbax completes a folder by a last object in it, not by its
+name, and nothing has to be flushed.
 """
 
 from __future__ import annotations
@@ -18,12 +21,16 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import jax
+from etils import epath
 
-from pruner_jax.store.folder import DURABLE, flush_to_disk
+from pruner_jax.store.folder import DURABLE, flush_to_disk, is_address
+from pruner_jax.store.mirror import Mirror
 
 PyTree = Any
 
 PARTIAL = "*.orbax-checkpoint-tmp*"  # what Orbax calls a checkpoint until it is complete
+
+_COMPLETE = "commit_success.txt"  # what Orbax writes last into a checkpoint in a bucket
 
 # What a save takes on the disk beside its numbers: per array three blocks (its folder, its header,
 # the end of its last block); once its metadata; and a share for what the run writes meanwhile.
@@ -41,20 +48,25 @@ class Checkpoints:
     on; otherwise what a failed or interrupted save left half-written is removed.
 
     Where a run has several processes all of them call the same methods: arrays are written and read
-    by all, the rest is done by one, by ``lead(work, *args)``.
+    by all, the rest is done by one, by ``lead(work, *args)``. ``mirror``: of a run in a bucket,
+    whose other files must be there before a state counts.
     """
 
     def __init__(
         self,
-        folder: pathlib.Path,
+        folder: pathlib.PurePath,
         keep: int = 2,
         *,
         read_only: bool = False,
         lead: Callable[..., Any] = _alone,
+        mirror: Mirror | None = None,
     ):
         import orbax.checkpoint as ocp
 
-        self._folder = folder.absolute()
+        self._folder, self._mirror = epath.Path(folder), mirror
+        self._in_bucket = is_address(self._folder)
+        if not self._in_bucket:
+            self._folder = self._folder.absolute()
         self._parameters = self._folder / "parameters"
         states = self._folder / "states"
         if read_only and not states.is_dir():
@@ -62,6 +74,9 @@ class Checkpoints:
         self._read_only, self._states_folder, self._lead = read_only, states, lead
         if not read_only:
             lead(self._tidy)
+        self._uncounted: int | None = None  # position of the state that was saved last
+        # A run that was stopped by this one may still write the state after the newest.
+        self._gap = 1 if self._in_bucket else 0
         self._saving = 0  # bytes of the newest full state, which may still be on their way
         logging.getLogger("absl").addFilter(_worth_saying)
         self._states = ocp.CheckpointManager(
@@ -82,8 +97,12 @@ class Checkpoints:
         return self._lead(self._latest)
 
     def _latest(self) -> int | None:
-        found = [path.parent.name for path in self._states_folder.glob(f"[0-9]*/{DURABLE}")]
-        return max(map(int, found), default=None)
+        return max((position for position, counts in self._found().items() if counts), default=None)
+
+    def _found(self) -> dict[int, bool]:
+        """Positions of the states that are there, and whether each counts."""
+        paths = [path for path in _inside(self._states_folder) if path.name.isdecimal()]
+        return {int(path.name): (path / DURABLE).exists() for path in paths}
 
     def save(self, arrays: PyTree, meta: Mapping[str, Any]) -> None:
         """Start saving a full state; call ``release`` before its arrays are donated.
@@ -100,8 +119,10 @@ class Checkpoints:
         parts = ocp.args.Composite(
             arrays=ocp.args.PyTreeSave(arrays), meta=ocp.args.JsonSave(dict(meta))
         )
+        position, self._gap = (0 if newest is None else newest + 1) + self._gap, 0
         with self._writing():
-            self._states.save(0 if newest is None else newest + 1, args=parts)
+            self._states.save(position, args=parts)
+        self._uncounted = position
 
     def meta(self, position: int) -> dict[str, Any]:
         """What was saved beside the arrays."""
@@ -128,7 +149,8 @@ class Checkpoints:
             self._writer.save(
                 self._parameters / name, args=ocp.args.PyTreeSave(parameters), force=True
             )
-            self._lead(_flush, self._parameters / name)
+            if not self._in_bucket:
+                self._lead(_flush, self._parameters / name)
 
     def load_parameters(self, name: str, like: PyTree) -> PyTree:
         """Parameters kept under a name, with the shapes, dtypes and shardings of ``like``."""
@@ -141,7 +163,7 @@ class Checkpoints:
 
     def names(self) -> set[str]:
         """Names of the kept parameters."""
-        return {path.name for path in self._parameters.iterdir() if "." not in path.name}
+        return {path.name for path in _inside(self._parameters) if "." not in path.name}
 
     def release(self) -> None:
         """Return when the arrays of a save that goes on may be donated; called at every step.
@@ -155,19 +177,26 @@ class Checkpoints:
     def wait(self) -> None:
         """Return when nothing is being saved any more; a failed save raises here."""
         with self._writing():
-            self._states.wait_until_finished()
+            try:
+                self._states.wait_until_finished()
+            except BaseException:
+                self._uncounted = None  # whatever is there of it
+                raise
             if not self._read_only:
                 self._lead(self._make_durable)
 
     def _make_durable(self) -> None:
         """Count the newest state, now that all have written their part of it."""
-        newest = self._states.latest_step()
-        if newest is None or newest == self._latest():
+        if self._uncounted is None:
             return
-        state = self._states_folder / str(newest)
-        _flush(state)
-        (state / DURABLE).touch()
-        flush_to_disk(state)
+        state = self._states_folder / str(self._uncounted)
+        if not self._in_bucket:
+            _flush(state)
+        with contextlib.nullcontext() if self._mirror is None else self._mirror.counting():
+            (state / DURABLE).touch()
+        if not self._in_bucket:
+            flush_to_disk(state)
+        self._uncounted = None
 
     def close(self) -> None:
         """Finish what is being saved and stop the background threads."""
@@ -176,24 +205,37 @@ class Checkpoints:
         finally:
             self._states.close()
             self._writer.close()
-            if not self._read_only:
+            if not (self._read_only or self._in_bucket):
                 self._remove_half_written()
 
     def _tidy(self) -> None:
-        self._parameters.mkdir(parents=True, exist_ok=True)
+        if not self._in_bucket:
+            self._parameters.mkdir(parents=True, exist_ok=True)
         self._remove_half_written()
-        for state in self._states_folder.glob("[0-9]*"):
-            if not (state / DURABLE).exists():
-                shutil.rmtree(state)
+        found, newest = self._found(), self._latest()
+        for position, counts in found.items():
+            # In a bucket one that was being deleted may look like one that is there.
+            if not counts or (self._in_bucket and position != newest):
+                (self._states_folder / str(position)).rmtree()
 
     def _remove_half_written(self) -> None:
-        for folder in (self._parameters, self._folder / "states"):
+        if self._in_bucket:
+            for path in _inside(self._parameters):
+                if not (path / _COMPLETE).exists():
+                    path.rmtree(missing_ok=True)
+            return
+        for folder in (self._parameters, self._states_folder):
             for half_written in folder.glob(PARTIAL):
                 shutil.rmtree(half_written, ignore_errors=True)
 
     def _check_room(self, arrays: int) -> int:
         """Bytes that a save of ``arrays`` will take. Refused before it begins if the disk cannot
-        hold them: once it goes on, each of its threads would print what it failed with."""
+        hold them: once it goes on, each of its threads would print what it failed with. Of a run
+        in a bucket that a later start has taken over, all saves are."""
+        if self._in_bucket:
+            if self._mirror is not None:
+                self._mirror.check_owner()
+            return 0
         needed = int((1 + _MEANWHILE) * arrays) + _METADATA
         if needed + self._saving > shutil.disk_usage(self._folder).free:
             self._states.wait_until_finished()  # what goes on has not taken all that it will
@@ -221,7 +263,11 @@ class Checkpoints:
 
     def _drop(self, used: set[str]) -> None:
         for name in self.names() - used:
-            shutil.rmtree(self._parameters / name)
+            (self._parameters / name).rmtree()
+
+
+def _inside(folder: epath.Path) -> list[epath.Path]:
+    return list(folder.iterdir()) if folder.is_dir() else []
 
 
 def _bytes_of(tree: PyTree) -> int:
@@ -229,10 +275,11 @@ def _bytes_of(tree: PyTree) -> int:
     return sum(leaf.nbytes + _PER_ARRAY for leaf in jax.tree.leaves(tree))
 
 
-def _flush(folder: pathlib.Path) -> None:
+def _flush(folder: epath.Path) -> None:
     """Return once all that lies in a folder, and its own name, would survive a power cut. Of many
     hosts each has seen to the numbers that it wrote."""
     alone = jax.process_count() == 1
+    folder = pathlib.Path(folder)
     for path in (*(folder.rglob("*") if alone else ()), folder, folder.parent):
         flush_to_disk(path)
 

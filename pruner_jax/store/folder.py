@@ -7,6 +7,8 @@
 One process at a time writes to a folder (a lock that the system drops with the process). From its
 first checkpoint on a folder belongs to one configuration: starting another one there is refused,
 key by key, except for settings that only say how a machine is to be used.
+
+OUT may be ``gs://BUCKET/FOLDER``: the files are then worked on in a local folder (`mirror`).
 """
 
 from __future__ import annotations
@@ -25,16 +27,15 @@ from typing import Any
 
 import yaml
 
+from pruner_jax.store.mirror import CHECKPOINTS, CONFIG, EXPORT, SUMMARY, FolderError, Mirror
+from pruner_jax.store.mirror import is_address as is_address
+
 _COMMIT = "commit"  # before that of a model, in the note of the inputs
 
 DURABLE = "durable"  # a file in the folder of a checkpoint all of which would survive a power cut
 
 # What a run has measured before its first step stays true under other rules of what follows.
 UNTIL_THE_FIRST_STEP = ("auto", "guards", "pick")
-
-
-class FolderError(ValueError):
-    """The run folder cannot be used: it is busy, or it belongs to another configuration."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,11 +45,34 @@ class RunFolder:
     root: pathlib.Path
     changes: tuple[str, ...] = ()
     """Settings that differ from the previous start and were accepted, as ``key: was x, now y``."""
+    mirror: Mirror | None = dataclasses.field(default=None, compare=False)
+    """Of a run in a bucket, whose local folder ``root`` is on the first host."""
+
+    @classmethod
+    def at(cls, out: str | os.PathLike[str]) -> RunFolder:
+        """That of a run by its path or address; nothing is looked at."""
+        if not is_address(out):
+            return cls(pathlib.Path(out))
+        mirror = Mirror(out)
+        return cls(mirror.root, mirror=mirror)
+
+    def shown(self, path: pathlib.Path | None = None) -> str:
+        """Where others find the run, or a file of it."""
+        if self.mirror is None:
+            return str(path or self.root)
+        within = "" if path is None else f"/{path.relative_to(self.root).as_posix()}"
+        return self.mirror.address + within
+
+    def publish(self) -> None:
+        """Bring the files into the bucket, where the run is in one."""
+        if self.mirror is not None:
+            with self.mirror.counting():
+                pass
 
     @property
     def config(self) -> pathlib.Path:
         """Resolved configuration."""
-        return self.root / "config.yaml"
+        return self.root / CONFIG
 
     @property
     def inputs(self) -> pathlib.Path:
@@ -76,19 +100,23 @@ class RunFolder:
         return self.root / "store"
 
     @property
-    def checkpoints(self) -> pathlib.Path:
-        """Orbax."""
-        return self.root / "checkpoints"
+    def checkpoints(self) -> pathlib.PurePath:
+        """Orbax; of a run in a bucket an address that all hosts reach."""
+        if self.mirror is None:
+            return self.root / CHECKPOINTS
+        from etils import epath
+
+        return epath.Path(self.mirror.address) / CHECKPOINTS
 
     @property
     def summary(self) -> pathlib.Path:
         """Final numbers."""
-        return self.root / "summary.json"
+        return self.root / SUMMARY
 
     @property
     def export(self) -> pathlib.Path:
         """Hugging Face folder of the picked model."""
-        return self.root / "export"
+        return self.root / EXPORT
 
 
 def flush_to_disk(path: pathlib.Path) -> None:
@@ -142,7 +170,7 @@ def open_folder(
     """Take a run folder for this process, new or to be continued.
 
     Args:
-      out: the folder; made if it is not there.
+      out: the folder, a path or an address in a bucket; made if it is not there.
       config: the resolved configuration, plain data. Its key ``out`` is not compared, so that a
         folder may be moved and continued.
       machine: settings that change no result (dotted keys, or the beginning of some, such as
@@ -157,18 +185,20 @@ def open_folder(
 
     Raises:
       FolderError: another process writes there, or the folder was begun with other settings (each
-        is named with both values), or holds something that is not a run.
+        is named with both values), or holds something that is not a run; the bucket cannot be used.
     """
-    folder = RunFolder(pathlib.Path(out))
-    _check_root(folder)
-    folder.root.mkdir(parents=True, exist_ok=True)
-    with lock(folder.root):
+    with _taken(out) as folder:
         folder = _accepted(folder, config, machine, today)
+        if folder.mirror is not None:  # whoever had it stops, and may have written meanwhile
+            folder.mirror.claim()
+            folder.mirror.pull()
         if folder.changes or not folder.config.exists():
             write_atomically(folder.config, _text(config))
         folder = _with_inputs(folder, inputs, commits or {})
         folder.rollouts.mkdir(exist_ok=True)
-        folder.checkpoints.mkdir(exist_ok=True)
+        if folder.mirror is None:
+            folder.checkpoints.mkdir(exist_ok=True)
+        folder.publish()
         yield folder
 
 
@@ -182,21 +212,30 @@ def check_folder(
 
     For the beginning of a start, before what takes minutes to load.
     """
-    folder = RunFolder(pathlib.Path(out))
-    _check_root(folder)
-    if not folder.config.exists():
-        return folder
-    with lock(folder.root):
+    folder = RunFolder.at(out)
+    if folder.mirror is None:
+        _check_root(folder)
+        if not folder.config.exists():
+            return folder
+    with _taken(out) as folder:
         return _accepted(folder, config, machine, today)
+
+
+@contextlib.contextmanager
+def _taken(out: str | os.PathLike[str]) -> Iterator[RunFolder]:
+    """A folder that holds a run or nothing, locked; its files as they are in the bucket."""
+    folder = RunFolder.at(out)
+    if folder.mirror is None:
+        _check_root(folder)
+    folder.root.mkdir(parents=True, exist_ok=True)
+    with lock(folder.root, folder.shown()):
+        if folder.mirror is not None:
+            folder.mirror.pull()
+        yield folder
 
 
 def _check_root(folder: RunFolder) -> None:
     out = str(folder.root)
-    if ":/" in out:
-        raise FolderError(
-            f"out={out!r} is an address; allowed: a path. A bucket has to be mounted as a folder "
-            "(gcsfuse), the same on all hosts"
-        )
     if folder.root.exists() and not folder.root.is_dir():
         raise FolderError(f"out={out!r} is a file; give a folder with --out")
     if folder.root.is_dir() and not folder.config.exists() and _foreign(folder.root):
@@ -246,8 +285,7 @@ def _with_inputs(
 def begun_with(out: str | os.PathLike[str], model: str) -> str:
     """The name under which a run goes on with the model that it was begun with: of one from the hub
     the commit that its folder notes, for a branch may have moved on."""
-    note = RunFolder(pathlib.Path(out)).inputs
-    known = json.loads(note.read_text()) if note.exists() else {}
+    known = json.loads(_text_in(out, "inputs.json") or "{}")
     word, _, commit = known.get(model, "").partition(" ")
     return at_commit(model, commit if word == _COMMIT else None)
 
@@ -267,10 +305,17 @@ def _text(config: Mapping[str, Any]) -> str:
     return yaml.safe_dump(dict(config), sort_keys=False)
 
 
-def steps_made(root: pathlib.Path) -> int:
+def steps_made(out: str | os.PathLike[str]) -> int:
     """How many steps the run in a folder has made, by its metrics; 0 where there is none."""
-    metrics = RunFolder(root).metrics
-    return metrics.read_text().count('"kind": "step"') if metrics.exists() else 0
+    return (_text_in(out, "metrics.jsonl") or "").count('"kind": "step"')
+
+
+def _text_in(out: str | os.PathLike[str], name: str) -> str | None:
+    """What a file of a run says, on this machine or in a bucket; None where it is not there."""
+    if is_address(out):
+        return Mirror(out).text(name)
+    path = pathlib.Path(out) / name
+    return path.read_text() if path.exists() else None
 
 
 def _foreign(root: pathlib.Path) -> bool:
@@ -280,8 +325,9 @@ def _foreign(root: pathlib.Path) -> bool:
 
 
 @contextlib.contextmanager
-def lock(root: pathlib.Path) -> Iterator[None]:
-    """Take a folder for this process; FolderError where another one has it."""
+def lock(root: pathlib.Path, shown: str | None = None) -> Iterator[None]:
+    """Take a folder for this process; FolderError where another one has it. ``shown``: the name by
+    which it is known."""
     with open(root / ".lock", "a+") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -291,7 +337,7 @@ def lock(root: pathlib.Path) -> Iterator[None]:
             file.seek(0)
             owner = file.read().strip() or "unknown"
             raise FolderError(
-                f"another process (pid {owner}) is writing to {str(root)!r}; "
+                f"another process (pid {owner}) is writing to {shown or str(root)!r}; "
                 "wait for it, stop it, or choose another --out"
             ) from None
         with naming(root / ".lock"):
@@ -358,7 +404,7 @@ def _is_empty_run(folder: RunFolder) -> bool:
 
 def _belongs_to_another(folder: RunFolder, changes: Iterable[str]) -> FolderError:
     return FolderError(
-        f"out={str(folder.root)!r} belongs to a run with other settings:\n"
+        f"out={folder.shown()!r} belongs to a run with other settings:\n"
         + "\n".join(f"  {change}" for change in changes)
         + "\nGive the same settings to continue it, or another --out to start a new run."
     )

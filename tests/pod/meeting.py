@@ -3,6 +3,7 @@
 import os
 import signal
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -100,6 +101,12 @@ with start(options) as pod:
         while True:
             interrupts.check()
             time.sleep(0.1)
+    if how == "led":
+        # The signal comes to one that waits for the first, which works alone.
+        with Interrupts(pod) as interrupts:
+            if pod.index == 1:
+                threading.Timer(1, os.kill, (os.getpid(), signal.SIGTERM)).start()
+            pod.lead(lambda: [(interrupts.check(), time.sleep(0.05)) for _ in range(2000)])
     if how == "astray":
         pod.each(stop_first if pod.index else fail_on_last, pod)
     if how == "unshared":

@@ -1,5 +1,6 @@
 """Compiles for TPUs that are not there, in a process of its own; prints JSON."""
 
+import dataclasses
 import json
 import re
 import sys
@@ -37,6 +38,12 @@ def turned_over(shape):
     return len(hlo.copies(hlo.parse(text), [shape, shape[::-1]], "bf16"))
 
 
+def shared(settings):
+    """The sampler where two chips share their rows and heads."""
+    mesh = dataclasses.replace(settings.mesh, tensor=2)
+    return finding.sampling(finding.prepare(dataclasses.replace(settings, mesh=mesh)), "train")
+
+
 def main(file, *words):
     settings = config.load(config.PlanConfig, file, words)
     here = finding.prepare(settings)
@@ -47,6 +54,7 @@ def main(file, *words):
         "turned_over": turned_over((8192, 16384)),
         # A cache that does not fit into the memory on the chip's core.
         "monitor": finding.sampling(here, "monitor").plain(here.chip.memory),
+        "shared": shared(settings).plain(here.chip.memory),
     }
     print(json.dumps(found))
 

@@ -24,11 +24,11 @@ MODEL = {
     "model_type": "qwen2",
     "architectures": ["Qwen2ForCausalLM"],
     "vocab_size": 1024,
-    "hidden_size": 256,
+    "hidden_size": 512,
     "intermediate_size": 512,
     "num_hidden_layers": 2,
-    "num_attention_heads": 2,
-    "num_key_value_heads": 1,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
     "max_position_embeddings": 2048,
     "tie_word_embeddings": True,
     "eos_token_id": 2,
@@ -128,6 +128,16 @@ def test_a_copied_cache_would_be_seen(compiled):
     assert compiled["turned_over"] > 0
     assert compiled["monitor"]["counted_bytes"]["cache"] > 200 << 20
     assert compiled["monitor"]["cache_copies"] == 0
+
+
+@needs_libtpu
+@pytest.mark.slow
+def test_chips_that_share_a_model_share_its_cache(compiled):
+    shared = compiled["shared"]
+    kept = shared["counted_bytes"]["weights"] + shared["counted_bytes"]["cache"]  # one layer twice
+    assert shared["decode"]["arguments"] < 1.1 * kept
+    assert shared["decode"]["results"] < shared["counted_bytes"]["cache"] / 10  # it is donated
+    assert shared["cache_copies"] == 0
 
 
 def refused(capsys, *words):

@@ -71,6 +71,7 @@ DEAD = "has not been heard of for 3 s .*same command"
         ("memory", 1, [1, 1], ["process 1 failed: RuntimeError: RESOURCE_EX", "RESOURCE_EXH"]),
         ("collective", 2, [75, 75, -9], [f"process 2 .* {DEAD}", f"process 2 .* {DEAD}", ""]),
         ("impatient", 1, [130, 130], ["stopped by SIGINT", "KeyboardInterrupt"]),
+        ("led", 1, [75, 75], ["stopped by SIGTERM", "stopped by SIGTERM"]),
         ("astray", 1, [1, 1], ["process 1 is at stop_first, this one at fail_on_last", ""]),
         ("unshared", 1, [1, 1], ["not the same folder on all .*processes .1. do not see", ""]),
     ],

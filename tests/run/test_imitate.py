@@ -16,7 +16,7 @@ def words(tmp_path):
     """A warm-up of a tiny model from nothing."""
     shape = (
         "{model_type: qwen2, hidden_size: 32, intermediate_size: 48, num_hidden_layers: 2, "
-        "num_attention_heads: 2, num_key_value_heads: 1, max_position_embeddings: 256, "
+        "num_attention_heads: 2, num_key_value_heads: 1, max_position_embeddings: 512, "
         "rms_norm_eps: 1e-6, rope_theta: 10000.0, tie_word_embeddings: true, hidden_act: silu}"
     )
     options = "{train: 32, monitor: 4, test: 4}"
@@ -45,7 +45,7 @@ def test_a_dry_run_checks_and_shows_sizes_and_leaves_nothing(words, tmp_path, mo
 def test_a_dry_run_makes_and_loads_no_weights(words, model, monkeypatch, capsys):
     monkeypatch.setattr(weights, "init", None)
     monkeypatch.setattr(hf, "read_weights", None)
-    for more in ((), (f"--model={model}",)):
+    for more in ((), (f"--model={model}", "--test.limit=128")):
         assert cli.main([*words, "--dry-run", *more]) == 0
         assert json.loads(capsys.readouterr().out)["parameters"] == 17_696
 
@@ -67,6 +67,14 @@ def test_a_budget_that_no_response_can_exceed_is_refused_before_training(
     told = ["--limit=40", "--test.budget=40", "--test.budget_sentence=In {budget} tokens."]
     assert cli.main([*words, *told]) == 1
     assert "budget is 40, but responses are cut at 40 tokens" in capsys.readouterr().err
+
+
+def test_a_test_that_does_not_fit_into_the_model_is_refused_before_training(
+    words, monkeypatch, capsys
+):
+    monkeypatch.setattr(imitate, "_train", None)
+    assert cli.main([*words, "--test.limit=500"]) == 1
+    assert "of up to 500 (test.limit, or else limit) do not fit" in capsys.readouterr().err
 
 
 def test_what_cannot_be_said_is_null_in_json(words, monkeypatch, capsys):

@@ -15,11 +15,11 @@ from pruner_jax.objective.rows import rewrite
 from pruner_jax.policy import handle
 from pruner_jax.problems import last_digit
 from pruner_jax.run import programs
+from pruner_jax.run.beams import by_steps
 from pruner_jax.run.engine import Engine
 from pruner_jax.run.evaluate import evaluate_verb
 from pruner_jax.run.programs import (
     Round,
-    by_steps,
     fails,
     refine,
     said,

@@ -169,11 +169,3 @@ def test_another_commit_of_a_model_is_a_change(tmp_path):
         with open_folder(tmp_path / "run", CONFIG, commits={"owner/name": commit}) as folder:
             assert folder.changes == changes
     assert json.loads(folder.inputs.read_text()) == {"owner/name": "commit bb"}
-
-
-def test_an_address_is_no_folder(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    with pytest.raises(FolderError, match=r"is an address; allowed: a path.*mounted"):
-        with open_folder("gs://bucket/run", {"a": 1}):
-            pass
-    assert not list(tmp_path.iterdir())
