@@ -18,6 +18,7 @@ from pruner_jax.learn.rows import Rows, rows_of
 from pruner_jax.objective.condition import Begin
 from pruner_jax.objective.method import Phase
 from pruner_jax.run import collect
+from pruner_jax.run.heap import give_back_freed
 from pruner_jax.run.interrupts import Interrupted
 from pruner_jax.run.session import Session, iteration_steps, optimizer_steps, optimizer_term
 from pruner_jax.run.shards import join, read_shards
@@ -60,6 +61,8 @@ def finish(run: Session, state: RunState, work: Work, collected: bool) -> dict[s
     with run.clock.phase("save"):
         run.checkpoints.release()
     with run.clock.phase("learn"):
+        if jax.default_backend() == "cpu":  # the sampler's copy of them was in the host's memory
+            give_back_freed(sum(x.nbytes for x in jax.tree.leaves(state.learn.params)))
         state.learn, metrics = learn(
             state.learn,
             rows,
