@@ -8,7 +8,7 @@ turns ``--turns`` times. The first ``--skip`` steps of each process, which compi
 the others the median does. Writes JSON, prints a table. Two workloads:
 
 * ``capped``: a random Qwen2 (854 k parameters: 4 layers, width 128) whose end token is never drawn,
-  so that all answers are 128 tokens long: arithmetic alone decides.
+  so that all answers are 128 tokens long: arithmetic alone decides. Rewards are a coin's.
 * ``reasoner``: configs/tiny_reasoner, whose answers end at very different lengths, up to 112.
 """
 
@@ -29,6 +29,7 @@ ROOT = pathlib.Path(__file__).parents[1]
 HERE = pathlib.Path(__file__).parent / "rl_steps"
 SCRIPTS = {"ours": "ours.py", "trl": "with_trl.py", "tunix": "with_tunix.py"}
 LIMITS = {"capped": 128, "reasoner": 112}
+REWARDS = {"capped": "even", "reasoner": "correct"}
 PROMPTS, SAMPLES, LEARNING_RATE = 32, 8, 1e-5
 
 QWEN2 = {
@@ -114,6 +115,9 @@ def prepare(workload: str, folder: pathlib.Path, steps: int) -> dict[str, Any]:
         "pick": {"rule": "last"},
         "guards": {"action": "warn"},
     }
+    if workload == "capped":
+        checker = f"trl:{HERE / 'rewards.py'}:{REWARDS[workload]}"
+        settings["verify"] = {"checker": checker, "unfinished_is_wrong": False}
     file = folder / f"{workload}.yaml"
     file.write_text(yaml.safe_dump(settings))
     config = load(PruneConfig, str(file))
@@ -127,6 +131,7 @@ def prepare(workload: str, folder: pathlib.Path, steps: int) -> dict[str, Any]:
         "settings": str(file),
         "model": str(model),
         "prompts": list(prompts.text),
+        "reward": REWARDS[workload],
         "golds": [problem.answer for problem in problems],
         "prompts_per_step": PROMPTS,
         "samples": SAMPLES,

@@ -11,24 +11,14 @@ from __future__ import annotations
 
 import json
 import pathlib
-import re
 import sys
 import time
 
+import rewards
 import torch
 from datasets import Dataset
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast, TrainerCallback
 from trl import GRPOConfig, GRPOTrainer
-
-BOXED = re.compile(r"\\boxed\{(\d+)\}")
-
-
-def correct(completions: list[str], gold: list[str], **_: object) -> list[float]:
-    """1 for a completion whose last boxed answer is the right one."""
-    return [
-        float((found := BOXED.findall(text)) != [] and found[-1] == answer)
-        for text, answer in zip(completions, gold)
-    ]
 
 
 class Timed(GRPOTrainer):
@@ -97,7 +87,7 @@ def main() -> None:
         processing_class=PreTrainedTokenizerFast.from_pretrained(
             work["model"], padding_side="left"
         ),
-        reward_funcs=correct,
+        reward_funcs=getattr(rewards, work["reward"]),
         args=config,
         train_dataset=Dataset.from_dict({"prompt": work["prompts"], "gold": work["golds"]}),
     )

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import json
 import pathlib
-import re
 import sys
 import time
 
@@ -19,14 +18,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import rewards
 from transformers import PreTrainedTokenizerFast
 from tunix.models.qwen2 import model as qwen2
 from tunix.models.qwen2 import params
 from tunix.rl import rl_cluster
 from tunix.rl.grpo.grpo_learner import GRPOConfig, GRPOLearner
 from tunix.rl.rollout import base_rollout
-
-BOXED = re.compile(r"\\boxed\{(\d+)\}")
 
 
 def main() -> None:
@@ -65,7 +63,7 @@ def main() -> None:
     learner = GRPOLearner(
         rl_cluster=cluster,
         algo_config=GRPOConfig(num_generations=work["samples"], beta=0.0),
-        reward_fns=correct,
+        reward_fns=getattr(rewards, work["reward"]),
     )
     learner.train(Steps(work, cluster))
 
@@ -88,16 +86,6 @@ def load(work: dict, mesh: jax.sharding.Mesh) -> qwen2.Qwen2:
     )
     with mesh:
         return params.create_model_from_safe_tensors(work["model"], config, mesh, dtype=jnp.float32)
-
-
-def correct(
-    prompts: list[str], completions: list[str], gold: list[str], **_: object
-) -> list[float]:
-    """1 for a completion whose last boxed answer is the right one."""
-    return [
-        float((found := BOXED.findall(text)) != [] and found[-1] == answer)
-        for text, answer in zip(completions, gold)
-    ]
 
 
 class Steps:
