@@ -6,7 +6,7 @@ import os
 import pytest
 from buckets import served
 
-from pruner_jax.store import mirror
+from pruner_jax.store import mirror, service
 from pruner_jax.store.folder import FolderError, RunFolder, begun_with, check_folder, open_folder
 from pruner_jax.store.mirror import Mirror, local
 
@@ -14,7 +14,7 @@ CONFIG = {"out": "a", "seed": 0}
 
 
 @pytest.fixture(scope="module")
-def service():
+def played():
     with served() as environment, pytest.MonkeyPatch.context() as patch:
         for name, value in environment.items():
             patch.setenv(name, value)
@@ -23,7 +23,7 @@ def service():
 
 
 @pytest.fixture
-def bucket(service, tmp_path, monkeypatch):
+def bucket(played, tmp_path, monkeypatch):
     """``bucket(machine)``: the run's address, as seen from a machine of that name."""
 
     def on(machine="first"):
@@ -116,7 +116,7 @@ def test_a_later_start_stops_the_earlier_one(bucket):
             other.publish()
 
 
-def test_folders_that_cannot_be_used_say_why(service, bucket, tmp_path):
+def test_folders_that_cannot_be_used_say_why(played, bucket, tmp_path):
     said = {
         "gs://closed/run": r"not let this account open.*you may not GET.*roles Storage Object User",
         "gs://shown/run": r"does not let this account write.*may not POST.*Storage Object User",
@@ -139,7 +139,7 @@ def test_folders_that_cannot_be_used_say_why(service, bucket, tmp_path):
 
 
 def test_the_packages_are_asked_for(monkeypatch):
-    monkeypatch.setattr(mirror.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(service.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(FolderError, match=r"pip install 'pruner-jax\[gcs\]'"):
         check_folder("gs://bucket/run", CONFIG)
 
