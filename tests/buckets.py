@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import http.server
+import io
 import json
 import logging
 import re
@@ -52,6 +53,9 @@ class _Handler(RequestHandler):
         self._generation = "0"
         if within:
             name = query.get("name", [urllib.parse.unquote(asked.path.partition("/o/")[2])])[0]
+            if query.get("uploadType") == ["multipart"]:  # the name is in what comes first
+                self.rfile = io.BytesIO(self.rfile.read(int(self.headers["Content-Length"])))
+                name = json.loads(re.search(rb"{.*?}", self.rfile.getvalue())[0])["name"]
             with contextlib.suppress(NotFound):
                 self._generation = self.storage.get_file_obj(within[1], name)["generation"]
         if query.get("ifGenerationMatch", [self._generation]) != [self._generation]:

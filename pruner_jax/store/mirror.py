@@ -43,7 +43,7 @@ _LOCK, _NOTE = ".lock", ".owner"
 _HALF_WRITTEN = re.compile(r"\..+\.[^.]+")  # .NAME.SUFFIX, until it gets its name
 _SETTLES = 2.0  # seconds, after which a run that saw its own note last has done what it would
 _AT_ONCE = 8  # files that are fetched at a time
-_TRIES = 4  # lists that are fetched by; files may be overwritten meanwhile
+_TRIES = 4  # of what fails because somebody writes there meanwhile
 
 _Stamp = tuple[int, int, int]  # size, time of change in ns, inode
 
@@ -199,21 +199,23 @@ class Mirror:
         the one that is there."""
         from google.api_core.exceptions import PreconditionFailed
 
+        def upload() -> None:
+            blob = self._blob(name)
+            blob.upload_from_filename(
+                self.root / name,
+                if_generation_match=self._generations.get(name, 0),
+                timeout=service.PATIENCE / 2,
+                retry=service.patient(),
+            )
+            self._generations[name] = blob.generation
+
         with self._asking("write"):
-            while True:
-                blob = self._blob(name)
+            for _ in range(_TRIES - 1):
                 try:
-                    blob.upload_from_filename(
-                        self.root / name,
-                        if_generation_match=self._generations.get(name, 0),
-                        timeout=service.PATIENCE / 2,
-                        retry=service.patient(),
-                    )
+                    return upload()
                 except PreconditionFailed:
                     self._look(name)
-                else:
-                    self._generations[name] = blob.generation
-                    return
+            upload()
 
     def _look(self, name: str) -> None:
         """What is there, where it is not what this run knew: its own, where an answer was lost, or
