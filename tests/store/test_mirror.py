@@ -158,7 +158,7 @@ def test_the_owner_writes_over_what_came_late_and_drops_it(bucket):
             Mirror(bucket())._blob(name).upload_from_string("late")
             (folder.root / name).unlink()
         folder.publish()
-        assert set(there(bucket())) == {"config.yaml", "inputs.json"}
+        assert set(there(bucket())) == {"config.yaml"}
 
 
 def test_what_is_overwritten_while_it_is_fetched_is_fetched_again(bucket, monkeypatch):
