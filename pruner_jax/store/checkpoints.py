@@ -267,7 +267,7 @@ class Checkpoints:
     @contextlib.contextmanager
     def _writing(self) -> Iterator[None]:
         """A full disk shows as the OSError it is: Orbax tells of it in words only. What fails
-        because a later run has tidied it away shows as that."""
+        because a later run has tidied it away, or the bucket is away, shows as that."""
         try:
             yield
         except Exception as error:

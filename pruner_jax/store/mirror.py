@@ -165,12 +165,10 @@ class Mirror:
             time.sleep(_SETTLES)
 
     def check_owner(self) -> None:
-        """Stop where a later start has made the folder its own. Of what was never claimed (by the
-        hosts that do not lead) nobody is the owner, and nothing is asked."""
-        if self._token is None:
-            return
+        """Stop where a later start has made the folder its own. On hosts that have claimed nothing
+        (all but the first) it shows only whether the bucket can be reached."""
         note = json.loads(self.text(_NOTE) or "{}")
-        if note.get("token") == self._token:
+        if self._token in (None, note.get("token")):
             return
         who = (
             f"by another start of the run (host {note.get('host')}, pid {note.get('pid')}, since "
@@ -246,7 +244,9 @@ class Mirror:
         from google.api_core.exceptions import NotFound, PreconditionFailed
 
         with self._asking("delete"), contextlib.suppress(NotFound):
-            while generation := self._generations.pop(name, 0):
+            for _ in range(_TRIES):  # what is still there then a start drops
+                if not (generation := self._generations.pop(name, 0)):
+                    return
                 try:
                     self._blob(name).delete(if_generation_match=generation, retry=service.patient())
                 except PreconditionFailed:
