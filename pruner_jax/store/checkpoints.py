@@ -76,7 +76,8 @@ class Checkpoints:
             raise ValueError(f"{str(folder)!r} holds no checkpoints")
         self._read_only, self._states_folder, self._lead = read_only, states, lead
         self._keep = keep
-        self._first = 0 if read_only else lead(self._tidy)  # the least position of a new state
+        with self._writing():
+            self._first = 0 if read_only else lead(self._tidy)  # the least position of a new state
         self._uncounted: int | None = None  # position of the state that was saved last
         self._saving = 0  # bytes of the newest full state, which may still be on their way
         logging.getLogger("absl").addFilter(_worth_saying)
