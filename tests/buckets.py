@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import http.server
+import io
 import json
 import logging
 import re
@@ -21,6 +22,8 @@ from gcp_storage_emulator.exceptions import NotFound
 from gcp_storage_emulator.handlers.buckets import create_bucket
 from gcp_storage_emulator.server import RequestHandler
 from gcp_storage_emulator.storage import Storage
+
+from pruner_jax.store.service import bucket
 
 
 class _Handler(RequestHandler):
@@ -43,17 +46,22 @@ class _Handler(RequestHandler):
         """The status that the real service would answer with where the emulator says yes."""
         asked = urllib.parse.urlsplit(self.path)
         query = urllib.parse.parse_qs(asked.query)
-        bucket = re.search(r"/b/([^/]+)", asked.path)
-        may = {"closed": (), "shown": ("GET",)}.get(bucket and bucket[1])
+        within = re.search(r"/b/([^/]+)", asked.path)
+        may = {"closed": (), "shown": ("GET",)}.get(within and within[1])
         if may is not None and self.command not in may:
             return 403
         self._generation = "0"
-        if bucket:
+        if within:
             name = query.get("name", [urllib.parse.unquote(asked.path.partition("/o/")[2])])[0]
+            if query.get("uploadType") == ["multipart"]:  # the name is in what comes first
+                self.rfile = io.BytesIO(self.rfile.read(int(self.headers["Content-Length"])))
+                name = json.loads(re.search(rb"{.*?}", self.rfile.getvalue())[0])["name"]
             with contextlib.suppress(NotFound):
-                self._generation = self.storage.get_file_obj(bucket[1], name)["generation"]
+                self._generation = self.storage.get_file_obj(within[1], name)["generation"]
         if query.get("ifGenerationMatch", [self._generation]) != [self._generation]:
             return 412
+        if query.get("generation", [self._generation]) != [self._generation]:
+            return 404
         return 304 if query.get("ifGenerationNotMatch") == [self._generation] else None
 
     def end_headers(self) -> None:
@@ -74,6 +82,7 @@ class _Server(http.server.HTTPServer):
 
 @contextlib.contextmanager
 def served() -> Iterator[dict[str, str]]:
+    bucket.cache_clear()  # as of another address
     logging.getLogger("gcp_storage_emulator").setLevel(logging.CRITICAL)  # tells what is not there
     storage = Storage(use_memory_fs=True)
     for name in ("open", "closed", "shown"):

@@ -21,6 +21,7 @@ from etils import epath
 
 from pruner_jax import settings as reading
 from pruner_jax.pod.together import Pod, Unlike
+from pruner_jax.store.mirror import is_address
 from pruner_jax.types import Problem
 
 LIKE = "start all hosts with the same command, files and versions"
@@ -37,7 +38,7 @@ _ENVIRONMENT = ("XLA_FLAGS", "LIBTPU_INIT_ARGS", "JAX_ENABLE_X64", "JAX_DEFAULT_
 
 def likeness(settings: Any) -> dict[str, str]:
     """Settings by dotted name, the digest of this package's files and versions of others; without
-    what tells processes apart."""
+    what tells processes apart. Of ``out`` an address: a path may be another one on each host."""
     found: dict[str, str] = {}
 
     def flatten(tree: Any, name: str) -> None:
@@ -47,9 +48,11 @@ def likeness(settings: Any) -> dict[str, str]:
         else:
             found[name] = json.dumps(tree, sort_keys=True, default=str)
 
-    flatten(reading.plain(settings), "")
-    for own in ("pod.process", "out"):
-        found.pop(own, None)
+    plain = reading.plain(settings)
+    flatten(plain, "")
+    found.pop("pod.process", None)
+    if "out" in found and not is_address(plain["out"]):
+        found["out"] = "a path"  # which may differ, if only it is the same folder
     package = pathlib.Path(__file__).parents[1]
     found["program"] = digest(sorted(package.rglob("*.py")), package)
     found["version of Python"] = platform.python_version()

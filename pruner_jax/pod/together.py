@@ -115,7 +115,9 @@ class Pod:
             raise error
         if failed:
             index, note = next(iter(failed.items()))
-            raise PodError(f"process {index} failed: {note['said']}")
+            there = PodError(f"process {index} failed: {note['said']}")
+            there.exit_code = note["exit_code"]
+            raise there
         return [note["value"] for note in notes]
 
     def lead(self, work: Callable[..., Any], *args: Any) -> Any:
@@ -228,4 +230,5 @@ def _note(error: BaseException | None) -> dict[str, Any] | None:
         return None
     stopped = isinstance(error, KeyboardInterrupt)
     number = getattr(error, "number", signal.SIGINT) if stopped else 0
-    return {"said": f"{type(error).__name__}: {error}", "signal": int(number)}
+    code = getattr(error, "exit_code", PodError.exit_code)
+    return {"said": f"{type(error).__name__}: {error}", "signal": int(number), "exit_code": code}

@@ -225,7 +225,10 @@ class Watch:
             self.put(f"left/{self._index}", b"")
             until = time.monotonic() + _LEAVE + 5 * _LOOK
             while self._index == 0 and time.monotonic() < until:
-                if len(self._all("left")) == self._count or isinstance(self._trouble, Gone):
+                if isinstance(self._trouble, Gone):
+                    return
+                if len(self._all("left")) == self._count:
+                    time.sleep(2 * _LOOK)  # in which they say what they end with, and end
                     return
                 time.sleep(_LOOK / 10)
 

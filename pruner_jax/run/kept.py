@@ -18,10 +18,10 @@ from pruner_jax.run.ahead import model_digest
 from pruner_jax.run.checks import named_files
 from pruner_jax.run.session import MACHINE
 from pruner_jax.settings import Given, build
+from pruner_jax.store.changes import changes_refused
 from pruner_jax.store.folder import (
     FolderError,
     at_commit,
-    changes_refused,
     digests,
     write_atomically,
 )

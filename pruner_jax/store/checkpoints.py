@@ -6,7 +6,10 @@ the run and of the round, the candidates of a round) are kept under a name for a
 state speaks of them.
 
 In a bucket (``gs://``) the same: there Orbax completes a folder by a last object in it, not by its
-name, and nothing has to be flushed.
+name, and nothing has to be flushed. A run that a later one has taken over may still be writing. Its
+states have numbers of their own; a mark that comes late, of a state that was tidied away, counts
+for nothing; before it writes or drops a whole thing it asks who owns the folder. What remains:
+parameters under a name that it had begun to write then, which the later run writes too.
 """
 
 from __future__ import annotations
@@ -24,7 +27,7 @@ import jax
 from etils import epath
 
 from pruner_jax.store.folder import DURABLE, flush_to_disk, is_address
-from pruner_jax.store.mirror import Mirror
+from pruner_jax.store.mirror import FolderError, Mirror
 
 PyTree = Any
 
@@ -72,11 +75,10 @@ class Checkpoints:
         if read_only and not states.is_dir():
             raise ValueError(f"{str(folder)!r} holds no checkpoints")
         self._read_only, self._states_folder, self._lead = read_only, states, lead
-        if not read_only:
-            lead(self._tidy)
+        self._keep = keep
+        with self._writing():
+            self._first = 0 if read_only else lead(self._tidy)  # the least position of a new state
         self._uncounted: int | None = None  # position of the state that was saved last
-        # A run that was stopped by this one may still write the state after the newest.
-        self._gap = 1 if self._in_bucket else 0
         self._saving = 0  # bytes of the newest full state, which may still be on their way
         logging.getLogger("absl").addFilter(_worth_saying)
         self._states = ocp.CheckpointManager(
@@ -102,7 +104,8 @@ class Checkpoints:
     def _found(self) -> dict[int, bool]:
         """Positions of the states that are there, and whether each counts."""
         paths = [path for path in _inside(self._states_folder) if path.name.isdecimal()]
-        return {int(path.name): (path / DURABLE).exists() for path in paths}
+        marks = (DURABLE, _COMPLETE) if self._in_bucket else (DURABLE,)
+        return {int(path.name): all((path / mark).exists() for mark in marks) for path in paths}
 
     def save(self, arrays: PyTree, meta: Mapping[str, Any]) -> None:
         """Start saving a full state; call ``release`` before its arrays are donated.
@@ -113,16 +116,26 @@ class Checkpoints:
         import orbax.checkpoint as ocp
 
         self.wait()
-        newest = self.latest()
-        self._drop_unused(meta["parameters"])
+        self._lead(self._check_owner)
+        with self._writing():
+            self._drop_unused(meta["parameters"])
+            position = self._lead(self._next)
         self._saving = self._lead(self._check_room, _bytes_of(arrays))
         parts = ocp.args.Composite(
             arrays=ocp.args.PyTreeSave(arrays), meta=ocp.args.JsonSave(dict(meta))
         )
-        position, self._gap = (0 if newest is None else newest + 1) + self._gap, 0
         with self._writing():
             self._states.save(position, args=parts)
         self._uncounted = position
+
+    def _next(self) -> int:
+        """Position of a new state. In a bucket those that will be dropped for it lose their mark
+        before, for they go object by object."""
+        counted = sorted(position for position, counts in self._found().items() if counts)
+        for position in counted[: max(0, len(counted) - self._keep + 1)] if self._in_bucket else ():
+            self._check_owner()
+            (self._states_folder / str(position) / DURABLE).unlink()
+        return max(self._first, counted[-1] + 1 if counted else 0)
 
     def meta(self, position: int) -> dict[str, Any]:
         """What was saved beside the arrays."""
@@ -208,15 +221,18 @@ class Checkpoints:
             if not (self._read_only or self._in_bucket):
                 self._remove_half_written()
 
-    def _tidy(self) -> None:
+    def _tidy(self) -> int:
+        """Remove what does not count; the least position of a new state. In a bucket it leaves one
+        out: a run that was stopped by this one may still begin the state after the newest."""
+        self._check_owner()
         if not self._in_bucket:
             self._parameters.mkdir(parents=True, exist_ok=True)
         self._remove_half_written()
-        found, newest = self._found(), self._latest()
+        found = self._found()
         for position, counts in found.items():
-            # In a bucket one that was being deleted may look like one that is there.
-            if not counts or (self._in_bucket and position != newest):
-                (self._states_folder / str(position)).rmtree()
+            if not counts:
+                (self._states_folder / str(position)).rmtree(missing_ok=self._in_bucket)
+        return max(found, default=-1) + 2 if self._in_bucket else 0
 
     def _remove_half_written(self) -> None:
         if self._in_bucket:
@@ -228,13 +244,17 @@ class Checkpoints:
             for half_written in folder.glob(PARTIAL):
                 shutil.rmtree(half_written, ignore_errors=True)
 
+    def _check_owner(self) -> None:
+        """Stop where a later start has taken over the run in a bucket."""
+        if self._mirror is not None:
+            self._mirror.check_owner()
+
     def _check_room(self, arrays: int) -> int:
         """Bytes that a save of ``arrays`` will take. Refused before it begins if the disk cannot
         hold them: once it goes on, each of its threads would print what it failed with. Of a run
         in a bucket that a later start has taken over, all saves are."""
         if self._in_bucket:
-            if self._mirror is not None:
-                self._mirror.check_owner()
+            self._check_owner()
             return 0
         needed = int((1 + _MEANWHILE) * arrays) + _METADATA
         if needed + self._saving > shutil.disk_usage(self._folder).free:
@@ -247,11 +267,14 @@ class Checkpoints:
 
     @contextlib.contextmanager
     def _writing(self) -> Iterator[None]:
-        """A full disk shows as the OSError it is: Orbax tells of it in words only."""
+        """A full disk shows as the OSError it is: Orbax tells of it in words only. What fails
+        because a later run has tidied it away, or the bucket is away, shows as that."""
         try:
             yield
         except Exception as error:
             if not _says_disk_full(error):
+                if not isinstance(error, FolderError):
+                    self._check_owner()
                 raise
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self._folder)) from error
 
@@ -262,7 +285,10 @@ class Checkpoints:
         self._lead(self._drop, used)
 
     def _drop(self, used: set[str]) -> None:
-        for name in self.names() - used:
+        unused = self.names() - used
+        if unused:
+            self._check_owner()
+        for name in unused:
             (self._parameters / name).rmtree()
 
 

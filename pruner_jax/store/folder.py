@@ -27,6 +27,7 @@ from typing import Any
 
 import yaml
 
+from pruner_jax.store.changes import changed, changes_refused
 from pruner_jax.store.mirror import CHECKPOINTS, CONFIG, EXPORT, SUMMARY, FolderError, Mirror
 from pruner_jax.store.mirror import is_address as is_address
 
@@ -192,6 +193,7 @@ def open_folder(
         if folder.mirror is not None:  # whoever had it stops, and may have written meanwhile
             folder.mirror.claim()
             folder.mirror.pull()
+            folder = _accepted(folder, config, machine, today)
         if folder.changes or not folder.config.exists():
             write_atomically(folder.config, _text(config))
         folder = _with_inputs(folder, inputs, commits or {})
@@ -255,16 +257,15 @@ def _accepted(
     if not folder.config.exists():
         return folder
     old, new = _read_config(folder), yaml.safe_load(_text(config))
-    if _changed(old, new):
+    if changed(old, new):
         old = today(old)
-    changed = _changed(old, new)
     if not steps_made(folder.root):
         machine = (*machine, *UNTIL_THE_FIRST_STEP)
     refused = changes_refused(old, new, machine)
     # The same sections: no config.yaml of another program is ever replaced.
     if refused and not (old.keys() == new.keys() and _is_empty_run(folder)):
         raise _belongs_to_another(folder, refused)
-    return dataclasses.replace(folder, changes=tuple(changed.values()))
+    return dataclasses.replace(folder, changes=tuple(changed(old, new).values()))
 
 
 def _with_inputs(
@@ -276,10 +277,10 @@ def _with_inputs(
     new = digests(inputs) | {model: f"{_COMMIT} {commit}" for model, commit in commits.items()}
     if new != old:
         write_atomically(note, json.dumps(new, indent=2) + "\n")
-    changed = [
+    others = [
         f"{path}: its content" for path in sorted(new) if old.get(path, new[path]) != new[path]
     ]
-    return dataclasses.replace(folder, changes=(*folder.changes, *changed))
+    return dataclasses.replace(folder, changes=(*folder.changes, *others))
 
 
 def begun_with(out: str | os.PathLike[str], model: str) -> str:
@@ -347,16 +348,6 @@ def lock(root: pathlib.Path, shown: str | None = None) -> Iterator[None]:
         yield
 
 
-def _flatten(tree: Any, prefix: str = "") -> dict[str, Any]:
-    if isinstance(tree, Mapping) and tree:
-        return {
-            name: value
-            for key, branch in tree.items()
-            for name, value in _flatten(branch, f"{prefix}.{key}" if prefix else str(key)).items()
-        }
-    return {prefix: tree}
-
-
 def _read_config(folder: RunFolder) -> dict[str, Any]:
     try:
         found = yaml.safe_load(folder.config.read_text()) or {}
@@ -369,27 +360,6 @@ def _read_config(folder: RunFolder) -> dict[str, Any]:
         f"{folder.config} is no configuration ({problem}); it was changed from outside: restore "
         "it, or choose another --out"
     )
-
-
-def _changed(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, str]:
-    """By dotted key, how each setting differs; ``out`` is not looked at."""
-    old, new, unset = _flatten(old), _flatten(new), "(not set)"
-    return {
-        key: f"{key}: was {old.get(key, unset)!r}, now {new.get(key, unset)!r}"
-        for key in sorted(old.keys() | new.keys())
-        if key != "out" and old.get(key, unset) != new.get(key, unset)
-    }
-
-
-def changes_refused(
-    old: Mapping[str, Any], new: Mapping[str, Any], free: Collection[str]
-) -> list[str]:
-    """How settings differ, without those that may (dotted keys, or the beginning of some)."""
-    return [said for key, said in _changed(old, new).items() if not _within(key, free)]
-
-
-def _within(key: str, names: Collection[str]) -> bool:
-    return any(key == name or key.startswith(f"{name}.") for name in names)
 
 
 def _is_empty_run(folder: RunFolder) -> bool:

@@ -14,7 +14,8 @@ drops what its state does not know. summary.json, which says that a run is compl
 
 A bucket knows no lock. A start leaves a note of itself there; a run that finds another's note where
 its own was stops before it writes: a later start stops an earlier one, for a pod that was taken
-away leaves its note behind and must come back at once.
+away leaves its note behind and must come back at once. What is under way meanwhile writes over what
+it knows (the generation of each object) and nothing else, so over none of the later run's files.
 """
 
 from __future__ import annotations
@@ -24,7 +25,6 @@ import concurrent.futures
 import contextlib
 import functools
 import hashlib
-import importlib.util
 import json
 import os
 import pathlib
@@ -35,19 +35,17 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
+from pruner_jax.store import service
+from pruner_jax.store.service import FolderError
+
 CHECKPOINTS, EXPORT, CONFIG, SUMMARY = "checkpoints", "export", "config.yaml", "summary.json"
 _LOCK, _NOTE = ".lock", ".owner"
 _HALF_WRITTEN = re.compile(r"\..+\.[^.]+")  # .NAME.SUFFIX, until it gets its name
-_PATIENCE = 600.0  # seconds that Google Cloud Storage may be away before a run gives up
 _SETTLES = 2.0  # seconds, after which a run that saw its own note last has done what it would
 _AT_ONCE = 8  # files that are fetched at a time
+_TRIES = 4  # of what fails because somebody writes there meanwhile
 
 _Stamp = tuple[int, int, int]  # size, time of change in ns, inode
-
-
-class FolderError(ValueError):
-    """The run folder cannot be used: it is busy, it belongs to another configuration, or it cannot
-    be reached."""
 
 
 def is_address(out: str | os.PathLike[str]) -> bool:
@@ -77,7 +75,8 @@ class Mirror:
       root: the local folder, under ``$XDG_CACHE_HOME/pruner_jax/runs``.
 
     Raises:
-      FolderError: by any method, if the bucket cannot be used, saying what it needs.
+      FolderError: by any method, if the bucket cannot be used, saying what it needs; Away if the
+        service cannot be reached.
     """
 
     def __init__(self, out: str | os.PathLike[str]):
@@ -97,13 +96,21 @@ class Mirror:
         short = hashlib.sha256(self.address.encode()).hexdigest()[:8]
         runs = cache / "pruner_jax" / "runs"
         self.root = runs / f"{match[1]}-{short}" / parts[-1]
-        self._token = secrets.token_hex(8)
+        self._token: str | None = None  # of the note, once the folder was claimed
         self._there: dict[str, _Stamp | None] = {}  # in the bucket: as of which local file
-        _prepare(os.fspath(out))
+        self._generations: dict[str, int] = {}  # of what is in the bucket, as far as is known
+        service.prepare(os.fspath(out))
 
     def check(self) -> None:
-        """Whether this host can open the bucket."""
-        _ = self._bucket
+        """Whether this host can open the bucket, write there and delete."""
+        from google.api_core.exceptions import NotFound
+
+        trial = self._blob(f"{_NOTE}.{secrets.token_hex(8)}")
+        with self._asking("write"):
+            trial.upload_from_string("", retry=service.patient())
+        # What is suppressed stands inside, here and below: asking makes another error of it.
+        with self._asking("delete"), contextlib.suppress(NotFound):
+            trial.delete(retry=service.patient())
 
     def text(self, name: str) -> str | None:
         """What a file in the bucket says; None where it is not there."""
@@ -111,45 +118,57 @@ class Mirror:
 
         blob = self._blob(name)
         with self._asking("read"), contextlib.suppress(NotFound):
-            return blob.download_as_bytes().decode()
+            return blob.download_as_bytes(retry=service.patient()).decode()
         return None
 
     def pull(self) -> None:
         """Make the local folder equal to the bucket, but for checkpoints/ and export/, which no
         start reads here."""
-        with self._asking("list"):
-            blobs = self._blobs()
+        from google.api_core.exceptions import NotFound
+
+        with self._asking("read"):
+            for _ in range(_TRIES - 1):
+                with contextlib.suppress(NotFound):  # what was listed is overwritten, or gone
+                    return self._bring()
+            self._bring()
+
+    def _bring(self) -> None:
+        blobs = self._blobs()
         wanted = {name: blob for name, blob in blobs.items() if not name.startswith(f"{EXPORT}/")}
         self.root.mkdir(parents=True, exist_ok=True)
-        for path in self.root.rglob("*"):
+        for path in sorted(self.root.rglob("*"), reverse=True):  # what a folder holds before it
             name = path.relative_to(self.root).as_posix()
-            if name not in wanted and name != _LOCK and (path.is_symlink() or path.is_file()):
+            if path.is_dir() and not path.is_symlink():
+                if not any(path.iterdir()):
+                    path.rmdir()
+            elif name not in wanted and name != _LOCK:
                 path.unlink()
-        with self._asking("read"), concurrent.futures.ThreadPoolExecutor(_AT_ONCE) as pool:
+        with concurrent.futures.ThreadPoolExecutor(_AT_ONCE) as pool:
             list(pool.map(self._fetch, wanted, wanted.values()))
         self._there = dict.fromkeys(blobs) | self._here()
+        self._generations = {name: blob.generation for name, blob in blobs.items()}
 
     def claim(self) -> None:
         """Make the folder this run's: an earlier one that still goes on stops at its next write."""
+        token = secrets.token_hex(8)
         note = {
-            "token": self._token,
+            "token": token,
             "host": socket.gethostname(),
             "pid": os.getpid(),
             "since": time.strftime("%Y-%m-%d %H:%M:%S %Z"),
         }
         before = self.text(_NOTE)
-        trial = self._blob(f"{_NOTE}.{self._token}")
         with self._asking("write"):
-            trial.upload_from_string("")
-            trial.delete()  # a missing right shows now
-            self._blob(_NOTE).upload_from_string(json.dumps(note))
+            self._blob(_NOTE).upload_from_string(json.dumps(note), retry=service.patient())
+        self._token = token
         if before is not None:
             time.sleep(_SETTLES)
 
     def check_owner(self) -> None:
-        """Stop where a later start has made the folder its own."""
+        """Stop where a later start has made the folder its own. On hosts that have claimed nothing
+        (all but the first) it shows only whether the bucket can be reached."""
         note = json.loads(self.text(_NOTE) or "{}")
-        if note.get("token") == self._token:
+        if self._token in (None, note.get("token")):
             return
         who = (
             f"by another start of the run (host {note.get('host')}, pid {note.get('pid')}, since "
@@ -168,12 +187,40 @@ class Mirror:
         here = self._here()
         changed = [name for name, stamp in here.items() if self._there.get(name) != stamp]
         for name in sorted(changed, key=lambda name: (name == SUMMARY, here[name][1], name)):
-            blob = self._blob(name)
-            with self._asking("write"), contextlib.suppress(FileNotFoundError):
-                blob.upload_from_filename(
-                    self.root / name, timeout=_PATIENCE / 2, retry=_patient_retry()
-                )
+            with contextlib.suppress(FileNotFoundError):
+                self._upload(name)
                 self._there[name] = here[name]
+        self.check_owner()
+
+    def _upload(self, name: str) -> None:
+        """Over the object that this run knows (a generation of 0: over none), or after a look at
+        the one that is there."""
+        from google.api_core.exceptions import PreconditionFailed
+
+        def upload() -> None:
+            blob = self._blob(name)
+            blob.upload_from_filename(
+                self.root / name,
+                if_generation_match=self._generations.get(name, 0),
+                timeout=service.PATIENCE / 2,
+                retry=service.patient(),
+            )
+            self._generations[name] = blob.generation
+
+        with self._asking("write"):
+            for _ in range(_TRIES - 1):
+                try:
+                    return upload()
+                except PreconditionFailed:
+                    self._look(name)
+            upload()
+
+    def _look(self, name: str) -> None:
+        """What is there, where it is not what this run knew: its own, where an answer was lost, or
+        of an earlier run. The owner is asked for after it: whatever a later one writes is not it.
+        """
+        blob = self._bucket.get_blob(self._prefix + name, retry=service.patient())
+        self._generations[name] = blob.generation if blob else 0
         self.check_owner()
 
     @contextlib.contextmanager
@@ -185,43 +232,37 @@ class Mirror:
 
     def _drop_vanished(self) -> None:
         """Take from the bucket what is no more here; an export only if there is another one."""
-        from google.api_core.exceptions import NotFound
-
-        exported = (self.root / EXPORT).is_dir()
-        for name in self._there.keys() - self._here().keys():
+        here = self._here()
+        exported = any(name.startswith(f"{EXPORT}/") for name in here)
+        for name in self._there.keys() - here.keys():
             if exported or not name.startswith(f"{EXPORT}/"):
-                with self._asking("delete"), contextlib.suppress(NotFound):
-                    self._blob(name).delete(retry=_patient_retry())
+                self.check_owner()  # a later run may need a file that it does not write again
+                self._delete(name)
                 del self._there[name]
 
-    @functools.cached_property
-    def _bucket(self) -> Any:
-        """The bucket, which is there and may be looked at (as Orbax does, too)."""
-        from google.api_core.exceptions import NotFound
-        from google.cloud import storage
+    def _delete(self, name: str) -> None:
+        from google.api_core.exceptions import NotFound, PreconditionFailed
 
-        with self._asking("open"):
-            try:
-                client = storage.Client()
-            except OSError as error:
-                raise FolderError(
-                    f"out={self.address!r}: {error}; set GOOGLE_CLOUD_PROJECT to the project's id"
-                ) from error
-            try:
-                return client.get_bucket(self._name)
-            except NotFound as error:
-                raise FolderError(
-                    f"out={self.address!r}: there is no bucket {self._name!r} "
-                    f"({_said(error)}); make it (gcloud storage buckets create "
-                    f"gs://{self._name}), or give another --out"
-                ) from error
+        with self._asking("delete"), contextlib.suppress(NotFound):
+            for _ in range(_TRIES):  # what is still there then a start drops
+                if not (generation := self._generations.pop(name, 0)):
+                    return
+                try:
+                    self._blob(name).delete(if_generation_match=generation, retry=service.patient())
+                except PreconditionFailed:
+                    self._look(name)
+
+    @property
+    def _bucket(self) -> Any:
+        return service.bucket(self._name, self.address)
 
     def _blob(self, name: str) -> Any:
         return self._bucket.blob(self._prefix + name)
 
     def _blobs(self) -> dict[str, Any]:
         """What lies in the bucket, by its name in the folder, without checkpoints."""
-        top = self._bucket.list_blobs(prefix=self._prefix, delimiter="/")
+        ask = functools.partial(self._bucket.list_blobs, retry=service.patient())
+        top = ask(prefix=self._prefix, delimiter="/")
         found, folders = list(top), top.prefixes
         names = {blob.name.removeprefix(self._prefix) for blob in found}
         if CONFIG not in names and (folders or any(name[:1] not in ("", ".") for name in names)):
@@ -230,18 +271,19 @@ class Mirror:
                 "program; choose an empty or new folder with --out"
             )
         for folder in folders - {f"{self._prefix}{CHECKPOINTS}/"}:
-            found += self._bucket.list_blobs(prefix=folder)
+            found += ask(prefix=folder)
         blobs = {blob.name.removeprefix(self._prefix): blob for blob in found}
         return {name: blob for name, blob in blobs.items() if _is_file_of_a_run(name)}
 
     def _fetch(self, name: str, blob: Any) -> None:
         """One file, unless it is here already."""
         path = self.root / name
-        if path.is_file() and path.stat().st_size == blob.size and _crc32c(path) == blob.crc32c:
+        same_size = path.is_file() and path.stat().st_size == blob.size
+        if same_size and _crc32c(path, _stamp(path)) == blob.crc32c:
             return
         path.parent.mkdir(parents=True, exist_ok=True)
         part = path.with_name(f".{path.name}.part")
-        blob.download_to_filename(part)
+        blob.download_to_filename(part, retry=service.patient())
         os.replace(part, path)
 
     def _here(self) -> dict[str, _Stamp]:
@@ -251,67 +293,11 @@ class Mirror:
             name = path.relative_to(self.root).as_posix()
             if _is_file_of_a_run(name) and path.is_file() and not path.is_symlink():
                 with contextlib.suppress(FileNotFoundError):
-                    stat = path.stat()
-                    found[name] = (stat.st_size, stat.st_mtime_ns, stat.st_ino)
+                    found[name] = _stamp(path)
         return found
 
-    @contextlib.contextmanager
-    def _asking(self, what: str) -> Iterator[None]:
-        """Errors of the service as one of ours: what it said, and what is needed."""
-        import requests
-        from google.api_core import exceptions as answers
-        from google.auth.exceptions import GoogleAuthError
-
-        where = f"out={self.address!r}"
-        try:
-            yield
-        except (answers.Forbidden, answers.Unauthorized) as error:
-            raise FolderError(
-                f"{where}: Google Cloud Storage does not let this account {what} there "
-                f"({_said(error)}). It needs the roles Storage Object User and Storage Legacy "
-                "Bucket Reader for the bucket; grant them, log in as another account (gcloud auth "
-                "application-default login), or give another --out"
-            ) from error
-        except GoogleAuthError as error:
-            raise FolderError(
-                f"{where}: not logged in to Google Cloud ({_said(error)}); run gcloud auth "
-                "application-default login, start on a machine with a service account, or give a "
-                "path with --out"
-            ) from error
-        except (answers.GoogleAPIError, requests.RequestException) as error:
-            raise FolderError(
-                f"{where}: cannot {what} there ({_said(error)}); start the same command again once "
-                "the bucket can be reached, or give another --out"
-            ) from error
-
-
-def _prepare(out: str) -> None:
-    """What the libraries that reach a bucket have to know before their first use."""
-    if importlib.util.find_spec("gcsfs") is None or not _has_storage():
-        raise FolderError(
-            f"out={out!r} is a bucket, which needs gcsfs and google-cloud-storage; "
-            "pip install 'pruner-jax[gcs]', or give a path with --out"
-        )
-    import fsspec
-
-    # Other hosts write there, too: what it listed once may not be so any more.
-    fsspec.config.conf.setdefault("gcs", {}).setdefault("use_listings_cache", False)
-    # The plain interface, which every bucket has and nothing has to be asked about first.
-    os.environ.setdefault("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")
-    os.environ.setdefault("EPATH_USE_TF", "false")  # the same client with and without TensorFlow
-
-
-def _has_storage() -> bool:
-    try:
-        return importlib.util.find_spec("google.cloud.storage") is not None
-    except ModuleNotFoundError:
-        return False
-
-
-def _patient_retry() -> Any:
-    from google.cloud.storage.retry import DEFAULT_RETRY
-
-    return DEFAULT_RETRY.with_timeout(_PATIENCE)
+    def _asking(self, what: str) -> contextlib.AbstractContextManager[None]:
+        return service.asking(self.address, what)
 
 
 def _is_file_of_a_run(name: str) -> bool:
@@ -320,8 +306,14 @@ def _is_file_of_a_run(name: str) -> bool:
     return not own and not any(p in ("", "..") or _HALF_WRITTEN.fullmatch(p) for p in parts)
 
 
-def _crc32c(path: pathlib.Path) -> str:
-    """As the service gives it."""
+def _stamp(path: pathlib.Path) -> _Stamp:
+    stat = path.stat()
+    return stat.st_size, stat.st_mtime_ns, stat.st_ino
+
+
+@functools.lru_cache(maxsize=100_000)
+def _crc32c(path: pathlib.Path, _: _Stamp) -> str:
+    """As the service gives it; worked out once for a file that stays what it is."""
     import google_crc32c
 
     total = google_crc32c.Checksum()
@@ -329,7 +321,3 @@ def _crc32c(path: pathlib.Path) -> str:
         while block := file.read(1 << 20):
             total.update(block)
     return base64.b64encode(total.digest()).decode()
-
-
-def _said(error: Exception) -> str:
-    return " ".join(str(getattr(error, "message", "") or error).split())

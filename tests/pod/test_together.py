@@ -11,10 +11,13 @@ import processes
 import pytest
 
 from pruner_jax.learn.options import PodOptions
+from pruner_jax.pod import wire
 from pruner_jax.pod.notice import Notices
 from pruner_jax.pod.start import wanted
-from pruner_jax.pod.together import ALONE
+from pruner_jax.pod.together import ALONE, Pod, PodError, _note
+from pruner_jax.pod.watch import AGAIN
 from pruner_jax.run.interrupts import Interrupted, Interrupts
+from pruner_jax.store.service import Away
 
 MEETING = Path(__file__).parent / "meeting.py"
 ENV = {"PYTHONPATH": str(Path(__file__).parents[2])}
@@ -82,6 +85,16 @@ def test_all_end_and_say_why(tmp_path, how, who, codes, words):
     for pattern, err in zip(words, said):
         assert re.search(pattern, err), said
     assert found == codes, said
+
+
+def test_all_are_started_again_where_one_has_to_be():
+    """The second of two processes, of which the first finds no bucket."""
+    away = {"value": None, "failed": _note(Away("cannot be reached"))}
+    pod = Pod(1, 2, watch=object())
+    pod.gather = lambda value, at: [wire.unpack(wire.pack(away)), value]
+    with pytest.raises(PodError, match="process 0 failed: Away: cannot be reached") as caught:
+        pod.lead(print)
+    assert caught.value.exit_code == AGAIN
 
 
 def test_a_process_alone_is_a_pod():
