@@ -6,24 +6,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from buckets import served
 from etils import epath
 
-from pruner_jax.store import mirror as mirror_module
 from pruner_jax.store.checkpoints import Checkpoints
 from pruner_jax.store.folder import DURABLE, FolderError
 from pruner_jax.store.mirror import Mirror
 
 TREE = {"w": jnp.arange(3.0)}
-
-
-@pytest.fixture(scope="module")
-def played():
-    with served() as environment, pytest.MonkeyPatch.context() as patch:
-        for name, value in environment.items():
-            patch.setenv(name, value)
-        patch.setattr(mirror_module, "_SETTLES", 0.0)
-        yield
 
 
 @pytest.fixture

@@ -8,20 +8,11 @@ import pytest
 from buckets import _Handler, served
 
 from pruner_jax.pod.watch import AGAIN
-from pruner_jax.store import mirror, service
+from pruner_jax.store import service
 from pruner_jax.store.folder import FolderError, RunFolder, begun_with, check_folder, open_folder
 from pruner_jax.store.mirror import Mirror, local
 
 CONFIG = {"out": "a", "seed": 0}
-
-
-@pytest.fixture(scope="module")
-def played():
-    with served() as environment, pytest.MonkeyPatch.context() as patch:
-        for name, value in environment.items():
-            patch.setenv(name, value)
-        patch.setattr(mirror, "_SETTLES", 0.01)
-        yield
 
 
 @pytest.fixture
