@@ -153,21 +153,14 @@ def constrain(x: jax.Array, *places: str | tuple[str, ...] | None) -> jax.Array:
     to the compiler. Without it the compiler may follow the split of a weight where it should follow
     the split of the batch.
     """
-    left = _left_to_the_compiler()
+    left = left_to_the_compiler()
     if math.prod(left.values()) == 1:
         return x
     spec = (tuple(name for name in _names(place) if name in left) or None for place in places)
     return jax.lax.with_sharding_constraint(x, PartitionSpec(*spec))
 
 
-def is_spread() -> bool:
-    """Whether the compiler spreads what is traced here over a mesh: with one in context, outside
-    ``shard_map``."""
-    mesh = jax.sharding.get_abstract_mesh()
-    return not mesh.empty and len(_left_to_the_compiler()) == len(mesh.axis_names)
-
-
-def _left_to_the_compiler() -> dict[str, int]:
+def left_to_the_compiler() -> dict[str, int]:
     """The axes of the mesh in context that no ``shard_map`` has taken, and their sizes."""
     mesh = jax.sharding.get_abstract_mesh()
     kinds = zip(mesh.axis_names, mesh.axis_types)

@@ -8,6 +8,8 @@ import pytest
 
 hypothesis.settings.register_profile("untimed", deadline=None)  # a busy machine is no failure
 hypothesis.settings.load_profile("untimed")
+# One device, however many processors there are; tests that want more say so.
+os.environ.setdefault("XLA_FLAGS", "--xla_force_host_platform_device_count=1")
 # libtpu, where it is installed, only compiles: several processes may, and no TPU's host is asked.
 os.environ |= {"ALLOW_MULTIPLE_LIBTPU_LOAD": "1", "TPU_SKIP_MDS_QUERY": "1"}
 

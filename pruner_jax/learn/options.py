@@ -147,7 +147,7 @@ class LearnOptions:
 
     micro_tokens: int | None = None
     """Tokens a device works on at once (at least one packed row; two for pairs); more are
-    accumulated over micro-batches. null: 2048 on a CPU, 16384 elsewhere."""
+    accumulated over micro-batches. null: 512 on a CPU, 16384 elsewhere."""
 
     logp_chunk: int = 4096
     """Tokens whose logits a device holds at once; times the vocabulary times 4 bytes of memory."""
@@ -188,15 +188,16 @@ class LearnOptions:
         """The same with the automatic choices made for that JAX backend, ``row_tokens`` apart."""
         cpu = backend == "cpu"
         # On two cores (0.2 M parameters, 256 rows of 57 tokens; benchmarks/learn.py), ms an update:
-        # micro_tokens 512 556, 1024 430, 2048 390, 4096 450; layers unrolled 417, as a scan 473;
-        # row_tokens 96 (a row each) 41.6 us a slot, 128 42.9, 192 50.5, 256 59.6.
+        # layers unrolled 417, as a scan 473; row_tokens 96 (a row each) 41.6 us a slot, 128 42.9,
+        # 192 50.5, 256 59.6. With 0.85 M parameters on two devices, 256 rows of 140: micro_tokens
+        # 288 1850, 512 1900, 1024 2000, 2048 2300.
         unrolled = 4 if cpu else 0
         fastest = "splash" if backend == "tpu" else "xla"
         return dataclasses.replace(
             self,
             attention_tokens=self.attention_tokens or (190 if cpu else 8192),
             unrolled_layers=unrolled if self.unrolled_layers is None else self.unrolled_layers,
-            micro_tokens=self.micro_tokens or (2048 if cpu else 16384),
+            micro_tokens=self.micro_tokens or (512 if cpu else 16384),
             remat=("none" if cpu else "full") if self.remat == "auto" else self.remat,
             attention=fastest if self.attention == "auto" else self.attention,
             dtype=("float32" if cpu else "bfloat16") if self.dtype == "auto" else self.dtype,

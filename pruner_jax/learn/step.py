@@ -10,6 +10,7 @@ updates.
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -26,11 +27,12 @@ from pruner_jax.learn.logprob import logp_of
 from pruner_jax.learn.loss import Sums, loss_of
 from pruner_jax.learn.options import LearnOptions
 from pruner_jax.learn.rows import Rows
-from pruner_jax.mesh import LEARN_RULES, ROWS
+from pruner_jax.mesh import LEARN_RULES, ROWS, left_to_the_compiler
 from pruner_jax.objective.loss_spec import LossSpec
 from pruner_jax.policy import weights
 from pruner_jax.policy.config import ModelConfig
 from pruner_jax.policy.forward import forward
+from pruner_jax.policy.rope import rotation
 
 Params = dict[str, Any]
 Update = Callable[["LearnState", pack.Batch, float], tuple["LearnState", dict[str, jax.Array]]]
@@ -125,31 +127,32 @@ def make_update(
     losses = loss_of(spec.kind)
 
     def loss(params: Params, micro: pack.Micro, temperature: jax.Array) -> tuple[jax.Array, Sums]:
-        logp_RN, entropy_RN = _logp(
-            params, config, options, mesh, micro, temperature, bool(spec.entropy)
-        )
+        logp_RN, entropy_RN = _logp(params, config, options, micro, temperature, bool(spec.entropy))
         sums = losses(spec, logp_RN, entropy_RN, micro)
         return sums.loss, sums
+
+    def add_up(params: Params, batch: pack.Batch) -> tuple[Params, Sums]:
+        def add(i: jax.Array, carry: tuple[Params, Sums]) -> tuple[Params, Sums]:
+            micro = jax.tree.map(lambda x: x[i], batch.micro)
+            grads, sums = jax.grad(loss, has_aux=True)(params, micro, batch.temperature)
+            grads = jax.tree.map(lambda total, g: total + g.astype(jnp.float32), carry[0], grads)
+            return pin(grads), carry[1] + sums
+
+        first = jax.tree.map(lambda x: x[0], batch.micro)
+        nothing = jax.eval_shape(loss, params, first, batch.temperature)[1]
+        zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, jnp.float32), (params, nothing))
+        # The trip count is data: a smaller batch costs less without another program.
+        return jax.lax.fori_loop(0, batch.steps, add, (pin(zeros[0]), zeros[1]))
+
+    # The rows of a pair may lie on different replicas, which then must speak at every micro-batch.
+    add_up = add_up if spec.kind == "pairs" else _replica_by_replica(add_up, mesh)
 
     def update(
         state: LearnState, batch: pack.Batch, rate: jax.Array
     ) -> tuple[LearnState, dict[str, jax.Array]]:
         with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
             params = ready(state.params)
-
-            def add(i: jax.Array, carry: tuple[Params, Sums]) -> tuple[Params, Sums]:
-                micro = jax.tree.map(lambda x: x[i], batch.micro)
-                grads, sums = jax.grad(loss, has_aux=True)(params, micro, batch.temperature)
-                grads = jax.tree.map(
-                    lambda total, g: total + g.astype(jnp.float32), carry[0], grads
-                )
-                return pin(grads), carry[1] + sums
-
-            first = jax.tree.map(lambda x: x[0], batch.micro)
-            nothing = jax.eval_shape(loss, params, first, batch.temperature)[1]
-            zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, jnp.float32), (params, nothing))
-            # The trip count is data: a smaller batch costs less without another program.
-            grads, sums = jax.lax.fori_loop(0, batch.steps, add, (pin(zeros[0]), zeros[1]))
+            grads, sums = add_up(params, batch)
             grads = jax.tree.map(lambda g: masked.ratio(g, batch.count, 0.0), restack(grads))
             changes, opt_state = optimizer.update(grads, state.opt_state, state.params)
             changes = jax.tree.map(lambda change: rate * change, changes)
@@ -173,6 +176,29 @@ def make_update(
     )
 
 
+def _replica_by_replica(add_up: Callable, mesh: Mesh) -> Callable:
+    """The same where each replica (the axis ``data``) adds up its own rows, and all of them once,
+    at the end. Left to the compiler they would exchange gradients at every micro-batch."""
+    if mesh.shape["data"] == 1:
+        return add_up
+
+    def one(params: Params, batch: pack.Batch) -> tuple[Params, Sums]:
+        grads, sums = add_up(params, batch)
+        loss, means = jax.lax.psum((sums.loss, sums.means), "data")
+        return jax.lax.psum(grads, "data"), Sums(loss, means, jax.lax.pmax(sums.peaks, "data"))
+
+    def places(of: NamedSharding) -> PartitionSpec:
+        return PartitionSpec(None, "data") if len(of.spec) > 1 else PartitionSpec()
+
+    return jax.shard_map(
+        one,
+        in_specs=(PartitionSpec(), jax.tree.map(places, batch_shardings(mesh))),
+        out_specs=PartitionSpec(),
+        axis_names={"data"},
+        check_vma=False,
+    )
+
+
 def _check_attention(options: LearnOptions, mesh: Mesh) -> None:
     """A kernel for TPUs needs TPUs, also such as are only compiled for."""
     platform = mesh.devices.flat[0].platform
@@ -188,7 +214,8 @@ def _layout(config: ModelConfig, options: LearnOptions, mesh: Mesh) -> tuple[Cal
     shallow model), ``restack`` brings gradients back, ``pin`` keeps sums of them where weights lie.
     """
     stacked = config.layers > options.unrolled_layers
-    at = weights.weight_shardings(config, mesh, LEARN_RULES, stacked=stacked)
+    shardings = weights.weight_shardings(config, mesh, LEARN_RULES, stacked=stacked)
+    at = jax.tree.map(lambda sharding: sharding.spec, shardings)
 
     def ready(params: Params) -> Params:
         if stacked or isinstance(params["layers"], list):
@@ -210,22 +237,25 @@ def _logp(
     params: Params,
     config: ModelConfig,
     options: LearnOptions,
-    mesh: Mesh,
     micro: pack.Micro,
     temperature: jax.Array,
     differentiate_entropy: bool,
 ) -> tuple[jax.Array, jax.Array]:
     """Log-probability and entropy at the trained places of one micro-batch, [R, N] each."""
+    # Looked up, because XLA:CPU would work out sines and cosines for every head of every layer.
+    table = rotation(config, jnp.arange(micro.tokens_RT.shape[1]))
     hidden_RTD, _ = forward(
         params,
         config,
         micro.tokens_RT,
         micro.positions_RT,
         segments_BT=micro.segments_RT,
+        rotation=jax.tree.map(lambda x: x[micro.positions_RT], table),
         remat=options.remat,
         attention=options.attention,
     )
-    rows_of_a_device = max(1, micro.tokens_RT.shape[0] // row_shards(mesh))
+    spread = math.prod(size for axis, size in left_to_the_compiler().items() if axis in ROWS)
+    rows_of_a_device = max(1, micro.tokens_RT.shape[0] // spread)
     return logp_of(
         params,
         config,
@@ -278,7 +308,7 @@ def _score(
 
         def one(i: jax.Array, logp_MRN: jax.Array) -> jax.Array:
             micro = jax.tree.map(lambda x: x[i], batch.micro)
-            logp_RN, _ = _logp(params, config, options, mesh, micro, batch.temperature, False)
+            logp_RN, _ = _logp(params, config, options, micro, batch.temperature, False)
             return logp_MRN.at[i].set(logp_RN)
 
         nothing = jnp.zeros(batch.micro.share_RN.shape, jnp.float32)

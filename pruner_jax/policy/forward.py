@@ -18,9 +18,10 @@ import numpy as np
 
 from pruner_jax.mesh import ROWS, constrain
 from pruner_jax.policy import rope
-from pruner_jax.policy.attention import attend
+from pruner_jax.policy.attention import attend, visible
 from pruner_jax.policy.cache import Cache, write
 from pruner_jax.policy.config import ModelConfig
+from pruner_jax.policy.product import product
 
 # What the backward pass finds saved of each layer: everything, the outputs of the weight products,
 # or only the layer's input.
@@ -116,24 +117,26 @@ def _scan(block: Callable, x: jax.Array, layers: dict[str, jax.Array], config: M
 def _look(positions_BT: jax.Array, segments_BT: jax.Array | None, cache: Cache | None) -> Callable:
     """How queries of these rows attend: ``look(q, k, v, window, old) -> (mixed, kept)``."""
     if cache is None:
+        place = {"q_position_BT": positions_BT, "k_position_BS": positions_BT}
+        if segments_BT is not None:
+            place |= {"q_segment_BT": segments_BT, "k_segment_BS": segments_BT}
+        bias_BTS = visible(**place)
 
         def look(q, k, v, window, old):
             k, v = k.transpose(0, 2, 3, 1), v.transpose(0, 2, 1, 3)
-            place = {"q_position_BT": positions_BT, "k_position_BS": positions_BT}
-            if segments_BT is not None:
-                place |= {"q_segment_BT": segments_BT, "k_segment_BS": segments_BT}
-            return attend(q, k, v, window=window, **place), None
+            return attend(q, k, v, window=window, bias_BTS=bias_BTS, **place), None
 
         return look
     start = cache.start_B[:, None]
     q_position = cache.slot + jnp.arange(positions_BT.shape[1], dtype=jnp.int32) - start
     k_position = jnp.arange(cache.slots, dtype=jnp.int32) - start
+    place = {"q_position_BT": q_position, "k_position_BS": k_position}
+    bias_BTS = visible(**place)
 
     def look(q, k, v, window, old):
         # Write first, then read only what was written: reading the old value as well would copy it.
         k, v = write(old, k, v, cache.slot)
-        place = {"q_position_BT": q_position, "k_position_BS": k_position}
-        return attend(q, k, v, window=window, **place), (k, v)
+        return attend(q, k, v, window=window, bias_BTS=bias_BTS, **place), (k, v)
 
     return look
 
@@ -169,7 +172,7 @@ def _block(config, rotation, look, x, layer, window, old):
             k = rms_norm(k, layer["k_norm"], config.norm_eps)
         q, k = rope.rotate(q, *rotation), rope.rotate(k, *rotation)
         mixed, kept = look(q, k, v, window, old)
-        x = x + _bias(layer, "o", jnp.einsum("btnh,dnh->btd", mixed, layer["o"]))
+        x = x + _join(layer, mixed)
     with jax.named_scope("mlp"):
         normed = rms_norm(x, layer["mlp_norm"], config.norm_eps)
         gate, up = _dense(layer, "gate", normed), _dense(layer, "up", normed)
@@ -179,11 +182,21 @@ def _block(config, rotation, look, x, layer, window, old):
 
 def _project(layer: dict[str, jax.Array], name: str, x: jax.Array) -> jax.Array:
     """[B, T, D] to heads [B, T, N, H]."""
-    return _bias(layer, name, jnp.einsum("btd,nhd->btnh", x, layer[name]))
+    heads = layer[name].shape[:2]
+    # A weight of three axes XLA:CPU would write out anew, as a matrix, at every step of a decode.
+    flat = product("btd,fd->btf", x, layer[name].reshape(-1, x.shape[-1]))
+    return _bias(layer, name, flat.reshape(*x.shape[:2], *heads))
+
+
+def _join(layer: dict[str, jax.Array], mixed: jax.Array) -> jax.Array:
+    """Heads [B, T, N, H] to [B, T, D]."""
+    flat = mixed.reshape(*mixed.shape[:2], -1)
+    out = product("btf,df->btd", flat, layer["o"].reshape(-1, flat.shape[-1]))
+    return _bias(layer, "o", out)
 
 
 def _dense(layer: dict[str, jax.Array], name: str, x: jax.Array) -> jax.Array:
-    return _bias(layer, name, jnp.einsum("btd,fd->btf", x, layer[name]))
+    return _bias(layer, name, product("btd,fd->btf", x, layer[name]))
 
 
 def _bias(layer: dict[str, jax.Array], name: str, x: jax.Array) -> jax.Array:

@@ -67,9 +67,29 @@ def rotation(config: ModelConfig, positions_BT: jax.Array) -> tuple[jax.Array, j
     return jnp.cos(angles) * factor, jnp.sin(angles) * factor
 
 
+@jax.custom_vjp
 def rotate(x_BTNH: jax.Array, cos: jax.Array, sin: jax.Array) -> jax.Array:
-    """Queries or keys turned by their positions; computed in float32, given back in x's dtype."""
+    """Queries or keys turned by their positions; computed in float32, given back in x's dtype.
+
+    No gradient flows to the angles.
+    """
     first, second = jnp.split(x_BTNH.astype(jnp.float32), 2, axis=-1)
     cos, sin = cos[:, :, None], sin[:, :, None]
-    turned = jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)
+    # Side by side by adding zeros: XLA:CPU concatenates number by number, at a third of the speed.
+    none, half = [(0, 0)] * 3, first.shape[-1]
+    turned = jnp.pad(first * cos - second * sin, [*none, (0, half)])
+    turned += jnp.pad(second * cos + first * sin, [*none, (half, 0)])
     return turned.astype(x_BTNH.dtype)
+
+
+def _rotate_forward(x_BTNH, cos, sin):
+    return rotate(x_BTNH, cos, sin), (cos, sin)
+
+
+def _rotate_backward(angles, g_BTNH):
+    """The same angle back."""
+    cos, sin = angles
+    return rotate(g_BTNH, cos, -sin), None, None
+
+
+rotate.defvjp(_rotate_forward, _rotate_backward)

@@ -23,7 +23,7 @@ from jax.experimental.pallas.ops.tpu.splash_attention import (
 )
 from jax.sharding import PartitionSpec
 
-from pruner_jax.mesh import ROWS, is_spread
+from pruner_jax.mesh import ROWS, left_to_the_compiler
 
 # Queries and keys that a block has, the first that fits; larger ones read keys and values less
 # often, smaller ones leave less padding and skip more of what lies ahead. 2048 is as good or better
@@ -69,10 +69,16 @@ def splash(
     q = (q_BTNH.astype(jnp.float32) * H**-0.5).astype(q_BTNH.dtype)
     q, k, v = (jnp.swapaxes(filled(x), 1, 2) for x in (q, k_BTKH, v_BTKH))
     mix = functools.partial(_mix, block, window, interpret)
-    if is_spread():  # The compiler cannot cut a kernel, so each device is handed its part.
-        heads, rows = PartitionSpec(ROWS, "tensor"), PartitionSpec(ROWS)
+    left = left_to_the_compiler()
+    if left:  # The compiler cannot cut a kernel, so each device is handed its part.
+        rows = PartitionSpec(tuple(axis for axis in ROWS if axis in left) or None)
+        heads = PartitionSpec(*rows, "tensor" if "tensor" in left else None)
         mix = jax.shard_map(
-            mix, in_specs=(heads, heads, heads, rows), out_specs=heads, check_vma=False
+            mix,
+            in_specs=(heads, heads, heads, rows),
+            out_specs=heads,
+            axis_names=set(left),
+            check_vma=False,
         )
     return jnp.swapaxes(mix(q, k, v, filled(segment_BT)), 1, 2)[:, :T]
 

@@ -15,6 +15,7 @@ import contextlib
 import dataclasses
 import functools
 import json
+import os
 import pathlib
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -24,6 +25,7 @@ from pruner_jax.measure import stats
 from pruner_jax.measure.outcomes import Outcomes, outcomes
 from pruner_jax.measure.summary import plain, summary, versions
 from pruner_jax.pod.start import start as start_pod
+from pruner_jax.pod.start import wanted
 from pruner_jax.pod.together import ALONE, Pod
 from pruner_jax.policy import hf
 from pruner_jax.problems.source import load_problems
@@ -36,6 +38,7 @@ from pruner_jax.run.joint import Joint
 from pruner_jax.run.kept import file_of, take_file
 from pruner_jax.run.measuring import keep_parts, measure, measured, read_outcomes
 from pruner_jax.run.memory import check_memory, device_bytes, evaluation_stages
+from pruner_jax.run.processors import use_processors
 from pruner_jax.run.programs import answer, check_are_programs, lines
 from pruner_jax.run.second import Second, check_room, load_expander, load_second
 from pruner_jax.run.surroundings import Surroundings, open_surroundings
@@ -83,6 +86,8 @@ def evaluate_verb(settings: EvaluateConfig) -> dict[str, Any]:
             f"expander.model is {settings.expander.model!r} and programs.refine, vote or beams is "
             "set: a pipeline is measured on single answers; set one of them to null, 0 or false"
         )
+    if not wanted(settings.pod, os.environ):
+        use_processors(settings.model, settings.mesh)
     with start_pod(settings.pod) as pod:
         return evaluate(settings, pod)
 

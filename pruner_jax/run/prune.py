@@ -27,6 +27,7 @@ from pruner_jax.measure.outcomes import Outcomes
 from pruner_jax.measure.pick import check_tolerance, next_limit, pick
 from pruner_jax.measure.summary import Round, summary, versions
 from pruner_jax.pod.start import start as start_pod
+from pruner_jax.pod.start import wanted
 from pruner_jax.pod.together import Pod
 from pruner_jax.policy import handle
 from pruner_jax.report import html
@@ -43,6 +44,7 @@ from pruner_jax.run.monitor import (
     heed_guards,
     record_evaluation,
 )
+from pruner_jax.run.processors import use_processors
 from pruner_jax.run.session import PyTree, Session, finished_folder, open_session
 from pruner_jax.run.state import (
     RunState,
@@ -79,6 +81,8 @@ def prune(settings: PruneConfig | str | os.PathLike[str], out: str | None = None
         settings = config.load(PruneConfig, os.fspath(settings), [f"--out={out}"] if out else [])
     elif out:
         settings = dataclasses.replace(settings, out=out)
+    if not wanted(settings.pod, os.environ):
+        use_processors(settings.model, settings.mesh)
     with start_pod(settings.pod) as pod:
         if not settings.dry_run and (found := pod.lead(_finished, settings)) is not None:
             return found
