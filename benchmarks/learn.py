@@ -19,6 +19,7 @@ import time
 
 import jax
 import numpy as np
+import rl_step  # benchmarks/rl_step.py
 
 from pruner_jax.learn import pack, step
 from pruner_jax.learn.optimizer import make_optimizer
@@ -27,19 +28,24 @@ from pruner_jax.learn.rows import Rows
 from pruner_jax.mesh import make_mesh
 from pruner_jax.objective.loss_spec import LossSpec
 from pruner_jax.policy import weights
-from pruner_jax.policy.config import ModelConfig, RopeConfig
+from pruner_jax.policy.config import ModelConfig, from_hf
 
-MODELS = {
-    "tiny": ModelConfig(
-        model_type="qwen3", vocab_size=128, width=96, layers=2, heads=4, kv_heads=2, head_width=24,
-        mlp_width=256, context=512, rope=RopeConfig(1e4), norm_eps=1e-6, tied=True, qk_norm=True,
-    ),
-    "1.5b": ModelConfig(
-        model_type="qwen2", vocab_size=151936, width=1536, layers=28, heads=12, kv_heads=2,
-        head_width=128, mlp_width=8960, context=32768, rope=RopeConfig(1e6), norm_eps=1e-6,
-        tied=True, qkv_bias=True,
-    ),
+SHAPES = {
+    "tiny": {
+        "model_type": "qwen3", "vocab_size": 128, "hidden_size": 96, "num_hidden_layers": 2,
+        "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 24,
+        "intermediate_size": 256, "max_position_embeddings": 512, "rope_theta": 1e4,
+        "rms_norm_eps": 1e-6, "hidden_act": "silu", "tie_word_embeddings": True,
+    },
+    "capped": rl_step.QWEN2,
+    "1.5b": {
+        "model_type": "qwen2", "vocab_size": 151936, "hidden_size": 1536, "num_hidden_layers": 28,
+        "num_attention_heads": 12, "num_key_value_heads": 2, "intermediate_size": 8960,
+        "max_position_embeddings": 32768, "rope_theta": 1e6, "rms_norm_eps": 1e-6,
+        "hidden_act": "silu", "tie_word_embeddings": True,
+    },
 }  # fmt: skip
+MODELS = {name: from_hf(shape) for name, shape in SHAPES.items()}
 SETTINGS = (
     "micro_tokens",
     "row_tokens",
@@ -75,6 +81,11 @@ def main() -> None:
         print(json.dumps(run.result(rows)), flush=True)
 
 
+def random_params(config: ModelConfig) -> dict:
+    """Float32 weights, as the learner keeps them."""
+    return weights.init(config, jax.random.key(0), "float32")
+
+
 def random_rows(args: argparse.Namespace, vocabulary: int) -> Rows:
     """Rows with normal response lengths, cut off at twice the mean."""
     draw = np.random.default_rng(0)
@@ -103,7 +114,7 @@ class Run:
         batch, _ = pack.pack(rows, spec, self.sizes)
         self.slots = int(batch.steps) * self.sizes.rows * self.sizes.tokens
         self.batch = step.to_devices(batch, mesh)
-        params = weights.init(config, jax.random.key(0), "float32")
+        params = random_params(config)
         self.state = step.init_state(params, config, optimizer, mesh)
         del params
         start = time.perf_counter()
