@@ -82,7 +82,7 @@ def prepare(workload: str, given: argparse.Namespace, folder: pathlib.Path) -> d
         draw = np.random.default_rng(0)
         prompts = draw.integers(0, config.vocab_size, (calls, each, given.prompt)).tolist()
         ends = [config.vocab_size]  # which is no token
-        model = write(workload, folder / "model")
+        model = learn.write_model(config, folder / "model")
         return said | {"model": model, "prompts": prompts, "limit": given.limit, "end_ids": ends}
     work = rl_step.prepare(workload, folder, calls)
     if calls * each > len(work["tokens"]):
@@ -91,16 +91,6 @@ def prepare(workload: str, given: argparse.Namespace, folder: pathlib.Path) -> d
     return (
         said | {"prompts": prompts} | {name: work[name] for name in ("model", "limit", "end_ids")}
     )
-
-
-def write(shape: str, folder: pathlib.Path) -> str:
-    """A random model in Hugging Face format, with the tokenizer of the tiny reasoner, which knows
-    few of its tokens."""
-    config = learn.MODELS[shape]
-    tiny = handle.describe(rl_step.ROOT / "configs" / "tiny_reasoner")
-    params = learn.random_params(config)
-    policy = handle.Policy(config, params, tiny.tokenizer, tiny.generation, tiny.folder)
-    return str(handle.save(policy, folder))
 
 
 # -- turns -----------------------------------------------------------------------------------------
