@@ -12,8 +12,9 @@ memory bounds how many. One JSON line each.
 
 With ``--torch`` a plain torch step (learn_with_torch.py) takes its turns too, in a process of its
 own: same weights, rows, loss, clipping and AdamW, several sizes of its micro-batches, rows as they
-come and sorted by length. A last line has the fastest of either side and the ratio. That loss and
-norm of the gradient of the first update agree shows that both do the same.
+come and sorted by length. A last line has the fastest of either side and the ratio. Loss and norm
+of the gradient are of each line's first update; those of the first torch line, which begins with
+our weights, must be ours. (The others go on from where it left the weights.)
 """
 
 from __future__ import annotations
@@ -100,6 +101,7 @@ def main() -> None:
         )
         ratio = round(torch["ms"] / ours["ms"], 2)
         print(json.dumps({"ours": ours, "torch": torch, "times ours": ratio}))
+        theirs[0].worker.close()
 
 
 def random_params(config: ModelConfig) -> dict:

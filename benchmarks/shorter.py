@@ -128,7 +128,7 @@ def write_stages(folder: pathlib.Path, stages: int, chance: float) -> None:
     embed, unembed = (np.array(policy.params[name]) for name in ("embed", "unembed"))
     (vocabulary, width), ends = embed.shape, policy.generation["eos_token_id"]
     stage_V = np.arange(vocabulary) * stages // vocabulary
-    if stage_V[len(policy.tokenizer)]:
+    if stage_V[len(policy.tokenizer) - 1]:
         sys.exit(f"{stages} stages: the prompt's tokens are to be of the first, and are too many")
     embed[:, :stages] = LARGE * np.eye(stages)[stage_V]
     drawn_V = ~np.isin(np.arange(vocabulary), ends)
