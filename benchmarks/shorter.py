@@ -52,7 +52,7 @@ def main() -> None:
     chosen.set_defaults(play=means)
     finished = verbs.add_parser("run", help="the steps of a finished run")
     finished.add_argument("folder", type=pathlib.Path)
-    finished.add_argument("--bins", type=int, default=6, help="of the mean length, in the table")
+    finished.add_argument("--stretches", type=int, default=6, help="of the mean length")
     finished.add_argument("--picture", type=pathlib.Path, help="file of the SVG")
     finished.set_defaults(play=curve)
     given = parser.parse_args()
@@ -173,9 +173,9 @@ def table(found: dict[str, dict[int, Any]]) -> str:
 def curve(given: argparse.Namespace) -> None:
     """Print the table of a run, draw its picture."""
     steps = read(given.folder)
-    print(by_length(steps, given.bins))
+    print(by_length(steps, given.stretches))
     if given.picture:
-        given.picture.write_text(draw(steps))
+        given.picture.write_text(draw(steps, given.stretches))
 
 
 def read(folder: pathlib.Path) -> dict[str, np.ndarray]:
@@ -197,44 +197,38 @@ def read(folder: pathlib.Path) -> dict[str, np.ndarray]:
     }
 
 
-def binned(steps: dict[str, np.ndarray], bins: int) -> list[tuple[int, float, float]]:
-    """Steps, mean length and median seconds of so many stretches of the mean length, longest
-    first, each with as many steps."""
-    counted = np.flatnonzero(steps["counts"])
-    parts = np.array_split(counted[np.argsort(-steps["length"][counted], kind="stable")], bins)
+def stretches(steps: dict[str, np.ndarray], count: int) -> list[tuple[int, float, float]]:
+    """Steps, mean length and median seconds of equal stretches of the mean length, longest first;
+    without those that have fewer than three steps."""
+    length, seconds = (steps[name][steps["counts"]] for name in ("length", "seconds"))
+    share = (length.max() - length) / max(np.ptp(length), 1e-9)
+    part = np.minimum((count * share).astype(int), count - 1)
     return [
-        (len(part), float(steps["length"][part].mean()), float(np.median(steps["seconds"][part])))
-        for part in parts
-        if len(part)
+        (int(inside.sum()), float(length[inside].mean()), float(np.median(seconds[inside])))
+        for inside in (part == number for number in range(count))
+        if inside.sum() >= 3
     ]
 
 
-def line(points: Sequence[tuple[int, float, float]]) -> tuple[float, float]:
-    """Seconds of a step of no tokens, and for each token of the mean length: the line with the
-    least squares through the stretches' medians."""
-    slope, fixed = np.polyfit([length for _, length, _ in points], [s for *_, s in points], 1)
-    return float(fixed), float(slope)
-
-
-def by_length(steps: dict[str, np.ndarray], bins: int) -> str:
-    """The table, and what half the length costs by its line."""
-    points = binned(steps, bins)
-    fixed, slope = line(points)
+def by_length(steps: dict[str, np.ndarray], count: int) -> str:
+    """The table, and what half the length costs (or the shortest, if it is more than half)."""
+    points = stretches(steps, count)
     lines = ["| mean length | steps | s a step | of the longest's |", "|---|---|---|---|"]
-    for count, length, seconds in points:
+    for size, length, seconds in points:
         share = seconds / points[0][2]
-        lines.append(f"| {length:.1f} | {count} | {seconds:.3f} | {share:.2f} |")
-    longest = points[0][1]
-    half = (fixed + slope * longest / 2) / (fixed + slope * longest)
-    lines += [
-        "",
-        f"A step takes {fixed:.3f} s and {1e3 * slope:.1f} ms for each token of the mean length; "
-        f"at half of {longest:.1f} tokens {half:.2f} of the time.",
-    ]
-    return "\n".join(lines)
+        lines.append(f"| {length:.1f} | {size} | {seconds:.3f} | {share:.2f} |")
+    _, longest, most = points[0]
+    _, shortest, least = points[-1]
+    if shortest > longest / 2:
+        said = f"{shortest / longest:.2f} of the tokens take {least / most:.2f} of the time."
+        return "\n".join([*lines, "", said])
+    lengths, seconds = zip(*((length, seconds) for _, length, seconds in reversed(points)))
+    half = float(np.interp(longest / 2, lengths, seconds)) / most
+    said = f"At half of {longest:.1f} tokens a step takes {half:.2f} of the time (interpolated)."
+    return "\n".join([*lines, "", said])
 
 
-def draw(steps: dict[str, np.ndarray]) -> str:
+def draw(steps: dict[str, np.ndarray], count: int) -> str:
     """Mean length and seconds over the steps, and seconds against mean length, in one SVG."""
     from pruner_jax.report import svg
     from pruner_jax.report.training import running_mean
@@ -263,9 +257,8 @@ def draw(steps: dict[str, np.ndarray]) -> str:
     )
     for tokens, took in zip(length, seconds):
         drawn.add(svg.dot(drawn.x(tokens), drawn.y(min(took, top)), 2.0, "final"))
-    fixed, slope = line(binned(steps, 6))
-    ends = (0.0, float(length.max()))
-    drawn.add(svg.path([(drawn.x(x), drawn.y(fixed + slope * x)) for x in ends], "curve base"))
+    through = [(drawn.x(x), drawn.y(min(y, top))) for _, x, y in stretches(steps, count)]
+    drawn.add(svg.path(through, "curve base"))
     charts.append(drawn)
     return stacked(charts, "Mean tokens and seconds of the steps, and the one against the other")
 
