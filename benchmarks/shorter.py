@@ -52,7 +52,7 @@ def main() -> None:
     chosen.set_defaults(play=means)
     finished = verbs.add_parser("run", help="the steps of a finished run")
     finished.add_argument("folder", type=pathlib.Path)
-    finished.add_argument("--stretches", type=int, default=6, help="of the mean length")
+    finished.add_argument("--stretches", type=int, default=10, help="of the mean length")
     finished.add_argument("--picture", type=pathlib.Path, help="file of the SVG")
     finished.set_defaults(play=curve)
     given = parser.parse_args()
