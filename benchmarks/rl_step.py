@@ -83,16 +83,23 @@ def main() -> None:
         given.out.write_text(json.dumps(found, indent=2) + "\n")
 
 
-def prepare(workload: str, folder: pathlib.Path, steps: int) -> dict[str, Any]:
-    """What all packages are told; writes the model and our settings."""
+def prepare(
+    workload: str,
+    folder: pathlib.Path,
+    steps: int,
+    *,
+    model: pathlib.Path | None = None,
+    prompts: int = PROMPTS,
+) -> dict[str, Any]:
+    """What all packages are told; writes our settings, and the model unless it is given."""
     from pruner_jax import text
     from pruner_jax.config import PruneConfig, load
     from pruner_jax.problems.source import load_sets
     from pruner_jax.types import Purpose
 
-    model = ROOT / "configs" / "tiny_reasoner"
-    if workload == "capped":
-        model = write_model(folder / "model", model)
+    reasoner = ROOT / "configs" / "tiny_reasoner"
+    if model is None:
+        model = write_model(folder / "model", reasoner) if workload == "capped" else reasoner
     limit = LIMITS[workload]
     measured = {"problems": 8, "samples": 1, "temperature": 1.0, "top_p": 1.0, "limit": limit}
     settings = {
@@ -103,7 +110,7 @@ def prepare(workload: str, folder: pathlib.Path, steps: int) -> dict[str, Any]:
         "rounds": {
             "limits": [limit],
             "steps": steps,
-            "prompts": PROMPTS,
+            "prompts": prompts,
             "evaluate_every": steps,
             "save_every": steps,
             "log_rollouts_every": steps,
@@ -124,16 +131,17 @@ def prepare(workload: str, folder: pathlib.Path, steps: int) -> dict[str, Any]:
     problems = load_sets(config.problems)["train"]
     tokenizer = text.load_tokenizer(model)
     generation = json.loads((model / "generation_config.json").read_text())
-    prompts = text.make_prompts(
+    rendered = text.make_prompts(
         tokenizer, problems, config.text, limit=limit, purpose=Purpose.TRAIN, visit_P=0
     )
     return {
         "settings": str(file),
         "model": str(model),
-        "prompts": list(prompts.text),
+        "prompts": list(rendered.text),
+        "tokens": [tokens.tolist() for tokens in rendered.tokens],
         "reward": REWARDS[workload],
         "golds": [problem.answer for problem in problems],
-        "prompts_per_step": PROMPTS,
+        "prompts_per_step": prompts,
         "samples": SAMPLES,
         "end_ids": text.end_token_ids(tokenizer, generation),
         "limit": limit,
