@@ -39,6 +39,7 @@ from pruner_jax.mesh import make_mesh
 from pruner_jax.objective.loss_spec import LossSpec
 from pruner_jax.policy import handle, weights
 from pruner_jax.policy.config import ModelConfig, from_hf
+from pruner_jax.run import processors
 
 SHAPES = {
     "tiny": {
@@ -84,6 +85,8 @@ def main() -> None:
         parser.add_argument(f"--{name}", type=kind, nargs="+", default=[None])
     args = parser.parse_args()
     config = MODELS[args.model]
+    if args.model != "1.5b":
+        processors.make(processors.available())  # as a run has them
     rows = random_rows(args, config.vocab_size)
     chosen = itertools.product(*(getattr(args, name) for name in SETTINGS))
     runs = [Run(config, rows, dict(zip(SETTINGS, values))) for values in chosen]

@@ -24,8 +24,11 @@ import numpy as np
 import turns  # benchmarks/turns.py
 
 import pruner_jax
+from pruner_jax.learn.options import MeshOptions
+from pruner_jax.mesh import make_mesh
 from pruner_jax.run.compilation import keep_compiled_programs
 from pruner_jax.run.engine import Engine
+from pruner_jax.run.processors import use_processors
 from pruner_jax.sample import decode as device
 from pruner_jax.sample.options import SampleOptions
 from pruner_jax.text import TextOptions
@@ -36,6 +39,7 @@ def main() -> None:
     """Load the model, then do as asked."""
     work = json.loads(pathlib.Path(sys.argv[1]).read_text())
     keep_compiled_programs()
+    use_processors(work["model"], MeshOptions())
     policy = pruner_jax.load(work["model"])
     engine = Engine.of(
         policy,
@@ -43,6 +47,7 @@ def main() -> None:
         sampling=SampleOptions(rows=len(work["prompts"][0]) * work["samples"], dtype=work["dtype"]),
         verifier=None,
         seed=0,
+        mesh=make_mesh(),
     )
     engine = dataclasses.replace(engine, end_ids=tuple(work["end_ids"]))
     on_gpu = jax.default_backend() == "gpu"
@@ -115,11 +120,12 @@ class Watch:
         shapes, static = self.call
         cache, held = self.largest
         planned = self.block.lower(*shapes, **static).compile().memory_analysis()
+        temporary = planned.temp_size_in_bytes * jax.device_count()
         return {
             "cache_bytes": cache,
-            "temporary_bytes": planned.temp_size_in_bytes,
+            "temporary_bytes": temporary,
             "tokens_held": held,
-            "bytes_per_token": (cache + planned.temp_size_in_bytes) / held,
+            "bytes_per_token": (cache + temporary) / held,
         }
 
 

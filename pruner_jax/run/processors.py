@@ -24,21 +24,21 @@ from pruner_jax.learn.options import MeshOptions
 SMALL = 64 << 20  # bytes
 
 
-def use_processors(
-    model: str, mesh: MeshOptions, environment: Mapping[str, str] = os.environ
-) -> None:
+def use_processors(model: str, mesh: MeshOptions) -> None:
     """Give JAX's CPU platform as many devices as the mesh asks for; -1 stands for all processors.
 
-    Must come before JAX looks at its devices. Does nothing where the environment says how many
-    there are (``JAX_NUM_CPU_DEVICES``, or ``--xla_force_host_platform_device_count`` in
-    ``XLA_FLAGS``), or where JAX runs already. Other platforms take no notice.
+    Must come before JAX looks at its devices. Other platforms take no notice.
 
     Args:
       model: of the verb; a folder with more than ``SMALL`` weights, or a name on the Hub, is large.
       mesh: as the settings have it.
-      environment: where those two names are looked up.
     """
-    count = devices(model, mesh, _processors())
+    make(devices(model, mesh, available()))
+
+
+def make(count: int, environment: Mapping[str, str] = os.environ) -> None:
+    """So many devices; unless the environment says how many there are (``JAX_NUM_CPU_DEVICES``, or
+    ``--xla_force_host_platform_device_count`` in ``XLA_FLAGS``), or JAX runs already."""
     said = "xla_force_host_platform_device_count" in environment.get("XLA_FLAGS", "")
     if said or "JAX_NUM_CPU_DEVICES" in environment or count == 1:
         return
@@ -56,14 +56,13 @@ def devices(model: str, mesh: MeshOptions, processors: int) -> int:
         return 1  # the mesh will say what is wrong
     if -1 not in sizes:
         return named
-    folder = pathlib.Path(model)
-    weights = [file.stat().st_size for file in folder.glob("*.safetensors")]
+    weights = [file.stat().st_size for file in pathlib.Path(model).glob("*.safetensors")]
     small = weights and sum(weights) <= SMALL
     return named * (processors // named if small else 1)
 
 
-def _processors() -> int:
-    """Those that this process may use."""
+def available() -> int:
+    """Processors that this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
