@@ -1,12 +1,12 @@
 """Bytes that a round of a loop moves to and from main memory, counted in a program's HLO text.
 
-Takes what `hlo.parse` gives. Counted are the instructions of the loop's body, fusions as units: what
-each reads and writes of arrays that lie in main memory, padding and all. What stays on the chip (a
-layout with ``S(``) costs nothing, what is fetched ahead costs its fetching. Of an array that is
-sliced or gathered from, what is taken counts. An update in place counts whole tiles, read and
-written where it covers them in part. ``cost_analysis`` will not do: it counts arrays on the chip
-like others, no padding, and adds up what stands before, in and behind a loop. Left out: an operand
-that an instruction reads more than once, of which the text says nothing.
+Takes what `hlo.parse` gives. Counted are the instructions of the loop's body, fusions as units:
+what each reads and writes of arrays that lie in main memory, padding and all. What stays on the
+chip (a layout with ``S(``) costs nothing, what is fetched ahead costs its fetching. Of an array
+that is sliced or gathered from, what is taken counts. An update in place counts whole tiles, read
+and written where it covers them in part. ``cost_analysis`` will not do: it counts arrays on the
+chip like others, no padding, and adds up what stands before, in and behind a loop. Left out: an
+operand that an instruction reads more than once, of which the text says nothing.
 """
 
 from __future__ import annotations

@@ -2,7 +2,8 @@
 
 A draw is an inverse of the distribution function: token v is taken where the running sum of the
 probabilities first passes the uniform number. One random number per row instead of V, no sort. What
-a draw and its score need of all V logits are sums over chunks, made in one pass. Takes logits [B, V]; leaves out where the random numbers come from.
+a draw and its score need of all V logits are sums over chunks, made in one pass. Takes logits
+[B, V]; leaves out where the random numbers come from.
 """
 
 from __future__ import annotations
