@@ -42,9 +42,9 @@ def describe(name: str, layers: int | None) -> ModelConfig:
 
 
 def decode(config: ModelConfig, topology: str, rows: int, slots: int) -> programs.Sampler:
-    """The sampler of a whole replica on each chip, with buckets of so many slots."""
+    """The sampler of a whole replica on each chip, in a bucket of so many slots."""
     mesh = make_mesh(1, -1, 1, chips.devices(topology))
-    _, options = programs.for_tpu(LearnOptions(), SampleOptions(rows=rows))
+    _, options = programs.for_tpu(LearnOptions(), SampleOptions(rows=rows, slot_multiple=slots))
     prompt = slots // 4
     limit = slots - prompt - options.block
     count = rows * mesh.size

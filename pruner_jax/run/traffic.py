@@ -30,7 +30,6 @@ def of_decode(text: str | None, weights: Any, cache: Any) -> dict[str, Any]:
 
     ``weights``, ``cache``: shapes and places.
     """
-    least = _least(weights, cache)
     if text is None:
         return dict.fromkeys(("collectives", "cache_copies", *_STEP), UNKNOWN)
     module, leaves = hlo.parse(text), jax.tree.leaves(cache)
@@ -39,7 +38,7 @@ def of_decode(text: str | None, weights: Any, cache: Any) -> dict[str, Any]:
     moved = accessed.heaviest_round(module)
     step = (UNKNOWN,) * 3
     if moved is not None:
-        total = sum(size for _, size in moved)
+        total, least = sum(size for _, size in moved), _least(weights, cache)
         step = total, least, total / least
     return {
         "collectives": _collectives(module, "each block", "each token"),
