@@ -6,7 +6,6 @@ import pathlib
 import pytest
 
 from pruner_jax.pod import accessed, hlo
-from pruner_jax.pod.compiled import compile_program
 from pruner_jax.run import traffic
 
 TEXT = """HloModule jit_f, is_scheduled=true
@@ -101,21 +100,15 @@ def script():
     return module
 
 
-def step(script, topology, layers, rows, slots):
-    made = script.decode(script.describe("qwen2.5_1.5b", layers), topology, rows, slots)
-    compiled = compile_program(made.decode)
-    given = made.decode.arguments
-    found = traffic.of_decode(compiled.text, given["weights"], given["cache"])
-    assert found["collectives"] == [] and found["cache_copies"] == 0
-    return found["step_bytes"], found["step_bytes_least"]
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("topology", ["v5e:2x2", "v6e:2x2"])
 def test_a_decode_step_moves_little_more_than_it_must(script, topology):
-    """Qwen2.5-1.5B, 256 rows in 1280 slots on a chip; its layers cost alike, so two tell of all."""
+    """Qwen2.5-1.5B, 256 rows in 1280 slots on a chip; its layers cost alike, so one and two tell of all."""
     pytest.importorskip("libtpu", reason="compiling for TPUs needs libtpu, which is not installed")
-    two, three = (step(script, topology, layers, 256, 1280) for layers in (2, 3))
-    moved, least = (a + (28 - 2) * (b - a) for a, b in zip(two, three, strict=True))
-    assert least == pytest.approx(11.6 * 2**30, rel=0.01)  # 2.9 GiB of weights, 8.75 of cache
-    assert 1 < moved / least < 1.25
+    one, two = (
+        script.step(script.describe("qwen2.5_1.5b", n), topology, 256, 1280) for n in (1, 2)
+    )
+    whole = one.extend(two, 28 - 1)
+    assert whole.least == pytest.approx(11.6 * 2**30, rel=0.01)  # 2.9 GiB of weights, 8.75 of cache
+    assert 1 < whole.moved / whole.least < 1.25
+    assert two.copies == two.collectives == 0
