@@ -103,7 +103,7 @@ def script():
 @pytest.mark.slow
 @pytest.mark.parametrize("topology", ["v5e:2x2", "v6e:2x2"])
 def test_a_decode_step_moves_little_more_than_it_must(script, topology):
-    """Qwen2.5-1.5B, 256 rows in 1280 slots on a chip; its layers cost alike, so one and two tell of all."""
+    """Qwen2.5-1.5B, 256 rows in 1280 slots on a chip. Its layers cost alike: two tell of all."""
     pytest.importorskip("libtpu", reason="compiling for TPUs needs libtpu, which is not installed")
     one, two = (
         script.step(script.describe("qwen2.5_1.5b", n), topology, 256, 1280) for n in (1, 2)
