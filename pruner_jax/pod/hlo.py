@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import collections
 import dataclasses
+import functools
 import math
 import re
 from collections.abc import Iterable, Iterator
@@ -30,7 +31,7 @@ _HEADER = re.compile(r"^(ENTRY )?%?([\w.\-]+) \(.*\{\s*$")
 _LINE = re.compile(r"^\s+(?:ROOT )?%?([\w.\-]+) = (.*)$")
 _OPCODE = re.compile(r" ([a-z][a-z0-9\-]*)\(")
 _CALLS = re.compile(r"\b(\w+)=(?:%([\w.\-]+)|\{(%[^}]*)\})")
-_ELSEWHERE = "S("  # in a layout: not in main memory, so that a copy is a read or a write-back
+ELSEWHERE = "S("  # in a layout: not in main memory, so that a copy is a read or a write-back
 _ARRAY = re.compile(r"\b([a-z]+\d*)\[([\d,]*)\](\{[^}]*\})?")
 
 
@@ -51,6 +52,12 @@ class Instruction:
             for kind, shape, layout in _ARRAY.findall(self.result)
         ]
 
+    @property
+    def operands(self) -> list[str]:
+        """Names of what it takes."""
+        given = self.text[len(self.result) :].partition("(")[2].partition(")")[0]
+        return re.findall(r"%([\w.\-]+)", given)
+
 
 @dataclasses.dataclass(frozen=True)
 class Module:
@@ -58,6 +65,14 @@ class Module:
 
     computations: dict[str, list[Instruction]]
     loops: dict[str, tuple[str, ...]]  # bodies of the loops around, the outermost first
+
+    @functools.cached_property
+    def _named(self) -> dict[str, dict[str, Instruction]]:
+        return {name: {x.name: x for x in some} for name, some in self.computations.items()}
+
+    def named(self, computation: str) -> dict[str, Instruction]:
+        """The instructions of a computation by their names."""
+        return self._named[computation]
 
     def instructions(self) -> Iterator[tuple[tuple[str, ...], Instruction]]:
         """All of what runs, with the loops around it."""
@@ -119,6 +134,11 @@ def _body(instruction: Instruction) -> str | None:
     return found[1] if instruction.opcode == "while" and found else None
 
 
+def bytes_of(kind: str) -> float:
+    """Of an element of a type."""
+    return _BYTES.get(kind, 1)
+
+
 def collectives(module: Module) -> list[Collective]:
     """The collectives by kind and loop. One that is spread over several steps of the schedule, as
     its channel tells, counts once."""
@@ -141,7 +161,7 @@ def collectives(module: Module) -> list[Collective]:
 
 def _bytes(one: Instruction) -> int:
     sizes = [
-        int(_BYTES.get(kind, 1) * math.prod(shape))
+        int(bytes_of(kind) * math.prod(shape))
         for kind, shape, _ in one.arrays
         if shape or not one.opcode.endswith("-start")  # numbers that tell starts apart
     ]
@@ -163,7 +183,7 @@ def copies(module: Module, shapes: Iterable[tuple[int, ...]], kind: str) -> list
             if operand and operand[1] in here:
                 others = here[operand[1]].arrays
             ends = [layout, *(other[2] for other in others[:1])]
-            if t == kind and shape in wanted and not any(_ELSEWHERE in x for x in ends):
+            if t == kind and shape in wanted and not any(ELSEWHERE in x for x in ends):
                 found.append(one)
     return found
 

@@ -206,7 +206,7 @@ def _decode(
     program = device.Program(config, picking, end_ids, options.block, None, _alone(mesh))
     arguments = (params, layers, rows, slot_s, limits, key)
     return Program(
-        functools.partial(device.decode.lower, *arguments, program=program),
+        functools.partial(device.decoder(mesh).lower, *arguments, program=program),
         {"weights": params, "cache": layers, "rows": rows},
     )
 

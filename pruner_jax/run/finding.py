@@ -233,8 +233,8 @@ def sampling(here: Slice, name: str) -> Finding:
     compiled = {"decode": compile_program(made.decode), "prefill": compile_program(made.prefill)}
     passing = {}
     if not compiled["decode"].refusal:
-        cache = made.decode.arguments["cache"]
-        passing = traffic.of_decode(compiled["decode"].text, cache)
+        given = made.decode.arguments
+        passing = traffic.of_decode(compiled["decode"].text, given["weights"], given["cache"])
     # The cache is there while prompts are read, though their program does not see it.
     if not compiled["prefill"].refusal:
         cache = on_a_device(made.decode.arguments["cache"])

@@ -1,4 +1,4 @@
-"""What a compiled program of a run passes between chips and copies, in a run's own words.
+"""What a compiled program of a run passes between chips, copies and moves, in a run's own words.
 
 Takes HLO text, or None where the compiler cannot print it, which is then what is said.
 """
@@ -9,9 +9,11 @@ from typing import Any
 
 import jax
 
-from pruner_jax.pod import hlo
+from pruner_jax.pod import accessed, hlo
+from pruner_jax.run.memory import on_a_device, said_size
 
 UNKNOWN = "not available"
+_STEP = ("step_bytes", "step_bytes_least", "step_bytes_ratio")
 _TYPES = {"bfloat16": "bf16", "float32": "f32"}
 
 
@@ -22,20 +24,33 @@ def of_learner(text: str | None) -> dict[str, Any]:
     return {"collectives": _collectives(hlo.parse(text), "each update", "each micro-batch")}
 
 
-def of_decode(text: str | None, cache: Any) -> dict[str, Any]:
-    """Collectives of a decode block, and whole copies of keys or values of a layer in its loop.
+def of_decode(text: str | None, weights: Any, cache: Any) -> dict[str, Any]:
+    """Of a decode block: collectives; whole copies of keys or values of a layer in its loop; the
+    bytes that a step moves to and from main memory, the least that it has to, and their ratio.
 
-    ``cache``: shapes and places of the layers.
+    ``weights``, ``cache``: shapes and places.
     """
     if text is None:
-        return {"collectives": UNKNOWN, "cache_copies": UNKNOWN}
+        return dict.fromkeys(("collectives", "cache_copies", *_STEP), UNKNOWN)
     module, leaves = hlo.parse(text), jax.tree.leaves(cache)
     shapes = [x.sharding.shard_shape(x.shape) for x in leaves]
     copied = hlo.copies(module, shapes, _TYPES[leaves[0].dtype.name])
+    moved = accessed.heaviest_round(module)
+    step = (UNKNOWN,) * 3
+    if moved is not None:
+        total, least = sum(size for _, size in moved), _least(weights, cache)
+        step = total, least, total / least
     return {
         "collectives": _collectives(module, "each block", "each token"),
         "cache_copies": len(copied),
+        **dict(zip(_STEP, step, strict=True)),
     }
+
+
+def _least(weights: Any, cache: Any) -> int:
+    """Bytes: the weights once, of a table that is only looked up nothing, and the cache once."""
+    read = {k: v for k, v in weights.items() if k != "embed" or "unembed" not in weights}
+    return on_a_device(read) + on_a_device(cache)
 
 
 def said(traffic: dict[str, Any]) -> list[str]:
@@ -43,7 +58,7 @@ def said(traffic: dict[str, Any]) -> list[str]:
     lines = []
     for name, value in traffic.items():
         if not isinstance(value, list):
-            lines.append(f"{name.replace('_', ' ')}: {value}")
+            lines.append(f"{name.replace('_', ' ')}: {_said(name, value)}")
             continue
         lines.extend(
             f"{one['count']} {one['kind']} {one['where']}: {one['bytes'] / (1 << 20):.2f} MiB"
@@ -52,6 +67,12 @@ def said(traffic: dict[str, Any]) -> list[str]:
         if not value:
             lines.append(f"{name}: none")
     return lines
+
+
+def _said(name: str, value: Any) -> str:
+    if value == UNKNOWN or name not in _STEP:
+        return str(value)
+    return f"{value:.3f}" if name.endswith("ratio") else said_size(value)
 
 
 def _collectives(module: hlo.Module, once: str, often: str) -> list[dict[str, Any]]:

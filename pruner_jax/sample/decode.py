@@ -198,6 +198,30 @@ def decode(
     return _spread(program.mesh, run, whole=(0, 4, 5))(params, layers, rows, slot_s, limits, key)
 
 
+# XLA for v5e and v6e, which have 128 MiB on the chip, likes to fetch all keys or values of a layer
+# into it, to update them there, and to write them all back, at every step. With so much of it kept
+# for the working sets of single instructions it has no room to. Bytes moved a step, Qwen2.5-1.5B on
+# a v6e by benchmarks/decode_bytes.py, against the least: 256 rows of 512 slots 1.49, then 1.25.
+_TPU_OPTIONS = {"xla_tpu_scoped_vmem_limit_kib": "98304"}
+_OF_KIND = {"TPU v5 lite": _TPU_OPTIONS, "TPU v6 lite": _TPU_OPTIONS}
+
+
+def decoder(mesh: Mesh | None) -> Any:
+    """``decode`` with what the compiler is to be told for the devices of a mesh, or of here."""
+    kind = (jax.local_devices()[0] if mesh is None else mesh.devices.flat[0]).device_kind
+    return _decoder(kind) if kind in _OF_KIND else decode
+
+
+@functools.cache
+def _decoder(kind: str) -> Any:
+    return jax.jit(
+        decode.__wrapped__,
+        static_argnames="program",
+        donate_argnames="layers",
+        compiler_options=_OF_KIND[kind],
+    )
+
+
 def _block(program, params, layers, rows, slot_s, limits, key):
     """The loop. Only the cache and the parts of Rows that change are carried round it."""
     streams = _streams(key, rows.identity_B3)

@@ -1,13 +1,15 @@
 """Picking a token: from logits and one uniform number per row to a token and its log-probability.
 
 A draw is an inverse of the distribution function: token v is taken where the running sum of the
-probabilities first passes the uniform number. One random number per row instead of V, no sort, no
-second pass over the logits. Takes logits [B, V]; leaves out where the random numbers come from.
+probabilities first passes the uniform number. One random number per row instead of V, no sort. What
+a draw and its score need of all V logits are sums over chunks, made in one pass. Takes logits
+[B, V]; leaves out where the random numbers come from.
 """
 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -31,11 +33,16 @@ def pick(logits_BV: jax.Array, uniform_B: jax.Array, how: Picking) -> jax.Array:
     """One token per row, int32 [B]; ``uniform_B`` in [0, 1). At temperature 0 the likeliest."""
     if how.temperature == 0:
         return jnp.argmax(logits_BV, axis=-1).astype(jnp.int32)
-    z = _scaled(logits_BV, how)
-    weights = jnp.exp(z)
-    if how.top_k or how.top_p < 1 or how.min_p:
-        weights = jnp.where(_allowed(z, how), weights, 0)
-    return invert(weights, uniform_B)
+    peak_B = _peak(logits_BV, how)
+    least_B = _least(logits_BV, peak_B, how)
+
+    def weigh(logits):
+        weights = jnp.exp(_scaled(logits, peak_B, how))
+        return (
+            weights if least_B is None else jnp.where(logits < _along(least_B, logits), 0, weights)
+        )
+
+    return invert(logits_BV, uniform_B, weigh, -jnp.inf)
 
 
 def score(logits_BV: jax.Array, token_B: jax.Array, how: Picking) -> tuple[jax.Array, jax.Array]:
@@ -43,30 +50,40 @@ def score(logits_BV: jax.Array, token_B: jax.Array, how: Picking) -> tuple[jax.A
 
     Of softmax(logits / temperature) before any truncation; of softmax(logits) at temperature 0.
     """
-    z = _scaled(logits_BV, how)
+    peak_B = _peak(logits_BV, how)
+    z = _scaled(_chunks(logits_BV, -jnp.inf), peak_B, how)
     weights = jnp.exp(z)
-    total = jnp.sum(weights, axis=-1)
-    own = jnp.take_along_axis(z, token_B[:, None], axis=-1)[:, 0]
+    moments = jnp.where(weights > 0, weights * z, 0)
+    # The sums over chunks are those of the draw. The barrier keeps XLA from adding up everything
+    # once more in one go, which on a TPU is another pass over the logits.
+    sums = jax.lax.optimization_barrier((jnp.sum(weights, -1), jnp.sum(moments, -1)))
+    total, moment = (jnp.sum(x, axis=-1) for x in sums)
+    own = jnp.take_along_axis(logits_BV, token_B[:, None], axis=-1)
     log_total = jnp.log(total)
-    return own - log_total, log_total - jnp.sum(weights * z, axis=-1) / total
+    return _scaled(own, peak_B, how)[:, 0] - log_total, log_total - moment / total
 
 
-def invert(weights_BV: jax.Array, uniform_B: jax.Array) -> jax.Array:
+def invert(
+    values_BV: jax.Array,
+    uniform_B: jax.Array,
+    weigh: Callable[[jax.Array], jax.Array] = jnp.asarray,
+    nothing: float = 0.0,
+) -> jax.Array:
     """The index at which the running sum of the weights first passes ``uniform`` of the total.
 
     Never one of weight 0. Works from sums over chunks of chunks down to the single weight, so that
-    each step adds up ``CHUNK`` numbers.
+    each step adds up ``CHUNK`` numbers. ``weigh`` makes weights of values [B, ...] one by one, 0 of
+    ``nothing``: so the weights of all are added up as they are made, and never written.
     """
-    levels = [weights_BV]
+    chunks = _chunks(values_BV, nothing)
+    levels = [weigh(chunks).sum(-1)]
     while levels[-1].shape[-1] > CHUNK:
-        levels[-1] = _fill(levels[-1])
-        rows, width = levels[-1].shape
-        levels.append(levels[-1].reshape(rows, width // CHUNK, CHUNK).sum(-1))
-    index = jnp.zeros(len(weights_BV), jnp.int32)
+        levels.append(_chunks(levels[-1]).sum(-1))
+    index = jnp.zeros(len(values_BV), jnp.int32)
     target = None
-    for level in reversed(levels):
-        chunks = level.reshape(len(level), -1, min(CHUNK, level.shape[-1]))
-        chunk = jnp.take_along_axis(chunks, index[:, None, None], axis=1)[:, 0]
+    for level in [*map(_chunks, reversed(levels)), chunks]:
+        chunk = jnp.take_along_axis(level, index[:, None, None], axis=1)[:, 0]
+        chunk = weigh(chunk) if level is chunks else chunk
         # Each sum adds the same terms in the same order, some of them 0: so they never decrease.
         sums = jnp.sum(chunk[:, None] * jnp.tril(jnp.ones((chunk.shape[-1],) * 2)), axis=-1)
         total = sums[:, -1]
@@ -80,31 +97,45 @@ def invert(weights_BV: jax.Array, uniform_B: jax.Array) -> jax.Array:
     return index
 
 
-def _scaled(logits_BV: jax.Array, how: Picking) -> jax.Array:
-    """Logits over temperature, less the largest of their row; float32."""
-    z = logits_BV.astype(jnp.float32) / (how.temperature or 1.0)
-    return z - jnp.max(z, axis=-1, keepdims=True)
+def _peak(logits_BV: jax.Array, how: Picking) -> jax.Array:
+    """The largest of each row over temperature, float32 [B]."""
+    return jnp.max(logits_BV, axis=-1).astype(jnp.float32) / (how.temperature or 1.0)
 
 
-def _allowed(z_BV: jax.Array, how: Picking) -> jax.Array:
-    """Which tokens stay in the draw: top-k, then top-p of what is left, then min-p.
+def _scaled(logits: jax.Array, peak_B: jax.Array, how: Picking) -> jax.Array:
+    """Logits [B, ...] over temperature, less the largest of their row; float32."""
+    return logits.astype(jnp.float32) / (how.temperature or 1.0) - _along(peak_B, logits)
 
-    Ties of the last one stay too, so the set never depends on an order among equals.
+
+def _along(x_B: jax.Array, other: jax.Array) -> jax.Array:
+    return x_B.reshape(-1, *[1] * (other.ndim - 1))
+
+
+def _least(logits_BV: jax.Array, peak_B: jax.Array, how: Picking) -> jax.Array | None:
+    """The least logit [B] that stays in the draw: top-k, then top-p of what is left, then min-p.
+
+    Ties of the last one stay too, so the set never depends on an order among equals. Said as it
+    comes, not scaled: rounding may differ from one use of a number to the next.
     """
-    least = jnp.full(z_BV.shape[:1], -jnp.inf)
-    if how.top_k and how.top_k < z_BV.shape[-1]:
-        least = jax.lax.top_k(z_BV, how.top_k)[0][:, -1]
+    if not (how.top_k or how.top_p < 1 or how.min_p):
+        return None
+    x_BV = logits_BV.astype(jnp.float32)
+    least = jnp.full(x_BV.shape[:1], -jnp.inf)
+    if how.top_k and how.top_k < x_BV.shape[-1]:
+        least = jax.lax.top_k(x_BV, how.top_k)[0][:, -1]
     if how.top_p < 1:
-        falling = -jnp.sort(-jnp.where(z_BV >= least[:, None], z_BV, -jnp.inf), axis=-1)
-        weights = jnp.exp(falling)
+        falling = -jnp.sort(-jnp.where(x_BV >= least[:, None], x_BV, -jnp.inf), axis=-1)
+        weights = jnp.exp(_scaled(falling, peak_B, how))
         before = jnp.cumsum(weights, axis=-1) - weights
         kept = before < how.top_p * jnp.sum(weights, axis=-1, keepdims=True)
         least = jnp.maximum(least, jnp.min(jnp.where(kept, falling, jnp.inf), axis=-1))
     if how.min_p:
-        least = jnp.maximum(least, jnp.log(how.min_p))
-    return z_BV >= least[:, None]
+        least = jnp.maximum(least, (peak_B + jnp.log(how.min_p)) * how.temperature)
+    return least
 
 
-def _fill(weights_BV: jax.Array) -> jax.Array:
-    """Zeros up to a multiple of ``CHUNK``."""
-    return jnp.pad(weights_BV, ((0, 0), (0, -weights_BV.shape[-1] % CHUNK)))
+def _chunks(x_BV: jax.Array, fill: float = 0.0) -> jax.Array:
+    """[B, V / CHUNK, CHUNK], filled up."""
+    size = min(CHUNK, x_BV.shape[-1])
+    filled = jnp.pad(x_BV, ((0, 0), (0, -x_BV.shape[-1] % size)), constant_values=fill)
+    return filled.reshape(len(x_BV), -1, size)

@@ -337,7 +337,7 @@ class _Batch:
         """Set the device to work on a block; does not wait for it."""
         left = int(self.records.left_B[self.layout.seated()].max())
         steps = min(self.options.block, left, self.layout.slots - int(self.layout.slot_s.max()))
-        self.layers, self.rows, written = device.decode(
+        self.layers, self.rows, written = device.decoder(self.program.mesh)(
             self.params,
             self.layers,
             self.rows,

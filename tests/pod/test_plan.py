@@ -100,7 +100,9 @@ def test_chips_talk_while_they_learn_and_not_while_they_sample(plan):
     for name in ("train", "monitor", "test"):
         assert found["sampler"][name]["collectives"] == []
         assert found["sampler"][name]["cache_copies"] == 0
-    assert "collectives: none" in said and "assumed: the learner reaches 40%" in said
+        assert found["sampler"][name]["step_bytes_ratio"] > 0
+    assert "collectives: none" in said and "step bytes least: " in said
+    assert "assumed: the learner reaches 40%" in said
 
 
 @needs_libtpu

@@ -1,0 +1,111 @@
+"""Bytes that a decode step moves on a TPU, against the least: the table of docs/tpu.md.
+
+    python benchmarks/decode_bytes.py
+    python benchmarks/decode_bytes.py --models r1_distill_llama_8b --shapes 64x1280
+    python benchmarks/decode_bytes.py --whole --topologies v6e:2x2 --shapes 256x1280
+
+Compiles the decode block of the sampler, a whole model on each chip, and counts as ``pruner-jax
+plan`` does. Layers cost alike, so it compiles 1 and 2 of them and adds the difference for each of
+the others; ``--whole`` compiles all. ``--parts`` lists what moves most. Needs the package libtpu
+and no TPU.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import itertools
+import pathlib
+from typing import NamedTuple
+
+from pruner_jax.learn.options import LearnOptions
+from pruner_jax.mesh import make_mesh
+from pruner_jax.pod import accessed, chips, hlo, programs
+from pruner_jax.pod.compiled import compile_program
+from pruner_jax.policy import hf
+from pruner_jax.policy.config import ModelConfig
+from pruner_jax.run import traffic
+from pruner_jax.sample.options import SampleOptions
+
+MODELS = pathlib.Path(__file__).parents[1] / "configs" / "models"
+GIB = 1 << 30
+HEAD = (
+    "| model | slice | rows × slots | GiB a step | least GiB | ratio | cache copies | "
+    "collectives |\n" + "|---" * 8 + "|"
+)
+
+
+class Step(NamedTuple):
+    """A decode step, on a device."""
+
+    moved: float  # bytes
+    least: float
+    copies: int  # of keys or values of a layer
+    collectives: int
+
+    def extend(self, other: Step, count: int) -> Step:
+        """With so many times more of what the other has more."""
+        return Step(*(a + count * (b - a) for a, b in zip(self, other, strict=True)))
+
+
+def describe(name: str, layers: int | None = None) -> ModelConfig:
+    """A model of configs/models; Qwen2.5-1.5B is R1-Distill-Qwen-1.5B with its tables tied."""
+    tied = name == "qwen2.5_1.5b"
+    config = hf.read_config(MODELS / ("r1_distill_qwen_1p5b" if tied else name))
+    layers = layers or config.layers
+    windows = config.sliding_window[:layers]
+    tied = tied or config.tied
+    return dataclasses.replace(config, layers=layers, sliding_window=windows, tied=tied)
+
+
+def step(config: ModelConfig, topology: str, rows: int, slots: int, parts: int = 0) -> Step:
+    """Of a whole replica on each chip, in a bucket of so many slots."""
+    mesh = make_mesh(1, -1, 1, chips.devices(topology))
+    _, options = programs.for_tpu(LearnOptions(), SampleOptions(rows=rows, slot_growth=1.01))
+    prompt = slots // 4
+    sizes = {"count": rows * mesh.size, "prompt": prompt, "limit": slots - prompt - options.block}
+    made = programs.sampler(config, options, mesh, end_ids=(0,), **sizes)
+    if (made.rows, made.slots) != (rows, slots):
+        raise ValueError(f"{rows} x {slots} became {made.rows} x {made.slots}")
+    compiled = compile_program(made.decode)
+    if compiled.refusal:
+        raise ValueError(f"{config.layers} layers, {rows} x {slots}: {compiled.refusal}")
+    given = made.decode.arguments
+    found = traffic.of_decode(compiled.text, given["weights"], given["cache"])
+    moved = accessed.heaviest_round(hlo.parse(compiled.text))
+    for one, size in sorted(moved, key=lambda x: -x[1])[:parts]:
+        print(f"    {size / (1 << 20):9.2f} MiB {one.opcode} {one.result[:90]}")
+    return Step(
+        found["step_bytes"],
+        found["step_bytes_least"],
+        found["cache_copies"],
+        len(found["collectives"]),
+    )
+
+
+def main() -> None:
+    """Print the table, line by line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--models", nargs="+", default=["qwen2.5_1.5b"])
+    parser.add_argument("--topologies", nargs="+", default=["v5e:2x2", "v6e:2x2"])
+    parser.add_argument("--shapes", nargs="+", default=["256x512", "256x1280"])
+    parser.add_argument("--whole", action="store_true")
+    parser.add_argument("--parts", type=int, default=0)
+    given = parser.parse_args()
+    print(HEAD)
+    for name, topology, shape in itertools.product(given.models, given.topologies, given.shapes):
+        size = tuple(map(int, shape.split("x")))
+        layers = describe(name).layers
+        some = [
+            step(describe(name, n), topology, *size, given.parts)
+            for n in ([layers] if given.whole else [1, 2])
+        ]
+        all_ = some[0].extend(some[-1], layers - 1)
+        cells = [name, topology, f"{size[0]} × {size[1]}"]
+        cells += [f"{all_.moved / GIB:.2f}", f"{all_.least / GIB:.2f}"]
+        cells += [f"{all_.moved / all_.least:.3f}", all_.copies, all_.collectives]
+        print("| " + " | ".join(map(str, cells)) + " |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
