@@ -107,6 +107,8 @@ Every verb knows:
   --traceback       show where an error came from
 prune, warmup, compare and plan also know:
   --dry-run         check everything, show sizes, and stop
+prune also knows:
+  --profile         write a trace of a few steps to OUT/profile
 
 pruner-jax --version prints the version."""
 

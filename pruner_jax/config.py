@@ -278,8 +278,22 @@ class PruneConfig:
     guards: GuardOptions = _default(GuardOptions)
     track: TrackOptions = _default(TrackOptions)
 
+    profile: bool = False
+    """Write a trace of some steps to OUT/profile, for Perfetto, TensorBoard or xprof. --profile
+    alone says true."""
+
+    profile_steps: list[int] = _default(lambda: [3, 4])
+    """First and last step of the trace, counted from this start: the steps before them compile."""
+
     dry_run: bool = False
     """Resolve and check everything, show shapes and memory, and stop. --dry-run alone says true."""
+
+    def __post_init__(self) -> None:
+        steps = self.profile_steps
+        if len(steps) not in (1, 2) or not 1 <= steps[0] <= steps[-1]:
+            raise ValueError(
+                f"profile_steps is {steps}; allowed: one step or a first and a last one, from 1"
+            )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -310,6 +324,7 @@ class PlanConfig(PruneConfig):
     alone says true; it compiles a dozen programs or two."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         for name in ("prompt_tokens", "mean_tokens"):
             value = getattr(self, name)
             least = 2 if name == "prompt_tokens" else 1

@@ -13,17 +13,18 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from pruner_jax.types import Problem, Prompts, Purpose
 
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerFast
-
 # Whoever imports transformers first would be told that there is no PyTorch, which nothing wants.
 os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
+
+# transformers' PreTrainedTokenizerFast. Under TYPE_CHECKING the reader of settings would import it
+# for every --help, half a second.
+Tokenizer = Any
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,7 +94,7 @@ class TextOptions:
 # -- the tokenizer ---------------------------------------------------------------------------------
 
 
-def load_tokenizer(folder: str | Path) -> PreTrainedTokenizerFast:
+def load_tokenizer(folder: str | Path) -> Tokenizer:
     """The tokenizer of a model folder, from its ``tokenizer.json`` exactly as it stands.
 
     Never through the class that ``tokenizer_config.json`` names: some published folders
@@ -117,7 +118,7 @@ def load_tokenizer(folder: str | Path) -> PreTrainedTokenizerFast:
         ) from error
 
 
-def encode(tokenizer: PreTrainedTokenizerFast, text: str, *, specials: bool = False) -> np.ndarray:
+def encode(tokenizer: Tokenizer, text: str, *, specials: bool = False) -> np.ndarray:
     """Token ids of a text, int32 [T].
 
     Without ``specials`` nothing is added, which is right for chat templates: they write their BOS
@@ -133,14 +134,14 @@ def encode(tokenizer: PreTrainedTokenizerFast, text: str, *, specials: bool = Fa
     return np.asarray(ids, np.int32)
 
 
-def decode(tokenizer: PreTrainedTokenizerFast, tokens: Sequence[int] | np.ndarray) -> str:
+def decode(tokenizer: Tokenizer, tokens: Sequence[int] | np.ndarray) -> str:
     """Text of token ids, nothing skipped and nothing tidied (tags may be special tokens)."""
     ids = [int(token) for token in tokens]
     return tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
 
 
 def end_token_ids(
-    tokenizer: PreTrainedTokenizerFast, generation_config: Mapping[str, Any] | None
+    tokenizer: Tokenizer, generation_config: Mapping[str, Any] | None
 ) -> tuple[int, ...]:
     """Every id that ends a response, sorted.
 
@@ -159,14 +160,14 @@ def end_token_ids(
     return tuple(sorted(ids))
 
 
-def end_token_id(tokenizer: PreTrainedTokenizerFast, options: TextOptions) -> int | None:
+def end_token_id(tokenizer: Tokenizer, options: TextOptions) -> int | None:
     """The id that a written response ends with: what closes an assistant's turn in the chat
     template, else the tokenizer's EOS; None where there is neither."""
     closing = _end_of_turn(tokenizer) if uses_chat(tokenizer, options) else None
     return tokenizer.eos_token_id if closing is None else closing
 
 
-def _end_of_turn(tokenizer: PreTrainedTokenizerFast) -> int | None:
+def _end_of_turn(tokenizer: Tokenizer) -> int | None:
     """First token after an assistant's words in the chat template, if it is an added token."""
     if not tokenizer.chat_template:
         return None
@@ -180,7 +181,7 @@ def _end_of_turn(tokenizer: PreTrainedTokenizerFast) -> int | None:
 # -- prompts ---------------------------------------------------------------------------------------
 
 
-def uses_chat(tokenizer: PreTrainedTokenizerFast, options: TextOptions) -> bool:
+def uses_chat(tokenizer: Tokenizer, options: TextOptions) -> bool:
     """Whether prompts go through the tokenizer's chat template."""
     if options.template == "chat" and not tokenizer.chat_template:
         raise ValueError(
@@ -191,7 +192,7 @@ def uses_chat(tokenizer: PreTrainedTokenizerFast, options: TextOptions) -> bool:
 
 
 def render(
-    tokenizer: PreTrainedTokenizerFast,
+    tokenizer: Tokenizer,
     problem: Problem,
     options: TextOptions,
     limit: int,
@@ -296,7 +297,7 @@ def _render_plain(
 
 
 def make_prompts(
-    tokenizer: PreTrainedTokenizerFast,
+    tokenizer: Tokenizer,
     problems: Sequence[Problem],
     options: TextOptions,
     *,
@@ -333,12 +334,12 @@ def opens_thought(prompt_text: str, options: TextOptions) -> bool:
     return prompt_text.rstrip().endswith(options.think_open)
 
 
-def tag_ids(tokenizer: PreTrainedTokenizerFast, tag: str) -> tuple[int, ...]:
+def tag_ids(tokenizer: Tokenizer, tag: str) -> tuple[int, ...]:
     """The ids that spell a tag when it stands alone: what to write in order to force it."""
     return tuple(int(i) for i in encode(tokenizer, tag))
 
 
-def tag_spellings(tokenizer: PreTrainedTokenizerFast, tag: str) -> tuple[tuple[int, ...], ...]:
+def tag_spellings(tokenizer: Tokenizer, tag: str) -> tuple[tuple[int, ...], ...]:
     """Per place of the tag's token sequence, the ids that may stand there: what to look for.
 
     A tag that is one token has one spelling. Where it takes several, its edges merge with their

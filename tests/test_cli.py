@@ -1,6 +1,7 @@
 """The command line: verbs, help without JAX, exit codes, JSON alone on stdout."""
 
 import json
+import resource
 import subprocess
 import sys
 
@@ -22,6 +23,33 @@ def test_help_of_every_verb_shows_its_settings_and_needs_no_jax(verb, capsys, mo
     shown = capsys.readouterr().out
     assert f"pruner-jax {verb}" in shown
     assert "usage" in shown.lower()
+
+
+def test_help_imports_nothing_slow():
+    """In a process of its own; jsonargparse looks into modules by itself."""
+    code = (
+        "import sys\n"
+        "from pruner_jax import cli\n"
+        "assert all(cli.main([verb.name, '--help']) == 0 for verb in cli.VERBS)\n"
+        "assert cli.main(['--help']) == 0\n"
+        "heavy = {'jax', 'jaxlib', 'flax', 'optax', 'orbax', 'transformers', 'torch', 'pyarrow'}\n"
+        "assert not heavy & set(sys.modules), heavy & set(sys.modules)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("words", [["-c", "import pruner_jax"], ["-m", "pruner_jax", "--help"]])
+def test_import_and_help_take_under_a_second(words):
+    """Of the processor, which others may share; the best of three."""
+
+    def seconds():
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        subprocess.run([sys.executable, *words], check=True, capture_output=True)
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+
+    assert min(seconds() for _ in range(3)) < 1
 
 
 def test_the_overview_names_every_verb(capsys):

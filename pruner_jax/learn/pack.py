@@ -103,7 +103,8 @@ def plan(
       ValueError: a row does not fit into ``learn.row_tokens``.
     """
     used_B = used(rows)  # also of rows that stay out, so that the sizes do not follow their number
-    T = options.row_tokens or _cheapest(used_B, options.attention_tokens)
+    room = rows.prompt_limit + rows.limit - 1 if rows.prompt_limit else 0
+    T = options.row_tokens or _cheapest(used_B, options.attention_tokens, room)
     if used_B.max(initial=0) > T:
         b = int(used_B.argmax())
         raise ValueError(
@@ -116,16 +117,17 @@ def plan(
     return Sizes(T, shards * min(most, wanted))
 
 
-def _cheapest(used_B: np.ndarray, attention_tokens: int) -> int:
+def _cheapest(used_B: np.ndarray, attention_tokens: int, room: int = 0) -> int:
     """The T that costs least: short rows cost less attention, long ones leave fewer slots empty.
 
     A slot costs ``1 + T / attention_tokens``. Powers of two are tried, because a new size compiles
-    a new program; and a tight fit, where it saves a sixth (many rows cut off at the limit).
+    a new program; and a tight fit, where it saves a sixth (many rows cut off at the limit): to the
+    ``room`` that a row may need, so that it does not follow the longest prompt at hand.
     """
     longest = int(used_B.max(initial=8))
-    top = _power_of_two(longest)
-    step = max(8, top // 16)
-    handicap = {step * -(-longest // step): 1.2} | {top * k: 1.0 for k in (1, 2, 4)}
+    top, room = _power_of_two(longest), max(longest, room)
+    step = max(8, _power_of_two(room) // 16)
+    handicap = {step * -(-room // step): 1.2} | {top * k: 1.0 for k in (1, 2, 4)}
 
     def cost(T: int) -> float:
         return handicap[T] * _bins(used_B, T) * T * (1 + T / attention_tokens)

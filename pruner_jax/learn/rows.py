@@ -29,6 +29,7 @@ class Rows:
     pair_B: np.ndarray | None = None  # int32
     temperature: float = 1.0  # the logits are divided by it
     limit: int = 0  # the most tokens a response could have
+    prompt_limit: int = 0  # the same of a prompt; 0: nothing is known but those here
 
     def __len__(self) -> int:
         return len(self.response)

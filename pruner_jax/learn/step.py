@@ -51,10 +51,14 @@ def init_state(
 ) -> LearnState:
     """A fresh state from parameters, which are copied: the state's own will be donated."""
     to = state_shardings(config, optimizer, mesh)
-    params = jax.tree.map(lambda x: jnp.array(x, jnp.float32, copy=True), params)
-    params = jax.device_put(params, to.params)
+    params = jax.device_put(_copied(params), to.params)
     opt_state = jax.jit(optimizer.init, out_shardings=to.opt_state)(params)
     return LearnState(params, opt_state)
+
+
+@jax.jit
+def _copied(params: Params) -> Params:
+    return jax.tree.map(lambda x: jnp.array(x, jnp.float32, copy=True), params)
 
 
 def state_shardings(

@@ -58,6 +58,7 @@ def finish(run: Session, state: RunState, work: Work, collected: bool) -> dict[s
         part = ((state.steps - since) % steps, steps)
     else:
         rows, since, part = rows_of(work.weighted, phase.loss), state.steps, (0, 1)
+        rows = dataclasses.replace(rows, prompt_limit=run.longest["train"])
     with run.clock.phase("save"):
         run.checkpoints.release()
     with run.clock.phase("learn"):

@@ -70,7 +70,7 @@ def record_evaluation(
             **adherence,
             "parameters": parameters,
             **counts(graded),
-            **run.clock.lap(),
+            **run.lap(),
         }
     )
     if run.needs_monitor:

@@ -137,7 +137,9 @@ def log_probabilities(
     check: Callable[[], None] = lambda: None,
 ) -> np.ndarray:
     """Of every token at a temperature, float32 [B, T]; NaN past the end."""
-    return _scored(run, params, rows_of_rollouts(rollouts, temperature), check)
+    rows = rows_of_rollouts(rollouts, temperature)
+    rows = dataclasses.replace(rows, prompt_limit=run.longest["train"])
+    return _scored(run, params, rows, check)
 
 
 def _scored(run: Session, params: PyTree, rows: Rows, check: Callable[[], None]) -> np.ndarray:

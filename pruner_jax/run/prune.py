@@ -262,7 +262,8 @@ def play_round(run: Session, state: RunState) -> None:
     while state.step < state.length or evaluation_due(run, state):
         if not evaluation_due(run, state):  # it is where the run was interrupted in one
             store = state.store
-            record = train_step(run, state)
+            with run.profile.step(state.steps + 1, lambda: state.learn.params):
+                record = train_step(run, state)
             if not run.progress.running:  # a collection had a bar of its own
                 run.progress.start(state.length, title, done=state.step)
             run.progress.update(

@@ -48,10 +48,12 @@ from pruner_jax.run.checks import (
     unlike_published,
 )
 from pruner_jax.run.clock import Clock
+from pruner_jax.run.compilation import Compiled
 from pruner_jax.run.engine import Engine
 from pruner_jax.run.interrupts import Interrupts
 from pruner_jax.run.measuring import read_outcomes
 from pruner_jax.run.memory import Stage, check_memory, device_bytes, stages_of, update_bytes
+from pruner_jax.run.profile import Profile
 from pruner_jax.run.second import Second, check_room, load_expander, load_second
 from pruner_jax.run.state import Mark, RunState
 from pruner_jax.run.surroundings import Surroundings, open_surroundings
@@ -78,6 +80,8 @@ MACHINE = (
     "learn.unrolled_layers",
     "mesh",
     "pod",
+    "profile",
+    "profile_steps",
     "rounds.log_rollouts_every",
     "rounds.logp_tolerance",
     "rounds.save_every",
@@ -108,13 +112,15 @@ class Session:
     updates: dict[str, Update]  # by phase, compiled at their first use
     progress: Progress
     clock: Clock
+    compiled: Compiled
     names: dict[str, str]  # by part (model, expander, teacher): by which to find it
     pod: Pod  # the processes of the run; files are the first one's
     interrupts: Interrupts | None = None  # entered once all is described
     expander: Second | None = None
     # By part: the name in the settings, and the commit of what came from the hub.
     models: dict[str, dict[str, str | None]] = dataclasses.field(default_factory=dict)
-    folder: RunFolder | None = None  # these four: not in a dry run
+    folder: RunFolder | None = None  # these five: not in a dry run
+    profile: Profile | None = None
     tracker: Tracker | None = None
     metrics: Metrics | None = None
     checkpoints: Checkpoints | None = None
@@ -226,6 +232,10 @@ class Session:
                 names = ("step", "accuracy", "mean_tokens", "truncated", "margin")
                 return {f"monitor/{name}": record[name] for name in names if name in record}
         return {}
+
+    def lap(self) -> dict[str, float]:
+        """Seconds by phase, and programs that were compiled, since the last lap."""
+        return self.clock.lap() | self.compiled.lap()
 
     def write_rollouts(
         self, name: str, graded: Graded, *, round: int, step: int, weighted: Weighted | None = None
@@ -339,6 +349,9 @@ def open_session(settings: PruneConfig, pod: Pod = ALONE) -> Iterator[Session]:
                 settings.track, session.folder.root, plain(settings), progress.log
             )
             stack.callback(session.tracker.close)
+            traced = settings.profile_steps if settings.profile and pod.leads else []
+            session.profile = Profile(traced, session.folder.profile, progress.log)
+            stack.callback(session.profile.close)
             session.metrics = Metrics(session.folder.metrics, session.tracker)
             session.checkpoints = Checkpoints(
                 session.folder.checkpoints, lead=pod.lead, mirror=session.folder.mirror
@@ -379,6 +392,7 @@ def _described(settings: PruneConfig, method: Method, around: Surroundings) -> S
         },
         progress=around.progress,
         clock=Clock(),
+        compiled=Compiled(),
         names=names,
         pod=pod,
     )

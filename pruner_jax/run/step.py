@@ -70,7 +70,7 @@ def train_step(run: Session, state: RunState) -> dict[str, Any]:
             "limit": state.limit,
             **found,
             **{f"perf/verify_{name}": n for name, n in run.engine.verifier.stats.items()},
-            **run.clock.lap(),
+            **run.lap(),
         }
     )
 

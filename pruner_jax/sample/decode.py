@@ -11,12 +11,11 @@ from shard to shard. Shards never speak to each other: where each device has who
 no collectives. Where ``tensor`` splits heads, MLP and vocabulary inside a shard, the cache and the
 products are split alike; the devices of the shard add up activations and statistics of the logits,
 and no weight is gathered. (top_k and top_p gather the logits of the shard's rows.) These are the
-only ``jit`` calls of the room. ``COMPILED`` counts their programs by name.
+``jit`` calls of the room.
 """
 
 from __future__ import annotations
 
-import collections
 import dataclasses
 import functools
 from collections.abc import Callable
@@ -35,8 +34,6 @@ from pruner_jax.policy.rope import rotation
 from pruner_jax.sample.force import ForceState, Hook
 from pruner_jax.sample.pick import Picking, pick, score
 from pruner_jax.types import Origin
-
-COMPILED: collections.Counter[str] = collections.Counter()  # programs traced so far, by name
 
 
 @dataclasses.dataclass(frozen=True)
@@ -117,7 +114,6 @@ def prefill(
     mesh: Mesh | None = None,
 ) -> list[Pair]:
     """Keys and values of right-aligned tokens, per layer; row b's begin at ``start_B[b]``."""
-    COMPILED["prefill"] += 1
 
     def run(params, tokens_BT, start_B):
         rows, width = tokens_BT.shape
@@ -133,7 +129,6 @@ def empty(
     *, config: ModelConfig, rows: int, slots: int, dtype: Any, mesh: Mesh | None = None
 ) -> list[Pair]:
     """Keys and values of no rows yet, in so many rows on all shards together."""
-    COMPILED["empty"] += 1
     layers = init_cache(config, rows, slots, dtype).layers
     if mesh is None:
         return layers
@@ -154,7 +149,6 @@ def relay_layer(
     ``source_B`` numbers rows of the same shard, -1 for none. One layer at a time, so that old and
     new cache never exist whole together.
     """
-    COMPILED["relay"] += 1
 
     def move(pair, source_B, shift_s):
         return relay(pair, source_B, shift_s[0], slots)
@@ -167,7 +161,6 @@ def put_layer(
     pair: Pair, fresh: Pair, source_B: jax.Array, slot_s: jax.Array, *, mesh: Mesh | None = None
 ) -> Pair:
     """One layer with rows of a prefill forked into it, ending at their slot; -1 keeps a row."""
-    COMPILED["put"] += 1
 
     def fork(pair, fresh, source_B, slot_s):
         return put(pair, fresh, source_B, slot_s[0])
@@ -193,7 +186,6 @@ def decode(
 
     ``key`` holds seed and purpose; ``slot_s`` is the next slot of each shard.
     """
-    COMPILED["decode"] += 1
     run = functools.partial(_block, program)
     return _spread(program.mesh, run, whole=(0, 4, 5))(params, layers, rows, slot_s, limits, key)
 
@@ -326,7 +318,6 @@ def replay(
 
     For rows that go on from a cut: ``rows`` as at their beginning, ``tokens_BT`` what they have.
     """
-    COMPILED["replay"] += 1
     _, force_B = _streams(key, rows.identity_B3)
 
     def one(rows, token_B):

@@ -11,8 +11,8 @@ position; not on its seat, its neighbours, or when it came in.
 
 from __future__ import annotations
 
-import collections
 import dataclasses
+import functools
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -54,17 +54,14 @@ class SampleStats:
     row_steps: int = 0  # seats that decode steps computed, alive or not
     slot_steps: int = 0  # slots that they read
     entropy: float = 0.0  # nats, summed over the drawn tokens
-    programs: dict[str, int] = dataclasses.field(default_factory=dict)  # compiled in this call
 
     def __add__(self, other: SampleStats) -> SampleStats:
         """What both calls took."""
         both = {
             field.name: getattr(self, field.name) + getattr(other, field.name)
             for field in dataclasses.fields(self)
-            if field.name != "programs"
         }
-        programs = collections.Counter(self.programs) + collections.Counter(other.programs)
-        return SampleStats(**both, programs=dict(programs))
+        return SampleStats(**both)
 
     def metrics(self) -> dict[str, float]:
         """For the metrics of a step."""
@@ -73,7 +70,6 @@ class SampleStats:
             "perf/sample_live_rows": self.tokens / max(self.row_steps, 1),
             "perf/sample_slots": self.slot_steps / max(self.row_steps, 1),
             "perf/sample_blocks": float(self.blocks),
-            "perf/sample_programs": float(sum(self.programs.values())),
             "sampling/entropy": self.entropy / max(self.drawn, 1),
         }
 
@@ -201,8 +197,7 @@ class _Batch:
         picking = Picking(options.temperature, options.top_k, options.top_p, options.min_p)
         end_ids = tuple(int(i) for i in records.end_ids)
         self.program = device.Program(config, picking, end_ids, options.block, force, mesh)
-        purpose = list(Purpose).index(records.prompts.purpose)
-        self.key = jax.random.fold_in(jax.random.key(seed), purpose)
+        self.key = _stream(seed, list(Purpose).index(records.prompts.purpose))
         self.identity_B3 = records.identity_B3()
         self.waiting = np.flatnonzero(records.left_B)
         self.shapes = shapes_of(options, mesh, len(self.waiting))
@@ -212,7 +207,6 @@ class _Batch:
         self.memory_BM = np.zeros((len(records), memory_of(force)), np.int32)
         self._replay()
         self.stats = SampleStats(rows=len(records))
-        self.compiled = device.COMPILED.copy()
 
     def _replay(self) -> None:
         """The force hook's memory of what rows have been given."""
@@ -385,7 +379,6 @@ class _Batch:
         stats.steps += int(steps_s.max())
         stats.row_steps += int(steps_s.sum()) * layout.rows
         stats.slot_steps += int(steps_s.sum()) * layout.rows * layout.slots
-        stats.programs = dict(device.COMPILED - self.compiled)
         return rows[before & (self.records.left_B[rows] == 0)]
 
     def _end_stopped(self, seats: np.ndarray, seen: np.ndarray) -> None:
@@ -394,6 +387,12 @@ class _Batch:
         if len(ended):
             goes_on_X = ~np.isin(np.arange(len(self.layout.row_X)), ended)
             self.rows = self.rows.replace(alive_B=self.rows.alive_B & goes_on_X)
+
+
+@functools.partial(jax.jit, static_argnames="seed")
+def _stream(seed: int, purpose: int) -> jax.Array:
+    """The key of all draws for a purpose; one program, with the seed in it."""
+    return jax.random.fold_in(jax.random.key(seed), purpose)
 
 
 def _power_of_two(n: int) -> int:

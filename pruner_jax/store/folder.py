@@ -2,7 +2,7 @@
 
     OUT/config.yaml   OUT/inputs.json   OUT/metrics.jsonl   OUT/rollouts/   OUT/checkpoints/
     OUT/tables/       OUT/store/        OUT/rejects.jsonl  (of methods that collect for many steps)
-    OUT/summary.json  OUT/report.html   OUT/export/
+    OUT/summary.json  OUT/report.html   OUT/export/     OUT/profile/
 
 One process at a time writes to a folder (a lock that the system drops with the process). From its
 first checkpoint on a folder belongs to one configuration: starting another one there is refused,
@@ -89,6 +89,11 @@ class RunFolder:
     def rollouts(self) -> pathlib.Path:
         """Parquet files, one per logged step or evaluation."""
         return self.root / "rollouts"
+
+    @property
+    def profile(self) -> pathlib.Path:
+        """Traces of steps, where they were asked for."""
+        return self.root / "profile"
 
     @property
     def tables(self) -> pathlib.Path:

@@ -125,6 +125,22 @@ def test_rows_cut_off_at_a_limit_are_packed_tightly():
     assert pack._cheapest(short, 190) == 128
 
 
+def test_a_tight_fit_does_not_follow_the_longest_prompt_at_hand():
+    """Responses of 60, all cut off; where the prompts' limit is known all have one size."""
+    sizes = {0: set(), 30: set()}
+    for longest in (22, 26, 30):
+        made = little.rows(64, most=60, prompt=longest)
+        full = [np.resize(tokens, 60) for tokens in made.response]
+        train_BT = np.ones((64, 60), bool)
+        made = dataclasses.replace(
+            made, response=tuple(full), train_BT=train_BT, weight_BT=train_BT * 1.0, limit=60
+        )
+        for known, found in sizes.items():
+            found.add(pack.plan(dataclasses.replace(made, prompt_limit=known), LossSpec(), CPU))
+    assert {size.tokens for size in sizes[30]} == {96}
+    assert len(sizes[30]) == 1 < len(sizes[0])
+
+
 def test_short_rows_share_packed_rows():
     """Many rows of 10 among one of 60: packed, not padded to 60 each."""
     B = 2000

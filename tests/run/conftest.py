@@ -42,6 +42,7 @@ def undocumented(record, keys):
 
     def common(key):
         key = re.sub(r"kept_mode/-?\d+", "kept_mode/M", key)
+        key = re.sub(r"perf/compiled/.+", "perf/compiled/NAME", key)
         first, _, rest = key.partition("/")
         if first == "perf" and key not in keys:
             return "perf/" + rest.partition("/")[2]

@@ -11,6 +11,7 @@ import small
 from pruner_jax.policy.cache import init_cache
 from pruner_jax.policy.config import ModelConfig, RopeConfig
 from pruner_jax.policy.weights import abstract
+from pruner_jax.run.compilation import Compiled
 from pruner_jax.sample import decode as device
 from pruner_jax.sample.force import noise
 from pruner_jax.sample.pick import Picking
@@ -52,11 +53,12 @@ def test_a_block_needs_less_memory_than_one_layer_of_cache(hook):
 
 
 def test_programs_are_counted_by_name():
-    before = device.COMPILED.copy()
+    compiled = Compiled()
     pair = (np.zeros((3, 2, 32, 8), np.float32), np.zeros((3, 2, 8, 32), np.float32))
     for shift in (1, 2):  # the second call finds its program
         moved = device.relay_layer(
             pair, np.array([0, -1], np.int32), np.array([shift], np.int32), slots=5
         )
-    assert device.COMPILED - before == {"relay": 1}
+    assert compiled.lap() == {"perf/compiled": 1, "perf/compiled/relay_layer": 1}
+    assert compiled.lap() == {"perf/compiled": 0}
     assert moved[0].shape == (2, 2, 32, 5) and moved[1].shape == (2, 2, 5, 32)

@@ -10,7 +10,7 @@ import pytest
 import small
 from small import END, LIMIT, run, same
 
-from pruner_jax.sample import decode as device
+from pruner_jax.run.compilation import Compiled
 from pruner_jax.sample.records import Given, cut
 from pruner_jax.types import Origin, Purpose, take_rows
 
@@ -110,11 +110,11 @@ def test_seed_visit_and_purpose_draw_other_samples(change):
 
 def test_a_second_call_is_identical_and_compiles_nothing():
     first = run(rows=6, refill=0.0)[0]
-    before = device.COMPILED.copy()
-    again, stats = run(rows=6, refill=0.0)
+    compiled = Compiled()
+    again, _ = run(rows=6, refill=0.0)
     same(first, again)
     np.testing.assert_array_equal(first.logp_BT, again.logp_BT)  # to the last bit
-    assert before == device.COMPILED and not stats.programs
+    assert compiled.lap() == {"perf/compiled": 0}
 
 
 def test_log_probabilities_are_of_logits_over_temperature():
