@@ -8,7 +8,8 @@ turns ``--turns`` times. The first ``--skip`` steps of each process, which compi
 the others the median does. Writes JSON, prints a table. Two workloads:
 
 * ``capped``: a random Qwen2 (854 k parameters: 4 layers, width 128) whose end token is never drawn,
-  so that all answers are 128 tokens long: arithmetic alone decides. Rewards are a coin's.
+  so that all answers are 128 tokens long: arithmetic alone decides. Rewards are a coin's. The line
+  ``products`` is the step's matrix products alone, in our shapes (``rl_steps/products.py``).
 * ``reasoner``: configs/tiny_reasoner, whose answers end at very different lengths, up to 112.
 """
 
@@ -27,7 +28,12 @@ import yaml
 
 ROOT = pathlib.Path(__file__).parents[1]
 HERE = pathlib.Path(__file__).parent / "rl_steps"
-SCRIPTS = {"ours": "ours.py", "trl": "with_trl.py", "tunix": "with_tunix.py"}
+SCRIPTS = {
+    "ours": "ours.py",
+    "trl": "with_trl.py",
+    "tunix": "with_tunix.py",
+    "products": "products.py",
+}
 LIMITS = {"capped": 128, "reasoner": 112}
 REWARDS = {"capped": "even", "reasoner": "correct"}
 PROMPTS, SAMPLES, LEARNING_RATE = 32, 8, 1e-5
@@ -56,6 +62,7 @@ def main() -> None:
     parser.add_argument("--trl", help="Python of TRL's environment")
     parser.add_argument("--tunix", help="Python of Tunix's environment")
     parser.add_argument("--workloads", nargs="+", choices=LIMITS, default=list(LIMITS))
+    parser.add_argument("--trl_rows", type=int, default=128, help="rows of TRL's micro-batches")
     parser.add_argument("--steps", type=int, default=8)
     parser.add_argument("--skip", type=int, default=3)
     parser.add_argument("--turns", type=int, default=3)
@@ -67,6 +74,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         for workload in given.workloads:
             work = prepare(workload, pathlib.Path(folder), given.steps)
+            work["trl_micro_rows"] = given.trl_rows
             steps: dict[str, list[dict[str, Any]]] = {name: [] for name in pythons}
             for turn in range(given.turns):
                 for name, python in pythons.items():
@@ -78,6 +86,9 @@ def main() -> None:
                     steps[name] += said[given.skip :]
                     print(name, [round(step["seconds"], 2) for step in said], file=sys.stderr)
             found[workload] = {name: medians(of) for name, of in steps.items() if of}
+            if workload == "capped":  # all rows do the same; elsewhere there is no fixed amount
+                (bound,) = play("products", sys.executable, work, pathlib.Path(folder) / "products")
+                found[workload]["products"] = bound
     print(table(found))
     if given.out:
         given.out.write_text(json.dumps(found, indent=2) + "\n")
