@@ -14,7 +14,7 @@ def test_a_profile_holds_the_phases_of_its_steps_and_does_not_make_another_run(
     out = tmp_path / "run"
     words = (f"--out={out}", "--rounds.limits=[16]", "--rounds.evaluate_every=4")
     prune(settings(*words, "--profile", "--profile_steps=[2,3]"))
-    assert f"profile of step 2 to 3 of this start: {out / 'profile'}" in capsys.readouterr().out
+    assert f"profile of step 2 to 3 of this start: {out / 'profile'}" in capsys.readouterr().err
     (trace,) = (out / "profile").rglob("*.trace.json.gz")
     assert list((out / "profile").rglob("*.xplane.pb"))
     with gzip.open(trace) as file:
