@@ -26,7 +26,7 @@ import turns  # benchmarks/turns.py
 import pruner_jax
 from pruner_jax.learn.options import MeshOptions
 from pruner_jax.mesh import make_mesh
-from pruner_jax.run.compilation import keep_compiled_programs
+from pruner_jax.run.compilation import Compiled, keep_compiled_programs
 from pruner_jax.run.engine import Engine
 from pruner_jax.run.processors import use_processors
 from pruner_jax.sample import decode as device
@@ -75,7 +75,7 @@ def answer(
     watch = Watch(device.decode)
     if memory:
         device.decode = watch
-    began = time.perf_counter()
+    compiled, began = Compiled(), time.perf_counter()
     ready = engine.decode_params(params)
     rollouts, stats = engine.sample(ready, prompts, samples=work["samples"], limit=work["limit"])
     seconds = time.perf_counter() - began
@@ -86,7 +86,7 @@ def answer(
         "seconds": seconds,
         "tokens": int(rollouts.length_B.sum()),
         "median_length": statistics.median(rollouts.length_B.tolist()),
-        "compiled": sum(stats.programs.values()),
+        "compiled": compiled.lap()["perf/compiled"],
     }
     if rate is not None:
         longest = max(map(len, tokens))

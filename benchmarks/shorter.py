@@ -193,7 +193,7 @@ def read(folder: pathlib.Path) -> dict[str, np.ndarray]:
         "step": np.array([record["step"] for record in records]),
         "seconds": np.array([seconds(record) for record in records]),
         "length": np.array([record["completions/mean_length"] for record in records]),
-        "counts": np.array([not record.get("perf/sample_programs") for record in records]),
+        "counts": np.array([not record.get("perf/compiled") for record in records]),
     }
 
 

@@ -45,7 +45,7 @@ def test_the_table_of_a_run_leaves_out_what_is_no_step(script, tmp_path):
     for step in range(1, 41):
         times = {"time/rollout": 0.02 * (41 - step), "time/learn": 0.1, "time/save": 5.0}
         lines.append({"kind": "step", "step": step, "completions/mean_length": 41 - step} | times)
-    lines[3]["perf/sample_programs"] = 2
+    lines[3]["perf/compiled"] = 2
     lines[3]["time/rollout"] = 60.0
     (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     steps = script.read(tmp_path)
