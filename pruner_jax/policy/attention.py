@@ -103,7 +103,7 @@ def _mix_backward(kept, d_mixed):
     needs masking. (The rows of the softmax by d_mixed . mixed: FlashAttention, arXiv 2205.14135.)
     """
     q, k, v, shares, mixed = kept
-    own = jnp.sum(d_mixed * mixed, axis=-1, keepdims=True, dtype=jnp.float32)
+    own = jnp.sum(d_mixed.astype(jnp.float32) * mixed, axis=-1, keepdims=True)
     d_shares = jnp.einsum("bknth,bksh->bknts", d_mixed, v, preferred_element_type=jnp.float32)
     d_scores = (shares * (d_shares - own) * q.shape[-1] ** -0.5).astype(q.dtype)
     d_q = jnp.einsum("bknts,bkhs->bknth", d_scores, k)
