@@ -39,7 +39,7 @@ def main() -> None:
     """Load the model, then do as asked."""
     work = json.loads(pathlib.Path(sys.argv[1]).read_text())
     keep_compiled_programs()
-    use_processors(work["model"], MeshOptions())
+    use_processors([work["model"]], MeshOptions())
     policy = pruner_jax.load(work["model"])
     engine = Engine.of(
         policy,

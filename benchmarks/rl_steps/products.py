@@ -1,4 +1,4 @@
-"""The matrix products of a workload of rl_step.py alone: what no program in XLA can go below.
+"""The matrix products of a workload of rl_step.py alone, as this package shapes them.
 
     python products.py workload.json
 
@@ -30,7 +30,7 @@ Product = tuple[str, tuple[int, ...], tuple[int, ...]]  # of einsum: what is mul
 def main() -> None:
     """Time the products of one decode step at several lengths, and of one micro-batch."""
     work = json.loads(pathlib.Path(sys.argv[1]).read_text())
-    use_processors(work["model"], MeshOptions())
+    use_processors([work["model"]], MeshOptions())
     policy = handle.load(work["model"])
     config, mesh = policy.config, make_mesh()
     prompts = [len(ids) for ids in policy.tokenizer(work["prompts"])["input_ids"]]

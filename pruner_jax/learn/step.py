@@ -9,6 +9,7 @@ updates.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import math
 from collections.abc import Callable
@@ -290,8 +291,13 @@ def score(
     options = options.resolve(jax.default_backend())
     _check_attention(options, mesh)
     spec = LossSpec(kind="ce")
-    weighing = rows.train_BT.astype(np.float32)
-    rows = Rows(rows.prompt, rows.response, rows.train_BT, weighing, temperature=rows.temperature)
+    rows = dataclasses.replace(  # of which limit and prompt limit decide the sizes
+        rows,
+        weight_BT=rows.train_BT.astype(np.float32),
+        old_logp_BT=None,
+        ref_logp_BT=None,
+        pair_B=None,
+    )
     sizes = pack.plan(rows, spec, options, shards=row_shards(mesh))
     batch, places = pack.pack(rows, spec, sizes)
     logp_MRN = np.asarray(_score(params, to_devices(batch, mesh), config, options, mesh))

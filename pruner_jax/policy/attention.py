@@ -100,7 +100,8 @@ def _mix_forward(q, k, v, bias_BTS):
 def _mix_backward(kept, d_mixed):
     """One pass over the shares, and no product that reads them transposed: the products that sum
     over queries have the narrow operand in front. What is not seen has a share of 0, so no gradient
-    needs masking. (The rows of the softmax by d_mixed . mixed: FlashAttention, arXiv 2205.14135.)
+    needs masking; a query that sees nothing has equal shares of all, so no loss may look at it.
+    (The rows of the softmax by d_mixed . mixed: FlashAttention, arXiv 2205.14135.)
     """
     q, k, v, shares, mixed = kept
     own = jnp.sum(d_mixed.astype(jnp.float32) * mixed, axis=-1, keepdims=True)

@@ -15,6 +15,7 @@ import dataclasses
 import io
 import itertools
 import json
+import os
 import pathlib
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -56,6 +57,9 @@ def compare(settings: CompareConfig) -> dict[str, Any]:
         and all others are in what was written.
     """
     local(settings.out, "out")
+    # The runs are checked in this process and may be played in others: all on one device.
+    if "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
+        os.environ.setdefault("JAX_NUM_CPU_DEVICES", "1")
     runs = plan(settings)
     for run in runs:
         refuse("compare", run.settings.pod)

@@ -87,7 +87,7 @@ def evaluate_verb(settings: EvaluateConfig) -> dict[str, Any]:
             "set: a pipeline is measured on single answers; set one of them to null, 0 or false"
         )
     if not wanted(settings.pod, os.environ):
-        use_processors(settings.model, settings.mesh)
+        use_processors((settings.model, settings.against, settings.expander.model), settings.mesh)
     with start_pod(settings.pod) as pod:
         return evaluate(settings, pod)
 

@@ -13,42 +13,53 @@ import dataclasses
 import math
 import os
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Iterable, MutableMapping
 
 import jax
 
 from pruner_jax.learn.options import MeshOptions
+from pruner_jax.policy.hf import find_folder
 
-# Weights on disk, up to which every processor gets a copy of them (with gradients, optimiser and
-# the sampler's copy it takes about six times as much memory).
-SMALL = 64 << 20  # bytes
+# What the copies of a model's weights may take together, on disk; with gradients, optimiser and the
+# sampler's own it is some six times as much memory.
+SMALL = 256 << 20  # bytes
+MOST = (
+    8  # devices that are made unasked: each has rows of its own, and there are not endlessly many
+)
+
+# XLA ends a process in which a device has waited for another for 40 seconds, as on a machine that
+# is busy or was asleep; here there is no other host that might be gone.
+_PATIENCE = "--xla_cpu_collective_call_terminate_timeout_seconds=86400"
 
 
-def use_processors(model: str, mesh: MeshOptions) -> None:
+def use_processors(models: Iterable[str | None], mesh: MeshOptions) -> None:
     """Give JAX's CPU platform as many devices as the mesh asks for; -1 stands for all processors.
 
     Must come before JAX looks at its devices. Other platforms take no notice.
 
     Args:
-      model: of the verb; a folder with more than ``SMALL`` weights, or a name on the Hub, is large.
+      models: all of the verb; one that is not in a folder, or a large one, and there is one device.
       mesh: as the settings have it.
     """
-    make(devices(model, mesh, available()))
+    make(devices([model for model in models if model is not None], mesh, available()))
 
 
-def make(count: int, environment: Mapping[str, str] = os.environ) -> None:
+def make(count: int, environment: MutableMapping[str, str] = os.environ) -> None:
     """So many devices; unless the environment says how many there are (``JAX_NUM_CPU_DEVICES``, or
-    ``--xla_force_host_platform_device_count`` in ``XLA_FLAGS``), or JAX runs already."""
-    said = "xla_force_host_platform_device_count" in environment.get("XLA_FLAGS", "")
+    ``--xla_force_host_platform_device_count`` in ``XLA_FLAGS``), the program has said it to JAX, or
+    JAX runs already."""
+    flags = environment.get("XLA_FLAGS", "")
+    said = "xla_force_host_platform_device_count" in flags or jax.config.jax_num_cpu_devices >= 0
     if said or "JAX_NUM_CPU_DEVICES" in environment or count == 1:
         return
     try:
         jax.config.update("jax_num_cpu_devices", count)
     except RuntimeError:  # JAX runs already: the caller's own program began before this one
         return
+    environment["XLA_FLAGS"] = f"{flags} {_PATIENCE}".strip()
 
 
-def devices(model: str, mesh: MeshOptions, processors: int) -> int:
+def devices(models: list[str], mesh: MeshOptions, processors: int) -> int:
     """How many devices there are to be, at most one for each processor."""
     sizes = list(dataclasses.asdict(mesh).values())
     named = math.prod(size for size in sizes if size != -1)
@@ -56,13 +67,21 @@ def devices(model: str, mesh: MeshOptions, processors: int) -> int:
         return 1  # the mesh will say what is wrong
     if -1 not in sizes:
         return named
-    weights = [file.stat().st_size for file in pathlib.Path(model).glob("*.safetensors")]
-    small = weights and sum(weights) <= SMALL
-    return named * (processors // named if small else 1)
+    bytes_of = [_weights(model) for model in models]
+    most = min(processors, MOST, *(SMALL // max(size, 1) for size in bytes_of))
+    return named * max(1, most // named)
+
+
+def _weights(model: str) -> int:
+    """Bytes of a model's files; of one that is not in a folder, more than any number."""
+    if not pathlib.Path(model).is_dir():
+        return SMALL + 1
+    files = list(find_folder(model).glob("*.safetensors"))
+    return sum(file.stat().st_size for file in files) if files else SMALL + 1
 
 
 def available() -> int:
-    """Processors that this process may use."""
+    """Processors that this process may use (a container's share of time is not looked at)."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1

@@ -82,7 +82,9 @@ def prune(settings: PruneConfig | str | os.PathLike[str], out: str | None = None
     elif out:
         settings = dataclasses.replace(settings, out=out)
     if not wanted(settings.pod, os.environ):
-        use_processors(settings.model, settings.mesh)
+        use_processors(
+            (settings.model, settings.expander.model, settings.teacher.model), settings.mesh
+        )
     with start_pod(settings.pod) as pod:
         if not settings.dry_run and (found := pod.lead(_finished, settings)) is not None:
             return found

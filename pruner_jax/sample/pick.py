@@ -131,7 +131,7 @@ def _least(logits_BV: jax.Array, peak_B: jax.Array, how: Picking) -> jax.Array |
         least = jnp.maximum(least, jnp.min(jnp.where(kept, falling, jnp.inf), axis=-1))
     if how.min_p:
         least = jnp.maximum(least, (peak_B + jnp.log(how.min_p)) * how.temperature)
-    return least
+    return jnp.minimum(least, jnp.max(x_BV, axis=-1))  # whatever rounding did, the likeliest stays
 
 
 def _chunks(x_BV: jax.Array, fill: float = 0.0) -> jax.Array:

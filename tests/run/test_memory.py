@@ -78,9 +78,10 @@ def test_the_cache_at_its_largest():
     assert engine.cache_bytes(16384, 300, engine.seats(1000)) == 64 * 18944 * 29 * 1024
 
 
-@pytest.mark.parametrize(("dtype", "most"), [("float32", 2.5), ("bfloat16", 3.1)])
+@pytest.mark.parametrize(("dtype", "most"), [("float32", 2.6), ("bfloat16", 3.2)])
 def test_an_update_holds_what_is_counted(dtype, most):
-    """By what the compiler plans; activations of 16 tokens are next to nothing."""
+    """By what the compiler plans; activations of 16 tokens are next to nothing. (One
+    weight's gradient exists twice while it is turned round.)"""
     config = ModelConfig(
         model_type="qwen2", vocab_size=512, width=128, layers=12, heads=4, kv_heads=2,
         head_width=32, mlp_width=512, context=64, rope=RopeConfig(1e4), norm_eps=1e-6, tied=True,

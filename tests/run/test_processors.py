@@ -31,13 +31,16 @@ def folder(tmp_path):
     ],
 )
 def test_as_many_as_the_mesh_asks_for(folder, mesh, count):
-    assert processors.devices(folder, MeshOptions(**mesh), 8) == count
+    assert processors.devices([folder], MeshOptions(**mesh), 8) == count
 
 
 def test_a_large_model_has_one(folder, monkeypatch):
+    assert processors.devices([folder], MeshOptions(), 64) == processors.MOST
+    assert processors.devices([folder, "Qwen/Qwen2.5-0.5B"], MeshOptions(), 8) == 1
+    monkeypatch.setattr(processors, "SMALL", 3000)  # three copies of 1,000 bytes
+    assert processors.devices([folder], MeshOptions(), 8) == 3
     monkeypatch.setattr(processors, "SMALL", 999)
-    assert processors.devices(folder, MeshOptions(), 8) == 1
-    assert processors.devices("Qwen/Qwen2.5-0.5B", MeshOptions(), 8) == 1
+    assert processors.devices([folder], MeshOptions(), 8) == 1
 
 
 @pytest.mark.parametrize(

@@ -128,3 +128,10 @@ def test_a_row_is_picked_alike_in_any_batch():
     together = pick(x, uniform, Picking())
     alone = [int(pick(x[b : b + 1], uniform[b : b + 1], Picking())[0]) for b in range(32)]
     assert together.tolist() == alone
+
+
+def test_the_likeliest_always_stays():
+    rows, how = 2000, Picking(0.6, min_p=0.9999999)  # rounds to more than the likeliest itself
+    x = jax.random.normal(jax.random.key(0), (rows, 151))
+    uniform = np.random.default_rng(0).random(rows).astype(np.float32)
+    assert pick(x, uniform, how).tolist() == jnp.argmax(x, -1).tolist()
