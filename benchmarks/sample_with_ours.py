@@ -24,7 +24,7 @@ import numpy as np
 import turns  # benchmarks/turns.py
 
 import pruner_jax
-from pruner_jax.learn.options import MeshOptions
+from pruner_jax.learn.options import MeshOptions, PodOptions
 from pruner_jax.mesh import make_mesh
 from pruner_jax.run.compilation import Compiled, keep_compiled_programs
 from pruner_jax.run.engine import Engine
@@ -39,7 +39,7 @@ def main() -> None:
     """Load the model, then do as asked."""
     work = json.loads(pathlib.Path(sys.argv[1]).read_text())
     keep_compiled_programs()
-    use_processors([work["model"]], MeshOptions())
+    use_processors([work["model"]], MeshOptions(), PodOptions())
     policy = pruner_jax.load(work["model"])
     engine = Engine.of(
         policy,

@@ -1,6 +1,9 @@
 """Its presence puts this folder on the path, so that tests of any room can import `handmade`."""
 
+import importlib.util
 import os
+import pathlib
+import sys
 
 import hypothesis
 import jax
@@ -12,6 +15,21 @@ hypothesis.settings.load_profile("untimed")
 os.environ.setdefault("XLA_FLAGS", "--xla_force_host_platform_device_count=1")
 # libtpu, where it is installed, only compiles: several processes may, and no TPU's host is asked.
 os.environ |= {"ALLOW_MULTIPLE_LIBTPU_LOAD": "1", "TPU_SKIP_MDS_QUERY": "1"}
+
+
+@pytest.fixture(scope="session")
+def benchmark():
+    """``benchmark(name)``: a script of benchmarks/ as a module."""
+
+    def find(name):
+        path = pathlib.Path(__file__).parents[1] / "benchmarks" / f"{name}.py"
+        spec = importlib.util.spec_from_file_location(name, path)
+        module = importlib.util.module_from_spec(spec)
+        sys.modules[name] = module  # where dataclasses look it up
+        spec.loader.exec_module(module)
+        return module
+
+    return find
 
 
 @pytest.fixture(scope="module")

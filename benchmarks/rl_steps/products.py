@@ -18,7 +18,7 @@ import time
 
 import jax
 
-from pruner_jax.learn.options import LearnOptions, MeshOptions
+from pruner_jax.learn.options import LearnOptions, MeshOptions, PodOptions
 from pruner_jax.mesh import ROWS, make_mesh
 from pruner_jax.policy import handle
 from pruner_jax.policy.config import ModelConfig
@@ -30,7 +30,7 @@ Product = tuple[str, tuple[int, ...], tuple[int, ...]]  # of einsum: what is mul
 def main() -> None:
     """Time the products of one decode step at several lengths, and of one micro-batch."""
     work = json.loads(pathlib.Path(sys.argv[1]).read_text())
-    use_processors([work["model"]], MeshOptions())
+    use_processors([work["model"]], MeshOptions(), PodOptions())
     policy = handle.load(work["model"])
     config, mesh = policy.config, make_mesh()
     prompts = [len(ids) for ids in policy.tokenizer(work["prompts"])["input_ids"]]

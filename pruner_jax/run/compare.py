@@ -15,7 +15,6 @@ import dataclasses
 import io
 import itertools
 import json
-import os
 import pathlib
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -33,6 +32,7 @@ from pruner_jax.report.words import duration
 from pruner_jax.run.interrupts import Interrupts
 from pruner_jax.run.planned import Run, plan
 from pruner_jax.run.played import Played, read
+from pruner_jax.run.processors import stay_with_one
 from pruner_jax.run.prune import prune
 from pruner_jax.run.session import finished_folder, open_session
 from pruner_jax.run.standings import standings
@@ -58,8 +58,7 @@ def compare(settings: CompareConfig) -> dict[str, Any]:
     """
     local(settings.out, "out")
     # The runs are checked in this process and may be played in others: all on one device.
-    if "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
-        os.environ.setdefault("JAX_NUM_CPU_DEVICES", "1")
+    stay_with_one()
     runs = plan(settings)
     for run in runs:
         refuse("compare", run.settings.pod)

@@ -27,9 +27,8 @@ _READY = "/jax/core/compile/backend_compile_duration"  # also where it came from
 
 def _count(event: str, _: float, **about: str | int) -> None:
     if event == _READY:  # the function's name comes as jit(name)
-        COMPILED[
-            re.sub(r"^\w+\((.*)\)$", r"\1", str(about.get("fun_name", "unnamed"))).lstrip("_")
-        ] += 1
+        name = str(about.get("fun_name", "unnamed"))
+        COMPILED[re.sub(r"^\w+\((.*)\)$", r"\1", name).lstrip("_")] += 1
 
 
 jax.monitoring.register_event_duration_secs_listener(_count)

@@ -15,7 +15,6 @@ import contextlib
 import dataclasses
 import functools
 import json
-import os
 import pathlib
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -25,7 +24,6 @@ from pruner_jax.measure import stats
 from pruner_jax.measure.outcomes import Outcomes, outcomes
 from pruner_jax.measure.summary import plain, summary, versions
 from pruner_jax.pod.start import start as start_pod
-from pruner_jax.pod.start import wanted
 from pruner_jax.pod.together import ALONE, Pod
 from pruner_jax.policy import hf
 from pruner_jax.problems.source import load_problems
@@ -86,8 +84,8 @@ def evaluate_verb(settings: EvaluateConfig) -> dict[str, Any]:
             f"expander.model is {settings.expander.model!r} and programs.refine, vote or beams is "
             "set: a pipeline is measured on single answers; set one of them to null, 0 or false"
         )
-    if not wanted(settings.pod, os.environ):
-        use_processors((settings.model, settings.against, settings.expander.model), settings.mesh)
+    models = (settings.model, settings.against, settings.expander.model)
+    use_processors(models, settings.mesh, settings.pod)
     with start_pod(settings.pod) as pod:
         return evaluate(settings, pod)
 

@@ -27,7 +27,6 @@ from pruner_jax.measure.outcomes import Outcomes
 from pruner_jax.measure.pick import check_tolerance, next_limit, pick
 from pruner_jax.measure.summary import Round, summary, versions
 from pruner_jax.pod.start import start as start_pod
-from pruner_jax.pod.start import wanted
 from pruner_jax.pod.together import Pod
 from pruner_jax.policy import handle
 from pruner_jax.report import html
@@ -81,10 +80,8 @@ def prune(settings: PruneConfig | str | os.PathLike[str], out: str | None = None
         settings = config.load(PruneConfig, os.fspath(settings), [f"--out={out}"] if out else [])
     elif out:
         settings = dataclasses.replace(settings, out=out)
-    if not wanted(settings.pod, os.environ):
-        use_processors(
-            (settings.model, settings.expander.model, settings.teacher.model), settings.mesh
-        )
+    models = (settings.model, settings.expander.model, settings.teacher.model)
+    use_processors(models, settings.mesh, settings.pod)
     with start_pod(settings.pod) as pod:
         if not settings.dry_run and (found := pod.lead(_finished, settings)) is not None:
             return found

@@ -38,9 +38,9 @@ def pick(logits_BV: jax.Array, uniform_B: jax.Array, how: Picking) -> jax.Array:
 
     def weigh(logits):
         weights = jnp.exp(_scaled(logits, peak_B, how))
-        return (
-            weights if least_B is None else jnp.where(logits < _along(least_B, logits), 0, weights)
-        )
+        if least_B is None:
+            return weights
+        return jnp.where(logits < _along(least_B, logits), 0, weights)
 
     return invert(logits_BV, uniform_B, weigh, -jnp.inf)
 

@@ -3,9 +3,6 @@
 libtpu compiles on a machine without a TPU. What the programs run like, only a TPU tells.
 """
 
-import importlib.util
-import pathlib
-
 import pytest
 
 from pruner_jax.learn.options import LearnOptions
@@ -25,13 +22,9 @@ def quick():
 
 
 @pytest.fixture(scope="module")
-def script():
+def script(benchmark):
     """benchmarks/attention_memory.py."""
-    path = pathlib.Path(__file__).parents[2] / "benchmarks" / "attention_memory.py"
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return benchmark("attention_memory")
 
 
 # Short rows: the kernel costs seconds to compile, sorting the gradient of the embedding the rest.

@@ -1,8 +1,5 @@
 """Bytes of main memory that a round of a loop moves: of a text, and of decode blocks for TPUs."""
 
-import importlib.util
-import pathlib
-
 import pytest
 
 from pruner_jax.pod import accessed, hlo
@@ -91,13 +88,9 @@ def test_of_a_program_that_cannot_be_printed_nothing_is_known():
 
 
 @pytest.fixture(scope="module")
-def script():
+def script(benchmark):
     """benchmarks/decode_bytes.py."""
-    path = pathlib.Path(__file__).parents[2] / "benchmarks" / "decode_bytes.py"
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return benchmark("decode_bytes")
 
 
 @pytest.mark.slow

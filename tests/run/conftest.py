@@ -1,10 +1,8 @@
 """A tiny random model around the testbed's tokenizer, and settings for short runs."""
 
-import importlib.util
 import json
 import pathlib
 import re
-import sys
 
 import jax
 import pytest
@@ -49,21 +47,6 @@ def undocumented(record, keys):
         return key if first in rooms or not rest else rest
 
     return [key for key in record if common(key) not in keys]
-
-
-@pytest.fixture(scope="session")
-def benchmark():
-    """``benchmark(name)``: a script of benchmarks/ as a module."""
-
-    def find(name):
-        path = pathlib.Path(__file__).parents[2] / "benchmarks" / f"{name}.py"
-        spec = importlib.util.spec_from_file_location(name, path)
-        module = importlib.util.module_from_spec(spec)
-        sys.modules[name] = module  # where dataclasses look it up
-        spec.loader.exec_module(module)
-        return module
-
-    return find
 
 
 @pytest.fixture(scope="session", autouse=True)
