@@ -69,6 +69,7 @@ class Watch:
         self._service, self._patience = global_state.client, patience
         self._index, self._count = jax.process_index(), jax.process_count()
         self._trouble: PodError | None = None
+        self._gone: set[int] = set()  # processes that have not been heard of for too long
         self._done = threading.Event()
         self._thread = threading.Thread(target=self._look, name="pod watch", daemon=True)
         self.stop: int | None = None  # the number of a signal that a process was sent
@@ -198,12 +199,14 @@ class Watch:
             if index == self._index or last.get(index) != beats.get(index):
                 last[index], since[index] = beats.get(index), now
             elif now - since.setdefault(index, now) > self._patience:
-                return Gone(
-                    f"{self._name(index)} has not been heard of for {self._patience:g} s "
-                    "(pod.patience): it was killed, or its machine is gone. The same command on "
-                    "all hosts continues from what was saved last, if anything was"
-                )
-        return None
+                self._gone.add(index)
+        if not self._gone:
+            return None
+        return Gone(
+            f"{self._name(min(self._gone))} has not been heard of for {self._patience:g} s "
+            "(pod.patience): it was killed, or its machine is gone. The same command on "
+            "all hosts continues from what was saved last, if anything was"
+        )
 
     def _name(self, index: int) -> str:
         host = self._all("host").get(index, b"?").decode()
@@ -223,14 +226,13 @@ class Watch:
         it, but does not wait for those that cannot."""
         with contextlib.suppress(jax.errors.JaxRuntimeError):
             self.put(f"left/{self._index}", b"")
+            others = set(range(1, self._count)) - self._gone
+            if self._index or not others:
+                return
             until = time.monotonic() + _LEAVE + 5 * _LOOK
-            while self._index == 0 and time.monotonic() < until:
-                if isinstance(self._trouble, Gone):
-                    return
-                if len(self._all("left")) == self._count:
-                    time.sleep(2 * _LOOK)  # in which they say what they end with, and end
-                    return
+            while not others <= self._all("left").keys() and time.monotonic() < until:
                 time.sleep(_LOOK / 10)
+            time.sleep(2 * _LOOK)  # in which they say what they end with, and end
 
 
 def _of_a_collective(error: BaseException) -> bool:

@@ -8,11 +8,30 @@ the first one traces itself and its own devices.
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import pathlib
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
+
+
+def check_tracer() -> None:
+    """That JAX can write a trace in this process.
+
+    libtpu is loaded by JAX wherever it is installed, as for `plan`; without a TPU its own tracer
+    ends the process with a segmentation fault (jax 0.10.2, libtpu 0.0.52).
+
+    Raises:
+      ValueError: it cannot.
+    """
+    kind, asked = jax.default_backend(), jax.config.jax_platforms or "tpu"
+    if kind != "tpu" and "tpu" in asked and importlib.util.find_spec("libtpu"):
+        platforms = "cuda,cpu" if kind == "gpu" else kind
+        raise ValueError(
+            "profile is true, but the package libtpu is installed and there is no TPU: JAX's "
+            f"profiler cannot run beside it; set JAX_PLATFORMS={platforms} in the environment"
+        )
 
 
 class Profile:

@@ -53,7 +53,7 @@ from pruner_jax.run.engine import Engine
 from pruner_jax.run.interrupts import Interrupts
 from pruner_jax.run.measuring import read_outcomes
 from pruner_jax.run.memory import Stage, check_memory, device_bytes, stages_of, update_bytes
-from pruner_jax.run.profile import Profile
+from pruner_jax.run.profile import Profile, check_tracer
 from pruner_jax.run.second import Second, check_room, load_expander, load_second
 from pruner_jax.run.state import Mark, RunState
 from pruner_jax.run.surroundings import Surroundings, open_surroundings
@@ -314,6 +314,8 @@ def open_session(settings: PruneConfig, pod: Pod = ALONE) -> Iterator[Session]:
     with contextlib.ExitStack() as stack:
         load = functools.partial(load_sets, settings.problems)
         around = stack.enter_context(open_surroundings(settings, pod, load))
+        if settings.profile:
+            check_tracer()
         session = _described(settings, method, around)
         session.interrupts = stack.enter_context(Interrupts(pod))
         progress, names, shared = session.progress, session.names, around.shared
