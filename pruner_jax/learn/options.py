@@ -139,11 +139,12 @@ class LearnOptions:
 
     row_tokens: int | None = None
     """Tokens of a packed row; a longer row is an error, never cut. null: the size that costs least
-    for the lengths at hand, a power of two or a tight fit."""
+    for the lengths at hand: a power of two, three quarters of one, or a tight fit."""
 
     attention_tokens: int | None = None
     """Row length at which attention costs as much as the rest of the model, for the automatic
-    ``row_tokens``. null: 190 on a CPU (measured with 0.2 M parameters), 8192 elsewhere."""
+    ``row_tokens``. null: 400 on a CPU (measured: 340 with 0.2 M parameters, 470 with 0.85 M),
+    8192 elsewhere."""
 
     micro_tokens: int | None = None
     """Tokens a device works on at once (at least one packed row; two for pairs); more are
@@ -187,15 +188,15 @@ class LearnOptions:
     def resolve(self, backend: str) -> LearnOptions:
         """The same with the automatic choices made for that JAX backend, ``row_tokens`` apart."""
         cpu = backend == "cpu"
-        # On two cores (0.2 M parameters, 256 rows of 57 tokens; benchmarks/learn.py), ms an update:
-        # layers unrolled 417, as a scan 473; row_tokens 96 (a row each) 41.6 us a slot, 128 42.9,
-        # 192 50.5, 256 59.6. With 0.85 M parameters on two devices, 256 rows of 140: micro_tokens
-        # 288 1850, 512 1900, 1024 2000, 2048 2300.
+        # Measured on two cores. 0.2 M parameters: an update of 256 rows of 57 tokens with layers
+        # unrolled 417 ms, as a scan 473; us a slot with row_tokens 96 14.8, 128 16.4, 256 19.2, 512
+        # 28.2. 0.85 M: with row_tokens 160 46.1, 192 47.8, 256 52.1, 512 71.7; an update of 256
+        # rows of 140 with micro_tokens 288 1850 ms, 512 1900, 1024 2000, 2048 2300.
         unrolled = 4 if cpu else 0
         fastest = "splash" if backend == "tpu" else "xla"
         return dataclasses.replace(
             self,
-            attention_tokens=self.attention_tokens or (190 if cpu else 8192),
+            attention_tokens=self.attention_tokens or (400 if cpu else 8192),
             unrolled_layers=unrolled if self.unrolled_layers is None else self.unrolled_layers,
             micro_tokens=self.micro_tokens or (512 if cpu else 16384),
             remat=("none" if cpu else "full") if self.remat == "auto" else self.remat,

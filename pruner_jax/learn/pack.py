@@ -120,14 +120,16 @@ def plan(
 def _cheapest(used_B: np.ndarray, attention_tokens: int, room: int = 0) -> int:
     """The T that costs least: short rows cost less attention, long ones leave fewer slots empty.
 
-    A slot costs ``1 + T / attention_tokens``. Powers of two are tried, because a new size compiles
-    a new program; and a tight fit, where it saves a sixth (many rows cut off at the limit): to the
-    ``room`` that a row may need, so that it does not follow the longest prompt at hand.
+    A slot costs ``1 + T / attention_tokens``. Powers of two and three quarters of them are tried,
+    because a new size compiles a new program; and a tight fit, where it saves a tenth (many rows
+    cut off at the limit): to the ``room`` that a row may need, so that it does not follow the
+    longest prompt at hand.
     """
     longest = int(used_B.max(initial=8))
     top, room = _power_of_two(longest), max(longest, room)
     step = max(8, _power_of_two(room) // 16)
-    handicap = {step * -(-room // step): 1.2} | {top * k: 1.0 for k in (1, 2, 4)}
+    round_sizes = [T for k in (1, 2, 4) for T in (top * k * 3 // 4, top * k) if longest <= T]
+    handicap = {step * -(-room // step): 1.1} | dict.fromkeys(round_sizes, 1.0)
 
     def cost(T: int) -> float:
         return handicap[T] * _bins(used_B, T) * T * (1 + T / attention_tokens)

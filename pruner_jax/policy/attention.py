@@ -7,10 +7,16 @@ that the scores of a long row never exist at once. The kernel for TPUs is in ``s
 
 from __future__ import annotations
 
+import itertools
+
 import jax
 import jax.numpy as jnp
 
 LONG, CHUNK = 2048, 512  # queries
+# Queries of whole rows are cut into so many blocks of at least so many, each of which leaves out
+# the keys that lie ahead of it. On the CPU an update of packed rows takes 7 % less with rows of 160
+# tokens, 16 % with 256 (4 layers of width 128; two blocks instead of four: 6 and 12 %).
+BLOCKS, LEAST = 4, 32
 _MASKED = -1e30  # finite: a query that may attend to nothing gives a mean, not NaN
 
 
@@ -58,23 +64,46 @@ def attend(
 
     A query attends to keys of its own segment (equal and not 0) at positions from 0 to its own, of
     which a window lets it see the last ``window``. Without segments a row is one. Keys at negative
-    positions are padding. ``bias_BTS``: ``visible`` of the same places, where a caller has it.
+    positions are padding. Where there are as many keys as queries (S = T), they are of the same
+    tokens in the same order. ``bias_BTS``: ``visible`` of the same places, where a caller has it.
     """
+    T, S = q_BTNH.shape[1], v_BKSH.shape[2]
+
+    def block(first: int, last: int, ahead: int) -> jax.Array:
+        """Queries ``first`` to ``last``, of the keys up to ``ahead``."""
+        k_position, k_segment = (
+            None if x is None else x[:, :ahead] for x in (k_position_BS, k_segment_BS)
+        )
+        k, v = k_BKHS[..., :ahead], v_BKSH[:, :, :ahead]
+
+        def some(q, position, segment, bias=None):
+            if bias is None:
+                bias = _visible(position, k_position, segment, k_segment)
+            if window is not None:
+                far = position[:, :, None] - k_position[:, None, :] >= window
+                bias = jnp.where(far, _MASKED, bias)
+            return _mix_grouped(q, k, v, bias)
+
+        own = [
+            None if x is None else x[:, first:last] for x in (q_BTNH, q_position_BT, q_segment_BT)
+        ]
+        if T >= LONG:
+            return _by_chunks(some, *own)
+        return some(*own, None if bias_BTS is None else bias_BTS[:, first:last, :ahead])
+
+    count = min(BLOCKS, T // LEAST) if T == S else 1
+    if count <= 1:
+        return block(0, T, S)
+    edges = [T * i // count for i in range(count + 1)]
+    return jnp.concatenate([block(a, b, b) for a, b in itertools.pairwise(edges)], axis=1)
+
+
+def _mix_grouped(q_BTNH, k_BKHS, v_BKSH, bias_BTS):
     B, T, N, H = q_BTNH.shape
     K = v_BKSH.shape[1]
-
-    def some(q, position, segment, bias=None):
-        if bias is None:
-            bias = _visible(position, k_position_BS, segment, k_segment_BS)
-        if window is not None:
-            far = position[:, :, None] - k_position_BS[:, None, :] >= window
-            bias = jnp.where(far, _MASKED, bias)
-        q = q.reshape(B, -1, K, N // K, H).transpose(0, 2, 3, 1, 4)
-        return _mix(q, k_BKHS, v_BKSH, bias).transpose(0, 3, 1, 2, 4).reshape(B, -1, N, H)
-
-    if T < LONG:
-        return some(q_BTNH, q_position_BT, q_segment_BT, bias_BTS)
-    return _by_chunks(some, q_BTNH, q_position_BT, q_segment_BT)
+    q_BKnTH = q_BTNH.reshape(B, T, K, N // K, H).transpose(0, 2, 3, 1, 4)
+    mixed_BKnTH = _mix(q_BKnTH, k_BKHS, v_BKSH, bias_BTS)
+    return mixed_BKnTH.transpose(0, 3, 1, 2, 4).reshape(B, T, N, H)
 
 
 @jax.custom_vjp

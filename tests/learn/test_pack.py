@@ -125,6 +125,11 @@ def test_rows_cut_off_at_a_limit_are_packed_tightly():
     assert pack._cheapest(short, 190) == 128
 
 
+def test_a_size_between_powers_of_two_where_two_rows_share_it():
+    most_are_half = np.random.default_rng(0).normal(85, 22, 512).clip(30, 150).astype(int)
+    assert pack._cheapest(most_are_half, 400, room=160) == 192
+
+
 def test_a_tight_fit_does_not_follow_the_longest_prompt_at_hand():
     """Responses of 60, all cut off; where the prompts' limit is known all have one size."""
     sizes = {0: set(), 30: set()}

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from pruner_jax.policy import rope
+from pruner_jax.policy import attention, rope
 from pruner_jax.policy.attention import attend, visible
 from pruner_jax.policy.product import product
 
@@ -70,11 +70,19 @@ def test_rotation():
 
 
 @pytest.mark.parametrize("window", [None, 3])
-@pytest.mark.parametrize("given", [True, False], ids=["mask given", "mask made"])
-def test_attention(window, given):
-    B, T, N, K, H = 2, 12, 4, 2, 8
-    segment = jnp.array([[1] * 5 + [2] * 7, [1] * 4 + [2] * 6 + [0] * 2])
-    position = jnp.array([[*range(5), *range(7)], [*range(4), *range(6), 0, 1]])
+@pytest.mark.parametrize(
+    ("given", "times", "long"),
+    [(True, 1, 2048), (False, 1, 2048), (True, 11, 2048), (False, 11, 2048), (False, 11, 64)],
+    ids=["mask given", "mask made", "blocks", "blocks and masks", "long"],
+)
+def test_attention(window, given, times, long, monkeypatch):
+    monkeypatch.setattr(attention, "LONG", long)
+    monkeypatch.setattr(attention, "CHUNK", 16)
+    B, T, N, K, H = 2, 12 * times, 4, 2, 8
+    first, second, third = 5 * times - 1, 4 * times, 6 * times
+    lengths = (first, T - first), (second, third, T - second - third)
+    segment = jnp.array([np.repeat([1, 2], lengths[0]), np.repeat([1, 2, 0], lengths[1])])
+    position = jnp.array([np.concatenate([np.arange(n) for n in row]) for row in lengths])
     place = {"q_position_BT": position, "k_position_BS": position}
     place |= {"q_segment_BT": segment, "k_segment_BS": segment}
     real = (segment > 0)[:, :, None, None]

@@ -51,4 +51,4 @@ def test_there_is_room_for_the_largest_blocks_and_no_scores_are_kept(topology, H
 
 
 def test_xla_keeps_them():
-    assert temporary(by_xla, "v5e:2x2", 128) > SCORES
+    assert temporary(by_xla, "v5e:2x2", 128) > SCORES / 2  # those ahead are left out
