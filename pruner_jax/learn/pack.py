@@ -120,16 +120,18 @@ def plan(
 def _cheapest(used_B: np.ndarray, attention_tokens: int, room: int = 0) -> int:
     """The T that costs least: short rows cost less attention, long ones leave fewer slots empty.
 
-    A slot costs ``1 + T / attention_tokens``. Powers of two and three quarters of them are tried,
-    because a new size compiles a new program; and a tight fit, where it saves a tenth (many rows
-    cut off at the limit): to the ``room`` that a row may need, so that it does not follow the
-    longest prompt at hand.
+    A slot costs ``1 + T / attention_tokens``. Few sizes are tried, because a new one compiles a new
+    program: powers of two; three quarters of the first, where that saves a twentieth (two rows of
+    half the longest share it); and a tight fit, where it saves a tenth (many rows cut off at the
+    limit): to the ``room`` that a row may need, so that it does not follow the longest prompt at
+    hand.
     """
     longest = int(used_B.max(initial=8))
     top, room = _power_of_two(longest), max(longest, room)
     step = max(8, _power_of_two(room) // 16)
-    round_sizes = [T for k in (1, 2, 4) for T in (top * k * 3 // 4, top * k) if longest <= T]
-    handicap = {step * -(-room // step): 1.1} | dict.fromkeys(round_sizes, 1.0)
+    handicap = {step * -(-room // step): 1.1} | {top * k: 1.0 for k in (1, 2, 4)}
+    if longest <= top * 3 // 4:
+        handicap[top * 3 // 4] = 1.05
 
     def cost(T: int) -> float:
         return handicap[T] * _bins(used_B, T) * T * (1 + T / attention_tokens)
@@ -195,7 +197,7 @@ def pack(rows: Rows, spec: LossSpec, sizes: Sizes) -> tuple[Batch, Places]:
     """The batch of one update (numpy), and where its rows went."""
     places = first_fit(rows, spec, sizes)
     T, R, packed = sizes.tokens, sizes.rows, places.packed
-    M = max(8, _power_of_two(places.micro_B.max(initial=-1) + 1))
+    M = max(32, _power_of_two(places.micro_B.max(initial=-1) + 1))
     # N is all of T, half or a quarter of it: few programs, and short responses to long prompts pay
     # for a part of the vocabulary products only.
     trained_MR = np.zeros((M, R), int)

@@ -114,7 +114,7 @@ def test_automatic_sizes_hold_the_rows_and_are_few():
         assert found.tokens >= pack.used(made).max()
         assert found.rows * found.tokens <= CPU.micro_tokens
         sizes.add(found)
-    assert len(sizes) <= 3
+    assert len(sizes) <= 4  # 64, 96, 128 and a tight fit
 
 
 def test_rows_cut_off_at_a_limit_are_packed_tightly():
