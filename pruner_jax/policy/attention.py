@@ -20,7 +20,7 @@ BLOCKS, LEAST = 4, 32
 _MASKED = -1e30  # finite: a query that may attend to nothing gives a mean, not NaN
 
 
-def visible(
+def score_bias(
     *,
     q_position_BT: jax.Array,
     k_position_BS: jax.Array,
@@ -34,10 +34,10 @@ def visible(
     """
     if q_position_BT.shape[1] >= LONG:
         return None
-    return _visible(q_position_BT, k_position_BS, q_segment_BT, k_segment_BS)
+    return _score_bias(q_position_BT, k_position_BS, q_segment_BT, k_segment_BS)
 
 
-def _visible(q_position_BT, k_position_BS, q_segment_BT, k_segment_BS):
+def _score_bias(q_position_BT, k_position_BS, q_segment_BT, k_segment_BS):
     seen = q_position_BT[:, :, None] >= k_position_BS[:, None, :]
     seen &= (k_position_BS >= 0)[:, None, :]
     if q_segment_BT is not None:
@@ -65,7 +65,7 @@ def attend(
     A query attends to keys of its own segment (equal and not 0) at positions from 0 to its own, of
     which a window lets it see the last ``window``. Without segments a row is one. Keys at negative
     positions are padding. Where there are as many keys as queries (S = T), they are of the same
-    tokens in the same order. ``bias_BTS``: ``visible`` of the same places, where a caller has it.
+    tokens in the same order. ``bias_BTS``: ``score_bias`` of the places, where a caller has it.
     """
     T, S = q_BTNH.shape[1], v_BKSH.shape[2]
 
@@ -78,7 +78,7 @@ def attend(
 
         def some(q, position, segment, bias=None):
             if bias is None:
-                bias = _visible(position, k_position, segment, k_segment)
+                bias = _score_bias(position, k_position, segment, k_segment)
             if window is not None:
                 far = position[:, :, None] - k_position[:, None, :] >= window
                 bias = jnp.where(far, _MASKED, bias)

@@ -18,7 +18,7 @@ import numpy as np
 
 from pruner_jax.mesh import ROWS, constrain
 from pruner_jax.policy import rope
-from pruner_jax.policy.attention import attend, visible
+from pruner_jax.policy.attention import attend, score_bias
 from pruner_jax.policy.cache import Cache, write
 from pruner_jax.policy.config import ModelConfig
 from pruner_jax.policy.product import product
@@ -120,7 +120,7 @@ def _look(positions_BT: jax.Array, segments_BT: jax.Array | None, cache: Cache |
         place = {"q_position_BT": positions_BT, "k_position_BS": positions_BT}
         if segments_BT is not None:
             place |= {"q_segment_BT": segments_BT, "k_segment_BS": segments_BT}
-        bias_BTS = visible(**place)
+        bias_BTS = score_bias(**place)
 
         def look(q, k, v, window, old):
             k, v = k.transpose(0, 2, 3, 1), v.transpose(0, 2, 1, 3)
@@ -131,7 +131,7 @@ def _look(positions_BT: jax.Array, segments_BT: jax.Array | None, cache: Cache |
     q_position = cache.slot + jnp.arange(positions_BT.shape[1], dtype=jnp.int32) - start
     k_position = jnp.arange(cache.slots, dtype=jnp.int32) - start
     place = {"q_position_BT": q_position, "k_position_BS": k_position}
-    bias_BTS = visible(**place)
+    bias_BTS = score_bias(**place)
 
     def look(q, k, v, window, old):
         # Write first, then read only what was written: reading the old value as well would copy it.

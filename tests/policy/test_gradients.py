@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from pruner_jax.policy import attention, rope
-from pruner_jax.policy.attention import attend, visible
+from pruner_jax.policy.attention import attend, score_bias
 from pruner_jax.policy.product import product
 
 KEYS = iter(jax.random.split(jax.random.key(0), 64))
@@ -88,7 +88,7 @@ def test_attention(window, given, times, long, monkeypatch):
     real = (segment > 0)[:, :, None, None]
 
     def ours(q, k, v):
-        bias = visible(**place) if given else None
+        bias = score_bias(**place) if given else None
         found = attend(
             q,
             k.transpose(0, 2, 3, 1),
