@@ -30,10 +30,10 @@ ODD = ["\0", "\ufeff", "\ud800", "\r\f\\", "'''", "return 18", "await x", "x = y
 
 def test_no_source_ends_the_compiler():
     """Each would end a process that let it; a warning is no error, even where all are."""
-    code = "from pruner_jax.verify.legal import parse\n"
-    code += f"for source in {[*MANY, *ODD]!r}:\n    try: parse(source)\n"
+    code = "from pruner_jax.verify.legal import compiled\n"
+    code += f"for source in {[*MANY, *ODD]!r}:\n    try: compiled(source)\n"
     code += "    except SyntaxError as error: assert str(error)\n"
-    code += "parse(\"1 is 1, '\\\\d'\")\n"
+    code += "compiled(\"1 is 1, '\\\\d'\")\n"
     done = subprocess.run(
         [sys.executable, "-W", "error", "-"], input=code.encode(), capture_output=True
     )
@@ -43,4 +43,4 @@ def test_no_source_ends_the_compiler():
 @pytest.mark.parametrize("source", ODD)
 def test_what_python_refuses_is_refused(source):
     with pytest.raises(SyntaxError):
-        legal.parse(source)
+        legal.compiled(source)
