@@ -169,10 +169,9 @@ def execute(source: str, *, seconds: float, memory_mb: int, recursion: int) -> R
     }
     try:
         with _sandbox().checkout(limits=limits, os_policy=policy) as session:
-            session.feed_run(_SHOWN)
-            # ``pass`` ends whatever statement the program leaves open, or is a syntax error in it
+            # ``pass`` ends whatever statement stands open before it, or is a syntax error in it
             value = session.feed_run(
-                f"{source}\npass\n{_SHOW}(solution())", print_callback=_discard
+                f"{_SHOWN}\npass\n{source}\npass\n{_SHOW}(solution())", print_callback=_discard
             )
     except monty.MontyCrashedError as error:
         if error.timed_out:
@@ -198,26 +197,25 @@ def _left_by_show(value: Any) -> bool:
 
 _SHOW = f"_{secrets.token_hex(16)}"  # which a program cannot guess, nor list the names there are
 _SHOWN = f"""
-def {_SHOW}():
-    from decimal import Decimal
-    plain, whole, text, kind, error = (float, Decimal), int, str, type, Exception
-    most = 10**4300  # larger ones are no answers, and Python does not print them
-    def show(value):
-        if value is None or kind(value) in plain:
-            return value
-        if kind(value) is whole:
-            return value if -most < value < most else ("an integer of more than 4300 digits",)
-        if kind(value) is text:
-            return value[:{_TEXT}]
-        try:
-            return (text(value)[:{_TEXT}],)
-        except error:
-            return ("a value that cannot be printed",)
-    return show
-{_SHOW} = {_SHOW}()
+from decimal import Decimal as {_SHOW}
+def {_SHOW}(
+    value, kind=type, text=str, whole=int, plain=(float, {_SHOW}), most=1 << 14284, error=Exception
+):
+    if value is None or kind(value) in plain:
+        return value
+    if kind(value) is whole:
+        return value if -most < value < most else ("an integer of 4300 digits or more",)
+    if kind(value) is text:
+        return value[:{_TEXT}]
+    try:
+        return (text(value)[:{_TEXT}],)
+    except error:
+        return ("a value that cannot be printed",)
 """
-"""Runs before a program, in its sandbox, so that only small values leave it: lists of lists that
-share their parts are a tree of any size outside, where no limit holds."""
+"""Stands before a program, in its sandbox, so that only small values leave it: lists of lists that
+share their parts are a tree of any size outside, where no limit holds. Short, since the sandbox
+compiles it for each program; what it calls is bound before the program can give the names to other
+things. Integers of more digits are no answers, and Python does not print them."""
 
 
 def prepare() -> None:
