@@ -131,7 +131,10 @@ def is_lazy(source: str) -> bool:
 
 def is_endless(source: str) -> bool:
     """Whether a program `is_lazy` and may count without end, or the like."""
-    return is_lazy(source) and _counts(_tree(source))
+    try:
+        return _counts(_tree(source)) and is_lazy(source)
+    except SyntaxError:  # too deep to tell
+        return True
 
 
 def _counts(tree: ast.Module) -> bool:
@@ -143,11 +146,11 @@ def _makes(code: types.CodeType) -> bool:
     """Whether there is a generator expression in code, or one of those names: without, there is
     nothing to look for in the tree."""
     codes = [code]
-    for code in codes:
-        names = (code.co_names, code.co_varnames, code.co_cellvars, code.co_freevars)
-        if code.co_name == "<genexpr>" or not _MAKE.isdisjoint(itertools.chain(*names)):
+    for each in codes:
+        names = (each.co_names, each.co_varnames, each.co_cellvars, each.co_freevars)
+        if each.co_name == "<genexpr>" or not _MAKE.isdisjoint(itertools.chain(*names)):
             return True
-        codes += (inner for inner in code.co_consts if isinstance(inner, types.CodeType))
+        codes += (inner for inner in each.co_consts if isinstance(inner, types.CodeType))
     return False
 
 

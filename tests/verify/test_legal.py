@@ -91,6 +91,17 @@ def test_the_code_of_a_program_tells_as_much_as_its_tree(monkeypatch):
     assert len(HIDDEN) < sum(told) < len(told) - 100
 
 
+def test_a_tree_too_deep_to_read_may_hold_anything(monkeypatch):
+    """What compiles and has no tree, for which Python has a limit of its own."""
+
+    def refuse(source):
+        raise SyntaxError("too deep")
+
+    monkeypatch.setattr(legal, "_tree", refuse)
+    assert legal.is_lazy("map(1)") and legal.is_endless("map(1)")
+    assert not legal.is_lazy("1")
+
+
 @pytest.mark.parametrize(
     "source", ["eval", "x = ｅｖａｌ", "'é'; eval(1)", "f'{eval}'", "def f(a=eval): 1"]
 )
