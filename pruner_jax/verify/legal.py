@@ -10,12 +10,15 @@ from __future__ import annotations
 
 import ast
 import builtins
+import functools
 import importlib
+import itertools
 import re
 import sys
 import types
 import warnings
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
+from typing import Any
 
 MOST = 100_000  # characters of a program: Python's own compiler dies of a few times more
 
@@ -33,20 +36,40 @@ _WHOLE = {  # what takes all of its argument, once
 # fmt: on
 _PAIRS = {"enumerate", "finditer", "reversed", "zip"}  # elements that are there before
 _PASS_ON = {"enumerate", "filter", "map", "zip"}
+_MAKE = _PAIRS | _PASS_ON
 
 
-def parse(source: str) -> ast.Module:
-    """The syntax tree of a program that this Python compiles.
+@functools.lru_cache(maxsize=1)  # a program that fails or is wrong is asked about again
+def compiled(source: str) -> types.CodeType:
+    """What this Python makes of a program that it compiles: a quarter of the work for its tree.
 
     Raises:
       SyntaxError: it does not, for whatever reason. The sandbox may: it takes a ``return`` outside
         of functions, and may be ahead of this Python.
     """
+    return _compile(source)
+
+
+def named(source: str, names: Collection[str]) -> set[str]:
+    """Those of the names (in ASCII) that a program uses, whatever its spelling of them.
+
+    Raises:
+      SyntaxError: its tree is too deep to look for them.
+    """
+    if source.isascii() and not any(name in source for name in names):
+        return set()  # in ASCII a name has one spelling
+    return {node.id for node in ast.walk(_tree(source)) if isinstance(node, ast.Name)} & {*names}
+
+
+def _tree(source: str) -> ast.Module:
+    return _compile(source, ast.PyCF_ONLY_AST)
+
+
+def _compile(source: str, flags: int = 0) -> Any:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of the program, which nobody here reads
         try:
-            compile(source, "solution", "exec", dont_inherit=True)
-            return ast.parse(source)
+            return compile(source, "solution", "exec", flags, dont_inherit=True, optimize=0)
         except (ValueError, RecursionError, MemoryError, OverflowError) as error:
             raise SyntaxError(str(error) or type(error).__name__) from None
 
@@ -90,27 +113,52 @@ def _type_has(kind: str, name: str) -> bool:
 # -- what is made one by one -----------------------------------------------------------------------
 
 
-def is_lazy(tree: ast.Module) -> bool:
-    """Whether the program makes values one by one and may not take all of them, once, at once: then
+def is_lazy(source: str) -> bool:
+    """Whether a program makes values one by one and may not take all of them, once, at once: then
     its value, or its failure, may be another in Python."""
+    if not _makes(compiled(source)):
+        return False
+    try:
+        tree = _tree(source)
+    except SyntaxError:  # too deep to tell
+        return True
     own = {node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)}
-    endless = may_be_endless(tree)
+    endless = _counts(tree)
     return any(
         not _taken_whole(node, parent, _WHOLE - own, endless) for node, parent in _one_by_one(tree)
     )
 
 
-def may_be_endless(tree: ast.Module) -> bool:
-    """Whether the program may count without end, or the like."""
+def is_endless(source: str) -> bool:
+    """Whether a program `is_lazy` and may count without end, or the like."""
+    try:
+        return _counts(_tree(source)) and is_lazy(source)
+    except SyntaxError:  # too deep to tell
+        return True
+
+
+def _counts(tree: ast.Module) -> bool:
     imports = (node for node in ast.walk(tree) if isinstance(node, (ast.Import, ast.ImportFrom)))
     return any("itertools" in ast.unparse(node) for node in imports)
+
+
+def _makes(code: types.CodeType) -> bool:
+    """Whether there is a generator expression in code, or one of those names: without, there is
+    nothing to look for in the tree."""
+    codes = [code]
+    for each in codes:
+        names = (each.co_names, each.co_varnames, each.co_cellvars, each.co_freevars)
+        if each.co_name == "<genexpr>" or not _MAKE.isdisjoint(itertools.chain(*names)):
+            return True
+        codes += (inner for inner in each.co_consts if isinstance(inner, types.CodeType))
+    return False
 
 
 def _one_by_one(tree: ast.Module) -> Iterator[tuple[ast.AST, ast.AST]]:
     """What makes values one by one, and where it stands."""
     for parent in ast.walk(tree):
         for node in ast.iter_child_nodes(parent):
-            if isinstance(node, ast.GeneratorExp) or _called(node) in _PAIRS | _PASS_ON:
+            if isinstance(node, ast.GeneratorExp) or _called(node) in _MAKE:
                 yield node, parent
 
 

@@ -341,7 +341,7 @@ def test_a_return_outside_is_not_compared_with_words():
 @pytest.mark.parametrize("value", ["()", "('nb', 1)", "[18]", "True", "b'18'", "1j"])
 def test_what_the_sandbox_does_not_show_is_not_taken(value, monkeypatch):
     """Were there another way past its end."""
-    monkeypatch.setattr(legal, "parse", ast.parse)
+    monkeypatch.setattr(legal, "compiled", ast.parse)
     source = body("return 18") + f"return {value}"
     assert program.check(Problem("p", "", "nb"), "", source)[0] == Verdict.UNSUPPORTED
 

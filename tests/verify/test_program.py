@@ -40,6 +40,9 @@ def body(*lines, before=""):
         (body("return 'nb'"), "nb"),  # last letters, coin flips: compared as text
         (body("return sum(int(d) for d in '99')"), "18"),
         (body("try:", "    1/0", "except ZeroDivisionError:", "    return 18"), "18"),
+        # the first line, behind what the sandbox is given before the program
+        (f"    \f\n    \feggs = 1\n{WRITTEN}", "18"),
+        (f"from __future__ import annotations\n{WRITTEN}", "18"),
     ],
 )
 def test_right(source, gold):
@@ -58,6 +61,8 @@ def test_right(source, gold):
         (body("return 7**9999"), Verdict.WRONG, "WrongAnswer: solution() returned an integer of"),
         (body("eggs = 18"), Verdict.WRONG, "NoResult"),
         ("def solution(:\n    return 18", Verdict.WRONG, "Syntax: "),
+        (f"    return 18\n{WRITTEN}", Verdict.WRONG, "Syntax: unexpected indent"),
+        (f"except error:\n    pass\n{WRITTEN}", Verdict.WRONG, "Syntax: "),
         (body("return (18"), Verdict.WRONG, "Syntax: "),
         (body("return eggs"), Verdict.WRONG, "Name: name 'eggs' is not defined"),
         (body("return 1 + 'a'"), Verdict.WRONG, "Type: unsupported operand"),

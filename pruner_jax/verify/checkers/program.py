@@ -12,7 +12,6 @@ sandbox, and a message is read as text alone.
 
 from __future__ import annotations
 
-import ast
 import datetime
 import decimal
 import functools
@@ -85,7 +84,7 @@ def check(
     if _equal(problem.answer, run.value, relative, rounded):
         return Verdict.CORRECT, ""
     returned = f"solution() returned {_text(run.value)[:200]}"
-    if legal.is_lazy(legal.parse(answer)):
+    if legal.is_lazy(answer):
         return Verdict.UNSUPPORTED, f"Unsupported: {_AT_ONCE}; {returned}"
     return Verdict.WRONG, f"WrongAnswer: {returned}"
 
@@ -97,7 +96,7 @@ def value_of(
     run = execute(source, seconds=seconds, memory_mb=memory_mb, recursion=recursion)
     if run.value is not None or run.failure:
         return run
-    if legal.is_lazy(legal.parse(source)):
+    if legal.is_lazy(source):
         return Run(failure="Unsupported", message=f"{_AT_ONCE}; solution() returned None")
     return Run(failure="NoResult", message="solution() returned None")
 
@@ -152,11 +151,12 @@ def execute(source: str, *, seconds: float, memory_mb: int, recursion: int) -> R
     if len(source) > legal.MOST:
         return Run(failure="Unsupported", message=f"a program of more than {legal.MOST} characters")
     try:
-        tree = legal.parse(source)
+        legal.compiled(source)
+        used = legal.named(source, _LISTS)
     except SyntaxError as error:
         return Run(failure="Syntax", message=str(error)[:_MESSAGE])
-    if refusal := _refused(tree):
-        return refusal
+    if used:  # under whatever other name: it could put a function of its own in the place of _SHOW
+        return Run(failure="Unsupported", message=f"{min(used)} is not available")
     limits = {
         "max_feed_duration_secs": seconds,
         "max_memory": memory_mb << 20,
@@ -169,30 +169,22 @@ def execute(source: str, *, seconds: float, memory_mb: int, recursion: int) -> R
     }
     try:
         with _sandbox().checkout(limits=limits, os_policy=policy) as session:
-            session.feed_run(_SHOWN)
-            # ``pass`` ends whatever statement the program leaves open, or is a syntax error in it
+            # ``pass`` ends whatever statement stands open before it, or is a syntax error in it
             value = session.feed_run(
-                f"{source}\npass\n{_SHOW}(solution())", print_callback=_discard
+                f"{_SHOWN}\npass\n{source}\npass\n{_SHOW}(solution())", print_callback=_discard
             )
     except monty.MontyCrashedError as error:
         if error.timed_out:
-            return _out_of_time("the sandbox had to be stopped", tree)
+            return _out_of_time("the sandbox had to be stopped", source)
         raise RuntimeError(f"the sandbox crashed: {error}") from error
     except monty.MontyError as error:
-        return _failure(error.exception(), tree)
+        return _failure(error.exception(), source)
     if not _left_by_show(value):
         return Run(failure="Unsupported", message="a value that did not come from solution()")
     return Run(value)
 
 
 _LISTS = {"exec", "eval", "locals"}  # what the sandbox has that lists names, or binds listed ones
-
-
-def _refused(tree: ast.Module) -> Run | None:
-    """The failure of a program that uses one of these, under whatever other name: it could put a
-    function of its own in the place of _SHOW."""
-    used = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)} & _LISTS
-    return Run(failure="Unsupported", message=f"{min(used)} is not available") if used else None
 
 
 def _left_by_show(value: Any) -> bool:
@@ -205,26 +197,25 @@ def _left_by_show(value: Any) -> bool:
 
 _SHOW = f"_{secrets.token_hex(16)}"  # which a program cannot guess, nor list the names there are
 _SHOWN = f"""
-def {_SHOW}():
-    from decimal import Decimal
-    plain, whole, text, kind, error = (float, Decimal), int, str, type, Exception
-    most = 10**4300  # larger ones are no answers, and Python does not print them
-    def show(value):
-        if value is None or kind(value) in plain:
-            return value
-        if kind(value) is whole:
-            return value if -most < value < most else ("an integer of more than 4300 digits",)
-        if kind(value) is text:
-            return value[:{_TEXT}]
-        try:
-            return (text(value)[:{_TEXT}],)
-        except error:
-            return ("a value that cannot be printed",)
-    return show
-{_SHOW} = {_SHOW}()
+from decimal import Decimal as {_SHOW}
+def {_SHOW}(
+    value, kind=type, text=str, whole=int, plain=(float, {_SHOW}), most=1 << 14284, error=Exception
+):
+    if value is None or kind(value) in plain:
+        return value
+    if kind(value) is whole:
+        return value if -most < value < most else ("an integer of 4300 digits or more",)
+    if kind(value) is text:
+        return value[:{_TEXT}]
+    try:
+        return (text(value)[:{_TEXT}],)
+    except error:
+        return ("a value that cannot be printed",)
 """
-"""Runs before a program, in its sandbox, so that only small values leave it: lists of lists that
-share their parts are a tree of any size outside, where no limit holds."""
+"""Stands before a program, in its sandbox, so that only small values leave it: lists of lists that
+share their parts are a tree of any size outside, where no limit holds. Short, since the sandbox
+compiles it for each program; what it calls is bound before the program can give the names to other
+things. Integers of more digits are no answers, and Python does not print them."""
 
 
 def prepare() -> None:
@@ -244,16 +235,16 @@ def _discard(stream: str, text: str) -> None:
     """Printing is allowed and lost."""
 
 
-def _failure(error: BaseException, tree: ast.Module) -> Run:
+def _failure(error: BaseException, source: str) -> Run:
     """Class and message of a failure, or Unsupported if Python itself would have gone on."""
     message = str(error)[:_MESSAGE]
     if isinstance(error, TimeoutError) and "time limit exceeded" in message:
-        return _out_of_time(message, tree)
-    if legal.python_knows(error, message) or legal.is_lazy(tree):
+        return _out_of_time(message, source)
+    if legal.python_knows(error, message) or legal.is_lazy(source):
         return Run(failure="Unsupported", message=message)
     return Run(failure=type(error).__name__.removesuffix("Error"), message=message)
 
 
-def _out_of_time(message: str, tree: ast.Module) -> Run:
-    endless = legal.may_be_endless(tree) and legal.is_lazy(tree)
+def _out_of_time(message: str, source: str) -> Run:
+    endless = legal.is_endless(source)
     return Run(failure="Unsupported" if endless else "Timeout", message=message)
