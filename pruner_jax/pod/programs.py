@@ -31,7 +31,7 @@ from pruner_jax.sample import decode as device
 from pruner_jax.sample.layout import Shapes
 from pruner_jax.sample.options import SampleOptions
 from pruner_jax.sample.pick import Picking
-from pruner_jax.sample.sampler import PREFILL_TOKENS, SLOT_MULTIPLE_ELSEWHERE, shapes_of
+from pruner_jax.sample.sampler import PREFILL_TOKENS, shapes_of
 
 PyTree = Any
 
@@ -67,11 +67,7 @@ class Sampler:
 
 def for_tpu(learn: LearnOptions, sample: SampleOptions) -> tuple[LearnOptions, SampleOptions]:
     """The options with every choice made that a TPU would make."""
-    return learn.resolve("tpu"), dataclasses.replace(
-        sample,
-        dtype=sample.resolve_dtype("tpu"),
-        slot_multiple=sample.slot_multiple or SLOT_MULTIPLE_ELSEWHERE,
-    )
+    return learn.resolve("tpu"), sample.resolve("tpu")
 
 
 def learner(

@@ -125,7 +125,7 @@ class Engine:
     @property
     def dtype(self) -> str:
         """Precision of the sampler."""
-        return self.sampling.resolve_dtype(jax.default_backend())
+        return self.sampling.resolve(jax.default_backend()).dtype
 
     def with_sampling(self, **changes: Any) -> Engine:
         """The same engine with other settings of sampling."""

@@ -77,7 +77,7 @@ def sample_verb(settings: SampleConfig) -> dict[str, Any]:
     keep_compiled_programs()
     if settings.expander.model is not None:
         return _sample_joint(settings)
-    policy = handle.load(settings.model, settings.sample.resolve_dtype(jax.default_backend()))
+    policy = handle.load(settings.model, settings.sample.resolve(jax.default_backend()).dtype)
     rollouts = generate(
         policy,
         [settings.question],

@@ -72,8 +72,13 @@ class SampleOptions:
         the whole distribution, are not those of the draws: on-policy rounds refuse it."""
         return self.top_k > 0 or self.top_p < 1 or self.min_p > 0
 
-    def resolve_dtype(self, backend: str) -> str:
-        """Precision on that JAX backend."""
-        if self.dtype != "auto":
-            return self.dtype
-        return "float32" if backend == "cpu" else "bfloat16"
+    def resolve(self, backend: str) -> SampleOptions:
+        """The same with the automatic choices made for that JAX backend."""
+        cpu = backend == "cpu"
+        # An accelerator wants whole tiles of slots, a CPU wants to read few. Fewer still than 32 (8
+        # or 16, and blocks of 16 steps) make more programs and are no faster.
+        return dataclasses.replace(
+            self,
+            slot_multiple=self.slot_multiple or (32 if cpu else 128),
+            dtype=("float32" if cpu else "bfloat16") if self.dtype == "auto" else self.dtype,
+        )

@@ -35,10 +35,6 @@ from pruner_jax.types import Origin, Prompts, Purpose, Rollouts
 # Positions of one prefill: bounds its memory, and is enough to keep any device busy.
 PREFILL_TOKENS = 16384
 
-# Slots come in multiples of this. An accelerator wants whole tiles; a CPU wants to read few.
-SLOT_MULTIPLE = {"cpu": 32}
-SLOT_MULTIPLE_ELSEWHERE = 128
-
 
 @dataclasses.dataclass
 class SampleStats:
@@ -157,12 +153,12 @@ def sample(
 
 def shapes_of(options: SampleOptions, mesh: Mesh | None, count: int) -> Shapes:
     """The shapes that a batch may take where ``count`` rows are to be written."""
+    options = options.resolve(jax.default_backend())
     shards = 1 if mesh is None else math.prod(mesh.shape[axis] for axis in ROWS)
     return Shapes(
         full=max(1, min(options.rows, -(-count // shards))),
         shards=shards,
-        multiple=options.slot_multiple
-        or SLOT_MULTIPLE.get(jax.default_backend(), SLOT_MULTIPLE_ELSEWHERE),
+        multiple=options.slot_multiple,
         growth=options.slot_growth,
     )
 

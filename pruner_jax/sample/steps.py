@@ -31,12 +31,7 @@ from jax.sharding import Mesh
 from pruner_jax.policy.config import ModelConfig
 from pruner_jax.sample.options import SampleOptions
 from pruner_jax.sample.records import Given, Records, Spellings
-from pruner_jax.sample.sampler import (
-    SLOT_MULTIPLE,
-    SLOT_MULTIPLE_ELSEWHERE,
-    SampleStats,
-    sample,
-)
+from pruner_jax.sample.sampler import SampleStats, sample
 from pruner_jax.types import Origin, Problem, Prompts, Rollouts
 from pruner_jax.verify.checkers import program
 
@@ -203,9 +198,7 @@ def step_beam(
 def _few_shapes(options: SampleOptions, rows: int, longest: int) -> SampleOptions:
     """Settings under which draws share compiled programs, though beams get fewer and longer from
     line to line: seats in powers of two, caches for half the longest row or all of it."""
-    tile = options.slot_multiple or SLOT_MULTIPLE.get(
-        jax.default_backend(), SLOT_MULTIPLE_ELSEWHERE
-    )
+    tile = options.resolve(jax.default_backend()).slot_multiple
     return dataclasses.replace(
         options,
         rows=min(options.rows, 1 << (rows.bit_length() - 1)),
