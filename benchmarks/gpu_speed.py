@@ -7,6 +7,7 @@ plain product (FLOPs), measured first; and beside the maker's figures, where the
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -36,28 +37,35 @@ def sampler(note: Note, smoke: bool, left: Callable[[], float]) -> int:
     """Tokens a second of the whole sampler, and the share of the bandwidth that its reading is."""
     config = learn.MODELS["tiny" if smoke else "1.5b"]
     dtype = "float32" if smoke else "bfloat16"
-    tile = 16 if smoke else 128
-    prompt, limit = tile + 1, 2 * tile  # a prefill of one tile, a cache of three from the beginning
-    ladder = (2, 4) if smoke else (8, 64)
-    note("planned", ["copy_bytes_per_s", *(f"{p} prompts x 8" for p in ladder)])
+    count, prompt = (4, 17) if smoke else (32, 256)
+    # The first one's programs serve the second one too.
+    ladder = {size(count, prompt, limit): limit for limit in ((16, 32) if smoke else (128, 1024))}
+    note("planned", ["copy_bytes_per_s", *ladder])
     rate = copy_rate(2**20 if smoke else 2**32)
     note("copy_bytes_per_s", rate)
+    options = SampleOptions(rows=count * 8, dtype=dtype)
+    if smoke:
+        options = dataclasses.replace(options, slot_multiple=16, slot_growth=3.0)
     params = jax.jit(
         lambda: weights.unstack(weights.init(config, jax.random.key(0), dtype), dtype)
     )()
     took = 0.0
-    for count in ladder:
+    for name, limit in ladder.items():
         if took * 1.5 > left():
             break
         began = time.monotonic()
-        options = SampleOptions(rows=count * 8, slot_multiple=tile, slot_growth=3.0, dtype=dtype)
         draw(params, config, count, prompt, limit, options, seed=0)
         compiled = Compiled()
         stats = draw(params, config, count, prompt, limit, options, seed=1)
         figures = sampled(stats, params, config, prompt, rate)
-        note(f"{count} prompts x 8", figures | {"compiled": compiled.lap()["perf/compiled"]})
+        note(name, figures | {"compiled": compiled.lap()["perf/compiled"]})
         took = time.monotonic() - began
     return 0
+
+
+def size(prompts: int, prompt: int, limit: int) -> str:
+    """A name for what is sampled."""
+    return f"{prompts} prompts x 8, {prompt} + {limit} tokens"
 
 
 def draw(
@@ -97,7 +105,8 @@ def draw(
 def sampled(
     stats: SampleStats, params: Any, config: ModelConfig, prompt: int, rate: float
 ) -> dict[str, Any]:
-    """What a call took, prefill and host included. "read": all slots; "needed": only live ones."""
+    """What a call took, prefill and host included. "read": all slots; "needed": only live ones, so
+    that its share of the bandwidth is the share of the roofline."""
     width = params["embed"].dtype.itemsize
     slot = 2 * config.layers * config.kv_heads * config.head_width * width
     whole = sum(x.nbytes for x in jax.tree.leaves(params)) * stats.steps
@@ -114,6 +123,7 @@ def sampled(
         "read_bytes_per_s": read / stats.seconds,
         "read_of_copy": read / stats.seconds / rate,
         "needed_of_copy": needed / stats.seconds / rate,
+        "roofline_tokens_per_s": stats.tokens * rate / needed,
     }
     if maker := MAKERS.get(jax.devices()[0].device_kind):
         figures["read_of_maker"] = read / stats.seconds / maker[0]

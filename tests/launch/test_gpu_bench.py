@@ -35,9 +35,11 @@ def test_a_smoke_run_measures_every_part(tmp_path):
     parity = found["parity"]["full precision"]
     assert parity["equal rows"] == {"greedy": parity["rows"], "drawn": parity["rows"]}
     assert found["quickstart"]["run"]["steps"] == 1 and found["quickstart"]["run"]["finished"]
-    sampler, learner = found["sampler"]["4 prompts x 8"], found["learner"]["8 rows"]
+    sampler, learner = found["sampler"]["4 prompts x 8, 17 + 32 tokens"], found["learner"]["8 rows"]
     assert sampler["tokens"] == 4 * 8 * 32 and sampler["slots"] == 48
     assert sampler["needed_of_copy"] < sampler["read_of_copy"]
+    of_roofline = sampler["tokens_per_s"] / sampler["roofline_tokens_per_s"]
+    assert of_roofline == pytest.approx(sampler["needed_of_copy"])
     assert not sampler["compiled"]  # what is timed was compiled before
     assert learner["tokens_per_s"] > 0 and learner["of_product"] > 0
 
