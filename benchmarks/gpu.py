@@ -174,6 +174,9 @@ def play(args: argparse.Namespace) -> int:
     import gpu_speed
     import jax
 
+    from pruner_jax.run.compilation import keep_compiled_programs
+
+    keep_compiled_programs()  # so that a second run has more time to measure
     device = jax.devices()[0]
     if not smoke and device.platform != "gpu":
         print(f"gpu.py: no GPU here, only {device.device_kind}; --cpu-smoke", file=sys.stderr)
