@@ -41,10 +41,10 @@ from typing import Any
 
 ROOT = pathlib.Path(__file__).parents[1]
 SHARES = {
-    "parity": 0.08,
-    "sampler": 0.23,
+    "parity": 0.10,
+    "sampler": 0.22,
     "learner": 0.14,
-    "step": 0.32,
+    "step": 0.31,
     "peers": 0.17,
     "quickstart": 0.06,  # has what the others leave
 }

@@ -25,7 +25,7 @@ def read(tmp_path):
 
 @pytest.mark.slow
 def test_a_smoke_run_measures_every_part(tmp_path):
-    done = bench(tmp_path, "--cpu-smoke", "--budget=1000")
+    done = bench(tmp_path, "--cpu-smoke", "--budget=2000")
     assert done.returncode == 0, done.stderr[-3000:]
     found = read(tmp_path)
     assert json.loads(done.stdout) == found
