@@ -12,14 +12,16 @@ Parts, each in a process of its own with its share of the budget, and what earli
 * sampler: Qwen2.5-1.5B's shape, random weights in bfloat16, the whole sampler; tokens a second, and
   the bytes that it had to read (weights, and every slot of the cache) against a measured copy.
 * learner: an update of the same shape on packed rows; its FLOPs against a measured product.
-* step: whole steps of ``prune`` on that shape, 64 prompts x 8 x 1,024 tokens with a reference.
+* step: whole steps of ``prune`` on that shape, with a reference.
 * peers: generation of ``transformers`` and steps of TRL on the same GPU, by ``--peers``, the Python
   of an environment with torch for CUDA, transformers and trl (default: this one, if it has them).
   "times_ours" is ours over theirs, in tokens a second.
 * quickstart: configs/quickstart.yaml as it stands, or as many of its steps as there is time for.
 
-Sizes go up while there is time. What was not reached is "not measured (time)". Exits with 1 if a
-part failed or parity is not kept.
+How much each does, and what it takes by roofline: gpu_sizes.py. What it is to reach:
+gpu_targets.py, whose table is printed last (to the standard error). What there was no time for is
+"not measured (time)". Exits with 1 if a part failed or parity is not kept, not where a target is
+missed.
 """
 
 from __future__ import annotations
@@ -39,17 +41,29 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+import gpu_sizes  # benchmarks/gpu_sizes.py
+import gpu_targets  # benchmarks/gpu_targets.py
+
 ROOT = pathlib.Path(__file__).parents[1]
 SHARES = {
-    "parity": 0.10,
-    "sampler": 0.22,
-    "learner": 0.14,
-    "step": 0.31,
-    "peers": 0.17,
+    "parity": 0.08,
+    "sampler": 0.18,
+    "learner": 0.13,
+    "step": 0.37,
+    "peers": 0.18,
     "quickstart": 0.06,  # has what the others leave
 }
 LATE = "not measured (time)"
-VERSIONS = ("jax", "jaxlib", "flax", "optax", "numpy", "transformers", "nvidia-cudnn-cu13")
+VERSIONS = (
+    "jax",
+    "jaxlib",
+    "jax-cuda13-plugin",
+    "flax",
+    "optax",
+    "numpy",
+    "transformers",
+    "nvidia-cudnn-cu13",
+)
 SMOKE = "a smoke run on a CPU at tiny sizes: its figures mean nothing"
 
 # Of a smoke run, which has little to compute and much to compile.
@@ -90,7 +104,7 @@ def main() -> int:
             found[name], code = part(name, seconds, pathlib.Path(work), args)
             if code:
                 bad.append(name)
-    beside(found)
+    gpu_targets.beside(found)
     device = {}
     for figures in found.values():
         device |= figures.pop("device", {})
@@ -102,12 +116,14 @@ def main() -> int:
         "budget_s": args.budget,
         "seconds": round(time.monotonic() - began, 1),
         "failed": bad,
+        "targets": gpu_targets.judged(found, gpu_sizes.of(args.cpu_smoke)),
         **found,
     }
     out = pathlib.Path(args.out)
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(json.dumps(whole, indent=1) + "\n")
     print(json.dumps(whole, indent=1))
+    print(gpu_targets.table(whole["targets"], found), file=sys.stderr)
     if args.cpu_smoke:
         print(SMOKE, file=sys.stderr)
     return 1 if bad else 0
@@ -151,6 +167,7 @@ def play(args: argparse.Namespace) -> int:
     """One part, in this process."""
     name, notes = args.part[0], pathlib.Path(args.part[1])
     smoke, seconds, began = args.cpu_smoke, args.budget, time.monotonic()
+    sizes = gpu_sizes.of(smoke)
 
     def note(key: str, value: Any) -> None:
         with notes.open("a") as file:
@@ -165,11 +182,11 @@ def play(args: argparse.Namespace) -> int:
     if name == "step":
         import gpu_step
 
-        return gpu_step.step(note, smoke, left, args.work)
+        return gpu_step.step(note, sizes, args.work)
     if name == "peers":
         import gpu_peers
 
-        return gpu_peers.peers(note, smoke, left, args.work, args.peers)
+        return gpu_peers.peers(note, sizes, args.work, args.peers)
     import gpu_parity
     import gpu_speed
     import jax
@@ -182,21 +199,9 @@ def play(args: argparse.Namespace) -> int:
         print(f"gpu.py: no GPU here, only {device.device_kind}; --cpu-smoke", file=sys.stderr)
         return 1
     note("device", {"platform": device.platform, "kind": device.device_kind})
-    parts = {
-        "parity": gpu_parity.compare,
-        "sampler": gpu_speed.sampler,
-        "learner": gpu_speed.learner,
-    }
-    return parts[name](note, smoke, left)
-
-
-def beside(found: dict[str, dict[str, Any]]) -> None:
-    """How many times as fast ours is, in each of the peers' figures that says what to look at."""
-    for figures in found.get("peers", {}).values():
-        if isinstance(figures, dict) and (at := figures.get("beside")):
-            ours = found.get(at[0], {}).get(at[1])
-            if isinstance(ours, dict):
-                figures["times_ours"] = ours["tokens_per_s"] / figures["tokens_per_s"]
+    if name == "parity":
+        return gpu_parity.compare(note, smoke)
+    return {"sampler": gpu_speed.sampler, "learner": gpu_speed.learner}[name](note, sizes)
 
 
 def nvidia() -> dict[str, str]:
