@@ -55,14 +55,8 @@ SHARES = {
 }
 LATE = "not measured (time)"
 VERSIONS = (
-    "jax",
-    "jaxlib",
-    "jax-cuda13-plugin",
-    "flax",
-    "optax",
-    "numpy",
-    "transformers",
-    "nvidia-cudnn-cu13",
+    *("jax", "jaxlib", "jax-cuda13-plugin", "nvidia-cudnn-cu13"),
+    *("flax", "optax", "numpy", "transformers"),
 )
 SMOKE = "a smoke run on a CPU at tiny sizes: its figures mean nothing"
 

@@ -49,6 +49,31 @@ def test_a_smoke_run_measures_every_part(tmp_path):
     assert step["seconds"] == pytest.approx(sum(step["parts"].values()))
     assert 0 < step["tokens"] <= 2 * 8 * 16 and step["generated_per_s"] > step["tokens_per_s"]
     assert learner["tokens_per_s"] > 0 and learner["of_product"] > 0
+    measured = [row["measured"] for row in found["targets"]]
+    assert measured[:2] == [sampler["tokens_per_s"], sampler["needed_of_copy"]]
+    assert measured[2:4] == [learner["of_product"], step["seconds"]]
+    assert all(f"| {row['target']} | {row['wanted']} |" in done.stderr for row in found["targets"])
+
+
+def test_figures_are_held_against_their_targets(monkeypatch, benchmark):
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    targets, sizes = benchmark("gpu_targets"), benchmark("gpu_sizes").GPU
+    sampled, learned = sizes.sampled(1024), sizes.learned("auto")
+    peer = {"tokens_per_s": 20_000.0, "beside": ["sampler", sampled]}
+    found = {
+        "sampler": {sampled: {"tokens_per_s": 60_000.0, "needed_of_copy": 0.549}},
+        "learner": {learned: "not measured (time)"},
+        "step": {sizes.stepped(1024): {"seconds": 30.0, "sampler against learner": 0.004}},
+        "peers": {"transformers": peer, "TRL": "not measured (time)", "seconds": 1.0},
+    }
+    targets.beside(found)
+    assert peer["times_ours"] == 3
+    rows = targets.judged(found, sizes)
+    assert [row["reached"] for row in rows] == [True, False, None, None, False, True]
+    assert [row["measured"] for row in rows[2:4]] == ["not measured (time)", "not measured"]
+    told = targets.table(rows, found)
+    assert f"| sampler, {sampled}: tokens/s | at least 60000 | 60,000 | yes |" in told
+    assert "| transformers | 20,000 | 3x |" in told and "| TRL | not measured (time) | |" in told
 
 
 def test_what_there_is_no_time_for_is_not_measured(tmp_path):
