@@ -70,8 +70,10 @@ def settings(sizes: Sizes) -> list[str]:
         f"--rounds.limits=[{sizes.step_limit}]",
         f"--method.options.kl={KL}",
         f"--sample.rows={rows}",
-        # 2 sizes of the cache and not 7: fewer to compile, for a third more of it to read.
+        # 2 sizes of the cache and not 7: fewer to compile, for a third more of it to read. A block
+        # is as long as what the start writes to compare sampler and learner: there it is 1.
         f"--sample.slot_multiple={sizes.step_slots}",
+        "--sample.block=64",
         f"--sample.dtype={sizes.dtype}",
         f"--learn.dtype={sizes.dtype}",
         f"--problems.options.monitor={sizes.step_prompts}",
