@@ -27,6 +27,7 @@ missed.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib.metadata
 import json
 import os
@@ -147,14 +148,24 @@ def part(
         try:
             code, late = process.wait(timeout=max(0.0, seconds)), False
         except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
+            end(process)
             code, late = 0, True
         lines = notes.read_text().splitlines() if notes.exists() else []
     found = dict(json.loads(line) for line in lines)
     for key in found.pop("planned", [name]):
         found.setdefault(key, LATE if late else f"failed with exit code {code}")
     return {**found, "seconds": round(time.monotonic() - began, 1)}, code
+
+
+def end(process: subprocess.Popen) -> None:
+    """Kill a part and all that it has started; the next one wants the GPU's memory for itself."""
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    deadline = time.monotonic() + 5  # for those that nobody collects are never gone
+    with contextlib.suppress(ProcessLookupError):
+        while time.monotonic() < deadline:
+            os.killpg(process.pid, 0)
+            time.sleep(0.1)
 
 
 def play(args: argparse.Namespace) -> int:
@@ -170,12 +181,12 @@ def play(args: argparse.Namespace) -> int:
     def left() -> float:
         return seconds - (time.monotonic() - began)
 
+    import gpu_step
+
     # In these the GPU is another process's; this one does not touch it.
     if name == "quickstart":
         return quickstart(note, smoke, left)
     if name == "step":
-        import gpu_step
-
         return gpu_step.step(note, sizes, args.work)
     if name == "peers":
         import gpu_peers
@@ -183,15 +194,8 @@ def play(args: argparse.Namespace) -> int:
         return gpu_peers.peers(note, sizes, args.work, args.peers)
     import gpu_parity
     import gpu_speed
-    import jax
 
-    from pruner_jax.run.compilation import keep_compiled_programs
-
-    keep_compiled_programs()  # so that a second run has more time to measure
-    device = jax.devices()[0]
-    if not smoke and device.platform != "gpu":
-        print(f"gpu.py: no GPU here, only {device.device_kind}; --cpu-smoke", file=sys.stderr)
-        return 1
+    device = gpu_step.device(sizes)
     note("device", {"platform": device.platform, "kind": device.device_kind})
     if name == "parity":
         return gpu_parity.compare(note, smoke)

@@ -99,6 +99,20 @@ def figures(record: dict[str, Any], sizes: Sizes) -> dict[str, Any]:
     }
 
 
+def device(sizes: Sizes) -> Any:
+    """JAX's GPU, or what there is for a smoke run; its programs are kept on disk, so that a second
+    run has more time to measure. Exits where there is no GPU."""
+    import jax
+
+    from pruner_jax.run.compilation import keep_compiled_programs
+
+    keep_compiled_programs()
+    found = jax.devices()[0]
+    if sizes is not gpu_sizes.SMOKE and found.platform != "gpu":
+        sys.exit(f"gpu.py: no GPU here, only {found.device_kind}; --cpu-smoke")
+    return found
+
+
 def write(folder: pathlib.Path, sizes: Sizes) -> None:
     """The model, and the workload for all packages last."""
     import jax
@@ -107,6 +121,7 @@ def write(folder: pathlib.Path, sizes: Sizes) -> None:
 
     from pruner_jax.policy import handle, weights
 
+    device(sizes)
     config, tiny = learn.MODELS[sizes.model], handle.describe(ROOT / "configs" / "tiny_reasoner")
     params = weights.init(config, jax.random.key(0), sizes.dtype)
     policy = handle.Policy(config, params, tiny.tokenizer, tiny.generation, tiny.folder)
