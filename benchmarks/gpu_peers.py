@@ -28,7 +28,7 @@ LOOK = """
 import sys, torch, transformers, trl
 sys.exit(not ("--cpu-smoke" in sys.argv or torch.cuda.is_available()))
 """
-# TRL's last step counts. Its micro-batches have 8 rows of 1,046 tokens, for all that a layer
+# TRL's last step counts. Its micro-batches have 8 rows of 1,050 tokens, for all that a layer
 # computes is kept (some 4 MB a token) and logits several times over (300 KB each): 55 GB or so.
 STEPS, MICRO_ROWS = 2, 8
 
