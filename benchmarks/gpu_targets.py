@@ -10,7 +10,7 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
-from gpu_sizes import Sizes  # benchmarks/gpu_sizes.py
+from gpu_sizes import SMOKE, Sizes  # benchmarks/gpu_sizes.py
 
 Found = dict[str, dict[str, Any]]
 
@@ -51,17 +51,19 @@ def targets(sizes: Sizes) -> tuple[Target, ...]:
 
 
 def judged(found: Found, sizes: Sizes) -> list[dict[str, Any]]:
-    """Each target with what was measured, and whether that reaches it (None: it was not)."""
+    """Each target with what was measured, and whether that reaches it (None: it was not measured,
+    or in a smoke run, whose figures say nothing)."""
     rows = []
     for target in targets(sizes):
         figures = found.get(target.part, {}).get(target.figure, "not measured")
         value = figures[target.key] if isinstance(figures, dict) else figures
+        told = not isinstance(value, str) and sizes is not SMOKE
         rows.append(
             {
                 "target": f"{target.part}, {target.figure}: {target.what}",
                 "wanted": target.wanted,
                 "measured": value,
-                "reached": None if isinstance(value, str) else target.reached(value),
+                "reached": target.reached(value) if told else None,
             }
         )
     return rows

@@ -52,6 +52,7 @@ def test_a_smoke_run_measures_every_part(tmp_path):
     measured = [row["measured"] for row in found["targets"]]
     assert measured[:2] == [sampler["tokens_per_s"], sampler["needed_of_copy"]]
     assert measured[2:4] == [learner["of_product"], step["seconds"]]
+    assert {row["reached"] for row in found["targets"]} == {None}  # tiny sizes reach nothing
     assert all(f"| {row['target']} | {row['wanted']} |" in done.stderr for row in found["targets"])
 
 
