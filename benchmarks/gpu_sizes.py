@@ -93,7 +93,7 @@ SMOKE = Sizes(
     step_limit=16,
     step_slots=32,
     peers_limits=(8, 16),
-    steps=2,
+    steps=3,
 )
 
 
