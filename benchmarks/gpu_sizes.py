@@ -78,6 +78,7 @@ GPU = Sizes(
     peers_limits=(256, 1024),
     steps=3,
 )
+# Of the steps, such that every one has the programs of the first, whatever it draws.
 SMOKE = Sizes(
     model="tiny",
     dtype="float32",
@@ -90,10 +91,10 @@ SMOKE = Sizes(
     row_mean=20,
     remats=("auto",),
     step_prompts=2,
-    step_limit=16,
+    step_limit=24,
     step_slots=32,
-    peers_limits=(8, 16),
-    steps=3,
+    peers_limits=(8, 24),
+    steps=2,
 )
 
 

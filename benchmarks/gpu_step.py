@@ -74,6 +74,8 @@ def settings(sizes: Sizes) -> list[str]:
         # is as long as what the start writes to compare sampler and learner: there it is 1.
         f"--sample.slot_multiple={sizes.step_slots}",
         "--sample.block=64",
+        # As chosen for rows that all reach the limit, also where some end sooner: one program.
+        f"--learn.row_tokens={2 * sizes.step_slots}",
         f"--sample.dtype={sizes.dtype}",
         f"--learn.dtype={sizes.dtype}",
         f"--problems.options.monitor={sizes.step_prompts}",

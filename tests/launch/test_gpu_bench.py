@@ -44,10 +44,10 @@ def test_a_smoke_run_measures_every_part(tmp_path):
     of_roofline = sampler["tokens_per_s"] / sampler["roofline_tokens_per_s"]
     assert of_roofline == pytest.approx(sampler["needed_of_copy"])
     assert not sampler["compiled"]  # what is timed was compiled before
-    step = found["step"]["2 prompts x 8 x 16 tokens"]
-    assert step["step"] == 3 and step["kl"] > 0 and not step["compiled"]
+    step = found["step"]["2 prompts x 8 x 24 tokens"]
+    assert step["step"] == 2 and step["kl"] > 0 and not step["compiled"]
     assert step["seconds"] == pytest.approx(sum(step["parts"].values()))
-    assert 0 < step["tokens"] <= 2 * 8 * 16 and step["generated_per_s"] > step["tokens_per_s"]
+    assert 0 < step["tokens"] <= 2 * 8 * 24 and step["generated_per_s"] > step["tokens_per_s"]
     assert learner["tokens_per_s"] > 0 and learner["of_product"] > 0
     measured = [row["measured"] for row in found["targets"]]
     assert measured[:2] == [sampler["tokens_per_s"], sampler["needed_of_copy"]]
