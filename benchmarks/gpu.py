@@ -1,7 +1,7 @@
-"""One GPU in at most eight minutes: parity with the CPU, the quickstart, a model of 1.5B; one JSON.
+"""One GPU in at most eight minutes: parity with the CPU, a model of 1.5B, the quickstart; one JSON.
 
     benchmarks/gpu.sh                               # python with what the machine needs; then this
-    python benchmarks/gpu.py --out runs/gpu.json --budget 480
+    python benchmarks/gpu.py --out runs/gpu.json --budget 480 --peers ENV/bin/python
     python benchmarks/gpu.py --cpu-smoke            # the script itself, on any machine: tiny sizes
 
 Parts, each in a process of its own with its share of the budget, and what earlier ones left over:
@@ -9,18 +9,25 @@ Parts, each in a process of its own with its share of the budget, and what earli
 * parity: the tiny reasoner of this repository in float32, on the GPU and on the CPU of the same
   process: logits, greedy tokens, and tokens drawn with the same seed; with the GPU's own precision
   of products (TF32 where it has it) and with the full one. The promise is for the full one.
-* quickstart: configs/quickstart.yaml as it stands, or as many of its steps as there is time for.
 * sampler: Qwen2.5-1.5B's shape, random weights in bfloat16, the whole sampler; tokens a second, and
   the bytes that it had to read (weights, and every slot of the cache) against a measured copy.
 * learner: an update of the same shape on packed rows; its FLOPs against a measured product.
+* step: whole steps of ``prune`` on that shape, with a reference.
+* peers: generation of ``transformers`` and steps of TRL on the same GPU, by ``--peers``, the Python
+  of an environment with torch for CUDA, transformers and trl (default: this one, if it has them).
+  "times_ours" is ours over theirs, in tokens a second.
+* quickstart: configs/quickstart.yaml as it stands, or as many of its steps as there is time for.
 
-Sizes go up while there is time. What was not reached is "not measured (time)". Exits with 1 if a
-part failed or parity is not kept.
+How much each does, and what it takes by roofline: gpu_sizes.py. What it is to reach:
+gpu_targets.py, whose table is printed last (to the standard error). What there was no time for is
+"not measured (time)". Exits with 1 if a part failed or parity is not kept, not where a target is
+missed.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib.metadata
 import json
 import os
@@ -35,10 +42,23 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+import gpu_sizes  # benchmarks/gpu_sizes.py
+import gpu_targets  # benchmarks/gpu_targets.py
+
 ROOT = pathlib.Path(__file__).parents[1]
-SHARES = {"parity": 0.15, "quickstart": 0.3, "sampler": 0.3, "learner": 0.25}
+SHARES = {
+    "parity": 0.08,
+    "sampler": 0.18,
+    "learner": 0.13,
+    "step": 0.37,
+    "peers": 0.18,
+    "quickstart": 0.06,  # has what the others leave
+}
 LATE = "not measured (time)"
-VERSIONS = ("jax", "jaxlib", "flax", "optax", "numpy", "transformers", "nvidia-cudnn-cu13")
+VERSIONS = (
+    *("jax", "jaxlib", "jax-cuda13-plugin", "nvidia-cudnn-cu13"),
+    *("flax", "optax", "numpy", "transformers"),
+)
 SMOKE = "a smoke run on a CPU at tiny sizes: its figures mean nothing"
 
 # Of a smoke run, which has little to compute and much to compile.
@@ -65,16 +85,21 @@ def main() -> int:
     parser.add_argument("--budget", type=float, default=480, help="seconds for everything")
     parser.add_argument("--cpu-smoke", action="store_true", help=SMOKE)
     parser.add_argument("--parts", nargs="+", choices=SHARES, default=list(SHARES))
+    parser.add_argument("--peers", help="Python of an environment with torch for CUDA and trl")
+    parser.add_argument("--work", type=pathlib.Path, help=argparse.SUPPRESS)
     parser.add_argument("--part", nargs=2, metavar=("NAME", "FILE"), help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.part:
-        return play(args.part[0], pathlib.Path(args.part[1]), args.cpu_smoke, args.budget)
+        return play(args)
     began, deadline, found, bad = time.monotonic(), 0.0, {}, []
-    for name in args.parts:
-        deadline += SHARES[name] / sum(SHARES[part] for part in args.parts) * args.budget
-        found[name], code = part(name, deadline - (time.monotonic() - began), args.cpu_smoke)
-        if code:
-            bad.append(name)
+    with tempfile.TemporaryDirectory() as work:
+        for name in args.parts:
+            deadline += SHARES[name] / sum(SHARES[part] for part in args.parts) * args.budget
+            seconds = deadline - (time.monotonic() - began)
+            found[name], code = part(name, seconds, pathlib.Path(work), args)
+            if code:
+                bad.append(name)
+    gpu_targets.beside(found)
     device = {}
     for figures in found.values():
         device |= figures.pop("device", {})
@@ -86,22 +111,29 @@ def main() -> int:
         "budget_s": args.budget,
         "seconds": round(time.monotonic() - began, 1),
         "failed": bad,
+        "targets": gpu_targets.judged(found, gpu_sizes.of(args.cpu_smoke)),
         **found,
     }
     out = pathlib.Path(args.out)
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(json.dumps(whole, indent=1) + "\n")
     print(json.dumps(whole, indent=1))
+    print(gpu_targets.table(whole["targets"], found), file=sys.stderr)
     if args.cpu_smoke:
         print(SMOKE, file=sys.stderr)
     return 1 if bad else 0
 
 
-def part(name: str, seconds: float, smoke: bool) -> tuple[dict[str, Any], int]:
-    """What a part noted in so many seconds, and its exit code (0 also where it ran out of them)."""
+def part(
+    name: str, seconds: float, work: pathlib.Path, args: argparse.Namespace
+) -> tuple[dict[str, Any], int]:
+    """What a part noted in so many seconds, and its exit code (0 also where it ran out of them).
+    ``work``: a folder of all parts."""
+    smoke = args.cpu_smoke
     with tempfile.TemporaryDirectory() as folder:
         notes = pathlib.Path(folder) / "notes"
         command = [sys.executable, __file__, "--part", name, str(notes), f"--budget={seconds}"]
+        command += [f"--work={work}", *[f"--peers={args.peers}"] * bool(args.peers)]
         path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
         env = {**os.environ, "PYTHONPATH": path} | (HASTE if smoke else {})
         if not smoke:
@@ -116,8 +148,7 @@ def part(name: str, seconds: float, smoke: bool) -> tuple[dict[str, Any], int]:
         try:
             code, late = process.wait(timeout=max(0.0, seconds)), False
         except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
+            end(process)
             code, late = 0, True
         lines = notes.read_text().splitlines() if notes.exists() else []
     found = dict(json.loads(line) for line in lines)
@@ -126,9 +157,22 @@ def part(name: str, seconds: float, smoke: bool) -> tuple[dict[str, Any], int]:
     return {**found, "seconds": round(time.monotonic() - began, 1)}, code
 
 
-def play(name: str, notes: pathlib.Path, smoke: bool, seconds: float) -> int:
+def end(process: subprocess.Popen) -> None:
+    """Kill a part and all that it has started; the next one wants the GPU's memory for itself."""
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    deadline = time.monotonic() + 5  # for those that nobody collects are never gone
+    with contextlib.suppress(ProcessLookupError):
+        while time.monotonic() < deadline:
+            os.killpg(process.pid, 0)
+            time.sleep(0.1)
+
+
+def play(args: argparse.Namespace) -> int:
     """One part, in this process."""
-    began = time.monotonic()
+    name, notes = args.part[0], pathlib.Path(args.part[1])
+    smoke, seconds, began = args.cpu_smoke, args.budget, time.monotonic()
+    sizes = gpu_sizes.of(smoke)
 
     def note(key: str, value: Any) -> None:
         with notes.open("a") as file:
@@ -137,23 +181,25 @@ def play(name: str, notes: pathlib.Path, smoke: bool, seconds: float) -> int:
     def left() -> float:
         return seconds - (time.monotonic() - began)
 
-    if name == "quickstart":  # the GPU is the run's; this process does not touch it
+    import gpu_step
+
+    # In these the GPU is another process's; this one does not touch it.
+    if name == "quickstart":
         return quickstart(note, smoke, left)
+    if name == "step":
+        return gpu_step.step(note, sizes, args.work)
+    if name == "peers":
+        import gpu_peers
+
+        return gpu_peers.peers(note, sizes, args.work, args.peers)
     import gpu_parity
     import gpu_speed
-    import jax
 
-    device = jax.devices()[0]
-    if not smoke and device.platform != "gpu":
-        print(f"gpu.py: no GPU here, only {device.device_kind}; --cpu-smoke", file=sys.stderr)
-        return 1
+    device = gpu_step.device(sizes)
     note("device", {"platform": device.platform, "kind": device.device_kind})
-    parts = {
-        "parity": gpu_parity.compare,
-        "sampler": gpu_speed.sampler,
-        "learner": gpu_speed.learner,
-    }
-    return parts[name](note, smoke, left)
+    if name == "parity":
+        return gpu_parity.compare(note, smoke)
+    return {"sampler": gpu_speed.sampler, "learner": gpu_speed.learner}[name](note, sizes)
 
 
 def nvidia() -> dict[str, str]:

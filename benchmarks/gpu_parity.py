@@ -21,7 +21,7 @@ TOLERANCE = 1e-4  # of the largest logit, as between this package and transforme
 PRECISIONS = {"full precision": "highest", "the device's own precision": None}
 
 
-def compare(note: Callable[[str, Any], None], smoke: bool, left: Callable[[], float]) -> int:
+def compare(note: Callable[[str, Any], None], smoke: bool) -> int:
     """The same on both backends of this process?"""
     note("planned", [*PRECISIONS])
     policy = handle.load(MODEL, "float32")

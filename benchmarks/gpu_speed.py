@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 import learn  # benchmarks/learn.py
 import numpy as np
+from gpu_sizes import SMOKE, Sizes  # benchmarks/gpu_sizes.py
 
 from pruner_jax.policy import weights
 from pruner_jax.policy.config import ModelConfig
@@ -32,45 +33,38 @@ Note = Callable[[str, Any], None]
 # -- sampling --------------------------------------------------------------------------------------
 
 
-def sampler(note: Note, smoke: bool, left: Callable[[], float]) -> int:
+def sampler(note: Note, sizes: Sizes) -> int:
     """Tokens a second of the whole sampler, and the share of the bandwidth that its reading is."""
-    config = learn.MODELS["tiny" if smoke else "1.5b"]
-    dtype = "float32" if smoke else "bfloat16"
-    tile = 16 if smoke else 128
-    prompt, limit = tile + 1, 2 * tile  # a prefill of one tile, a cache of three from the beginning
-    ladder = (2, 4) if smoke else (8, 64)
-    note("planned", ["copy_bytes_per_s", *(f"{p} prompts x 8" for p in ladder)])
-    rate = copy_rate(2**20 if smoke else 2**32)
+    config, dtype = learn.MODELS[sizes.model], sizes.dtype
+    note("planned", ["copy_bytes_per_s", *map(sizes.sampled, sizes.limits)])
+    rate = copy_rate(2**20 if sizes is SMOKE else 2**30)
     note("copy_bytes_per_s", rate)
+    options = SampleOptions(
+        rows=sizes.prompts * sizes.samples, slot_multiple=sizes.slots, dtype=dtype
+    )
     params = jax.jit(
         lambda: weights.unstack(weights.init(config, jax.random.key(0), dtype), dtype)
     )()
-    took = 0.0
-    for count in ladder:
-        if took * 1.5 > left():
-            break
-        began = time.monotonic()
-        options = SampleOptions(rows=count * 8, slot_multiple=tile, slot_growth=3.0, dtype=dtype)
-        draw(params, config, count, prompt, limit, options, seed=0)
+    for limit in sizes.limits:  # the first one's programs serve the second one too
+        draw(params, config, sizes, limit, options, seed=0)
         compiled = Compiled()
-        stats = draw(params, config, count, prompt, limit, options, seed=1)
-        figures = sampled(stats, params, config, prompt, rate)
-        note(f"{count} prompts x 8", figures | {"compiled": compiled.lap()["perf/compiled"]})
-        took = time.monotonic() - began
+        stats = draw(params, config, sizes, limit, options, seed=1)
+        figures = sampled(stats, params, config, sizes.prompt, rate)
+        note(sizes.sampled(limit), figures | {"compiled": compiled.lap()["perf/compiled"]})
     return 0
 
 
 def draw(
     params: Any,
     config: ModelConfig,
-    count: int,
-    prompt: int,
+    sizes: Sizes,
     limit: int,
     options: SampleOptions,
     seed: int,
 ) -> SampleStats:
-    """Eight responses of ``limit`` tokens to each of so many random prompts; no token ends one."""
-    tokens = np.random.default_rng(seed).integers(0, config.vocab_size, (count, prompt), np.int32)
+    """Responses of ``limit`` tokens to random prompts; no token ends one."""
+    count, shape = sizes.prompts, (sizes.prompts, sizes.prompt)
+    tokens = np.random.default_rng(seed).integers(0, config.vocab_size, shape, np.int32)
     prompts = Prompts(
         problems=tuple(Problem(id=str(p), question="", answer="") for p in range(count)),
         text=("",) * count,
@@ -82,7 +76,7 @@ def draw(
         params,
         config,
         prompts,
-        samples=8,
+        samples=sizes.samples,
         limit=limit,
         seed=0,  # which is compiled in
         end_ids=(config.vocab_size,),
@@ -97,7 +91,8 @@ def draw(
 def sampled(
     stats: SampleStats, params: Any, config: ModelConfig, prompt: int, rate: float
 ) -> dict[str, Any]:
-    """What a call took, prefill and host included. "read": all slots; "needed": only live ones."""
+    """What a call took, prefill and host included. "read": all slots; "needed": only live ones, so
+    that its share of the bandwidth is the share of the roofline."""
     width = params["embed"].dtype.itemsize
     slot = 2 * config.layers * config.kv_heads * config.head_width * width
     whole = sum(x.nbytes for x in jax.tree.leaves(params)) * stats.steps
@@ -114,6 +109,7 @@ def sampled(
         "read_bytes_per_s": read / stats.seconds,
         "read_of_copy": read / stats.seconds / rate,
         "needed_of_copy": needed / stats.seconds / rate,
+        "roofline_tokens_per_s": stats.tokens * rate / needed,
     }
     if maker := MAKERS.get(jax.devices()[0].device_kind):
         figures["read_of_maker"] = read / stats.seconds / maker[0]
@@ -123,46 +119,46 @@ def sampled(
 
 def copy_rate(size: int) -> float:
     """Bytes a second, read and written, of adding 1 to so many bytes."""
-    add = jax.jit(lambda x: x + 1, donate_argnums=0)
-    x = add(jnp.zeros(size // 2, jnp.bfloat16)).block_until_ready()
+    return rate_of(2 * size, jax.jit(lambda x: x + 1), jnp.zeros(size // 2, jnp.bfloat16))
+
+
+def rate_of(amount: float, function: Callable[..., jax.Array], *args: jax.Array) -> float:
+    """So much a second, where each call does ``amount``. Calls wait in the device's queue, so that
+    it never waits for the host: a limit must not be measured too low."""
+    jax.block_until_ready(function(*args))
     times = []
-    for _ in range(10):
+    for _ in range(5):
         began = time.perf_counter()
-        x = add(x).block_until_ready()
-        times.append(time.perf_counter() - began)
-    return 2 * size / float(np.median(times))
+        jax.block_until_ready([function(*args) for _ in range(10)])
+        times.append((time.perf_counter() - began) / 10)
+    return amount / float(np.median(times))
 
 
 # -- learning --------------------------------------------------------------------------------------
 
 
-def learner(note: Note, smoke: bool, left: Callable[[], float]) -> int:
+def learner(note: Note, sizes: Sizes) -> int:
     """Tokens a second of an update on packed rows, and its share of what products reach."""
-    config = learn.MODELS["tiny" if smoke else "1.5b"]
-    ladder = (8,) if smoke else (16, 64)
-    note("planned", ["product_flops_per_s", *(f"{rows} rows" for rows in ladder)])
-    rate = product_rate(256 if smoke else 8192, "float32" if smoke else "bfloat16")
+    config = learn.MODELS[sizes.model]
+    note("planned", ["product_flops_per_s", *map(sizes.learned, sizes.remats)])
+    rate = product_rate(256 if sizes is SMOKE else 8192, sizes.dtype)
     note("product_flops_per_s", rate)
-    took = 0.0
-    for count in ladder:
-        if took * 1.5 > left():
-            break
-        began = time.monotonic()
-        mean = 20 if smoke else 1500
-        args = argparse.Namespace(rows=count, prompt=12 if smoke else 128, mean=mean, spread=0.25)
-        rows = learn.random_rows(args, config.vocab_size)
-        run = learn.Run(config, rows, {})
-        for _ in range(2 if smoke else 3):
+    args = argparse.Namespace(
+        rows=sizes.rows, prompt=sizes.row_prompt, mean=sizes.row_mean, spread=0.25
+    )
+    rows = learn.random_rows(args, config.vocab_size)
+    lengths = [len(prompt) + len(answer) for prompt, answer in zip(rows.prompt, rows.response)]
+    for remat in sizes.remats:
+        run = learn.Run(config, rows, {"remat": remat, "dtype": sizes.dtype})
+        for _ in range(3):
             run.update()
         found = run.result(rows)
-        lengths = [args.prompt + len(response) for response in rows.response]
         flops = flops_per_token(config, lengths) * found["tokens_per_s"]
-        figures = {"rows": count, **found, "flops_per_s": flops, "of_product": flops / rate}
+        figures = {"rows": sizes.rows, **found, "flops_per_s": flops, "of_product": flops / rate}
         if maker := MAKERS.get(jax.devices()[0].device_kind):
             figures["mfu_of_maker"] = flops / maker[1]
-        note(f"{count} rows", figures)
-        del run
-        took = time.monotonic() - began
+        note(sizes.learned(remat), figures)
+        del run  # the next one has a state of its own
     return 0
 
 
@@ -179,12 +175,5 @@ def flops_per_token(config: ModelConfig, lengths: Sequence[int]) -> float:
 
 def product_rate(size: int, dtype: str) -> float:
     """FLOPs a second of a product of two square matrices."""
-    multiply = jax.jit(lambda a, b: a @ b)
     a = jax.random.normal(jax.random.key(0), (size, size), dtype)
-    multiply(a, a).block_until_ready()
-    times = []
-    for _ in range(10):
-        began = time.perf_counter()
-        multiply(a, a).block_until_ready()
-        times.append(time.perf_counter() - began)
-    return 2 * size**3 / float(np.median(times))
+    return rate_of(2 * size**3, jax.jit(lambda a, b: a @ b), a, a)

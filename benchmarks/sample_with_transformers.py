@@ -33,8 +33,10 @@ def main() -> None:
     turns.serve(functools.partial(generate, model.to(DEVICE).eval(), tokenizer, work))
 
 
-def generate(model, tokenizer, work: dict[str, Any], call: int, cache: str) -> dict[str, Any]:
-    """One call, timed."""
+def generate(
+    model, tokenizer, work: dict[str, Any], call: int, cache: str, limit: int | None = None
+) -> dict[str, Any]:
+    """One call, timed; of another limit than the workload's, where one is given."""
     prompts = work["prompts"][call]
     # A static cache is made once and compiled for once, so it is for the longest of all prompts.
     whose = [prompts] if cache == "dynamic" else work["prompts"]
@@ -52,7 +54,7 @@ def generate(model, tokenizer, work: dict[str, Any], call: int, cache: str) -> d
             temperature=1.0,
             top_k=0,
             top_p=1.0,
-            max_new_tokens=work["limit"],
+            max_new_tokens=limit or work["limit"],
             num_return_sequences=work["samples"],
             eos_token_id=work["end_ids"],
             pad_token_id=0,

@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import pathlib
 import sys
+from typing import Any
 
 import pruner_jax
 
@@ -20,17 +21,27 @@ def main() -> None:
     work = json.loads(pathlib.Path(sys.argv[1]).read_text())
     pruner_jax.prune(work["settings"], out=work["out"])
     rows = work["prompts_per_step"] * work["samples"]
-    for line in (pathlib.Path(work["out"]) / "metrics.jsonl").read_text().splitlines():
-        record = json.loads(line)
-        if record["kind"] == "step":
-            parts = {k[5:]: v for k, v in record.items() if k.startswith("time/")}
-            found = {
-                "seconds": sum(parts.values()),
-                "generate_seconds": parts["rollout"],
-                "tokens": round(record["completions/mean_length"] * rows),
-                "parts": parts,
-            }
-            print(json.dumps(found), flush=True)
+    for record in records(pathlib.Path(work["out"])):
+        print(json.dumps(timed(record, rows)), flush=True)
+
+
+def records(out: pathlib.Path) -> list[dict[str, Any]]:
+    """What a run, which may still be at it, has written down of its steps."""
+    path = out / "metrics.jsonl"
+    whole = path.read_text().rpartition("\n")[0] if path.exists() else ""
+    lines = map(json.loads, whole.splitlines())
+    return [record for record in lines if record["kind"] == "step"]
+
+
+def timed(record: dict[str, Any], rows: int) -> dict[str, Any]:
+    """The figures of a step of so many rows."""
+    parts = {k[5:]: v for k, v in record.items() if k.startswith("time/")}
+    return {
+        "seconds": sum(parts.values()),
+        "generate_seconds": parts["rollout"],
+        "tokens": round(record["completions/mean_length"] * rows),
+        "parts": parts,
+    }
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@
 
 Prints a JSON line for each step: its seconds, those of generation, and the tokens generated. What
 slows TRL down and has no part in the work is off: gradient checkpointing, logging of completions,
-saving, evaluation, a reference model.
+saving, evaluation, a reference model (but where the workload has a KL term).
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ def main() -> None:
         num_generations=work["samples"],
         max_completion_length=work["limit"],
         temperature=1.0,
-        beta=0.0,
+        beta=work.get("kl", 0.0),
         learning_rate=work["learning_rate"],
         lr_scheduler_type="constant",
         max_steps=work["steps"],

@@ -25,21 +25,56 @@ def read(tmp_path):
 
 @pytest.mark.slow
 def test_a_smoke_run_measures_every_part(tmp_path):
-    done = bench(tmp_path, "--cpu-smoke", "--budget=1000")
+    done = bench(tmp_path, "--cpu-smoke", "--budget=2000")
     assert done.returncode == 0, done.stderr[-3000:]
     found = read(tmp_path)
     assert json.loads(done.stdout) == found
     assert "figures mean nothing" in found["smoke"] and "figures mean nothing" in done.stderr
     assert found["device"]["platform"] == "cpu" and found["versions"]["jax"] and not found["failed"]
-    assert "not measured" not in done.stdout
+    peers = found.pop("peers")
+    peers.pop("seconds")
+    assert len(peers) == 4 and set(peers.values()) == {"not measured (no torch with CUDA)"}
+    assert "not measured" not in json.dumps(found)
     parity = found["parity"]["full precision"]
     assert parity["equal rows"] == {"greedy": parity["rows"], "drawn": parity["rows"]}
     assert found["quickstart"]["run"]["steps"] == 1 and found["quickstart"]["run"]["finished"]
-    sampler, learner = found["sampler"]["4 prompts x 8"], found["learner"]["8 rows"]
+    sampler, learner = found["sampler"]["4 prompts x 8, 17 + 32 tokens"], found["learner"]["8 rows"]
     assert sampler["tokens"] == 4 * 8 * 32 and sampler["slots"] == 48
     assert sampler["needed_of_copy"] < sampler["read_of_copy"]
+    of_roofline = sampler["tokens_per_s"] / sampler["roofline_tokens_per_s"]
+    assert of_roofline == pytest.approx(sampler["needed_of_copy"])
     assert not sampler["compiled"]  # what is timed was compiled before
+    step = found["step"]["2 prompts x 8 x 24 tokens"]
+    assert step["step"] == 2 and step["kl"] > 0 and not step["compiled"]
+    assert step["seconds"] == pytest.approx(sum(step["parts"].values()))
+    assert 0 < step["tokens"] <= 2 * 8 * 24 and step["generated_per_s"] > step["tokens_per_s"]
     assert learner["tokens_per_s"] > 0 and learner["of_product"] > 0
+    measured = [row["measured"] for row in found["targets"]]
+    assert measured[:2] == [sampler["tokens_per_s"], sampler["needed_of_copy"]]
+    assert measured[2:4] == [learner["of_product"], step["seconds"]]
+    assert {row["reached"] for row in found["targets"]} == {None}  # tiny sizes reach nothing
+    assert all(f"| {row['target']} | {row['wanted']} |" in done.stderr for row in found["targets"])
+
+
+def test_figures_are_held_against_their_targets(monkeypatch, benchmark):
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    targets, sizes = benchmark("gpu_targets"), benchmark("gpu_sizes").GPU
+    sampled, learned = sizes.sampled(1024), sizes.learned("auto")
+    peer = {"tokens_per_s": 20_000.0, "beside": ["sampler", sampled]}
+    found = {
+        "sampler": {sampled: {"tokens_per_s": 60_000.0, "needed_of_copy": 0.549}},
+        "learner": {learned: "not measured (time)"},
+        "step": {sizes.stepped(1024): {"seconds": 30.0, "sampler against learner": 0.004}},
+        "peers": {"transformers": peer, "TRL": "not measured (time)", "seconds": 1.0},
+    }
+    targets.beside(found)
+    assert peer["times_ours"] == 3
+    rows = targets.judged(found, sizes)
+    assert [row["reached"] for row in rows] == [True, False, None, None, False, True]
+    assert [row["measured"] for row in rows[2:4]] == ["not measured (time)", "not measured"]
+    told = targets.table(rows, found)
+    assert f"| sampler, {sampled}: tokens/s | at least 60000 | 60,000 | yes |" in told
+    assert "| transformers | 20,000 | 3x |" in told and "| TRL | not measured (time) | |" in told
 
 
 def test_what_there_is_no_time_for_is_not_measured(tmp_path):
