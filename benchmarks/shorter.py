@@ -9,7 +9,8 @@ are rl_step.py's random Qwen2 with a chain of stages written into embedding and 
 belongs to a stage, the next one to the same stage or, with a fixed chance, to the one after it, and
 the last stage ends the answer. So lengths spread by mean / sqrt(stages); with one stage they have
 no memory and some answers reach the limit whatever the mean. The table has each mean's step beside
-that of the double. ``--trl``: the same for TRL.
+that of the double, and its tokens, prompts included, beside the double's: what a step would take if
+it cost nothing else. ``--trl``: the same for TRL.
 
 ``run``: the steps of a finished run, from its metrics.jsonl. Draws the curve, prints the table.
 Evaluations, saving and picking are no part of a step; nor do steps count that compile a program of
@@ -80,7 +81,9 @@ def means(given: argparse.Namespace) -> None:
     found: dict[str, dict[int, Any]] = {name: {} for name in pythons}
     for (name, mean), counted in steps.items():
         found[name][mean] = rl_step.medians(counted)
+        prompts = works[mean]["tokens"]
         found[name][mean]["mean_length"] = found[name][mean]["tokens"] / rows
+        found[name][mean]["mean_prompt"] = sum(map(len, prompts)) / len(prompts)
     print(table(found))
     if given.out:
         given.out.parent.mkdir(parents=True, exist_ok=True)
@@ -149,18 +152,24 @@ def write_stages(folder: pathlib.Path, stages: int, chance: float) -> None:
     handle.save(dataclasses.replace(policy, params=params), folder)
 
 
+def whole(got: dict[str, Any]) -> float:
+    """Tokens of a prompt and its answer."""
+    return got["mean_prompt"] + got["mean_length"]
+
+
 def table(found: dict[str, dict[int, Any]]) -> str:
     """A line each mean length; the ratio is to the step with twice that mean."""
     lines = [
-        "| package | mean asked | mean length | s a step | of the double's | s generating "
-        "| s of the rest |",
-        "|---" * 7 + "|",
+        "| package | mean asked | mean length | s a step | of the double's | of its tokens "
+        "| s generating | s of the rest |",
+        "|---" * 8 + "|",
     ]
     for name, by_mean in found.items():
         for mean, got in by_mean.items():
             cells = [name, str(mean), f"{got['mean_length']:.1f}", f"{got['seconds']:.2f}"]
             double = by_mean.get(2 * mean)
             cells.append("" if double is None else f"{got['seconds'] / double['seconds']:.2f}")
+            cells.append("" if double is None else f"{whole(got) / whole(double):.2f}")
             cells.append(f"{got['generate_seconds']:.2f}")
             cells.append(f"{got['seconds'] - got['generate_seconds']:.2f}")
             lines.append("| " + " | ".join(cells) + " |")
