@@ -197,7 +197,8 @@ def pack(rows: Rows, spec: LossSpec, sizes: Sizes) -> tuple[Batch, Places]:
     """The batch of one update (numpy), and where its rows went."""
     places = first_fit(rows, spec, sizes)
     T, R, packed = sizes.tokens, sizes.rows, places.packed
-    M = max(32, _power_of_two(places.micro_B.max(initial=-1) + 1))
+    # Few numbers of them, where those that stay empty are cheap: each number is another program.
+    M = max(32 if R * T <= 2**15 else 8, _power_of_two(places.micro_B.max(initial=-1) + 1))
     # N is all of T, half or a quarter of it: few programs, and short responses to long prompts pay
     # for a part of the vocabulary products only.
     trained_MR = np.zeros((M, R), int)

@@ -69,6 +69,7 @@ class Watch:
         self._service, self._patience = global_state.client, patience
         self._index, self._count = jax.process_index(), jax.process_count()
         self._trouble: PodError | None = None
+        self._beat: dict[int, tuple[bytes | None, float]] = {}  # of each, and since when
         self._gone: set[int] = set()  # processes that have not been heard of for too long
         self._done = threading.Event()
         self._thread = threading.Thread(target=self._look, name="pod watch", daemon=True)
@@ -167,8 +168,6 @@ class Watch:
 
     def _look(self) -> None:
         beat, heard = 0, time.monotonic()
-        last: dict[int, bytes] = {}
-        since: dict[int, float] = {}
         while not self._done.wait(_LOOK):
             beat += 1
             trouble = None
@@ -176,7 +175,7 @@ class Watch:
                 self.put(f"alive/{self._index}", b"%d" % beat)
                 if self.noted is not None:
                     self.ask_to_stop(self.noted)
-                trouble = self._failed() or self._dead(last, since)
+                trouble = self._failed() or self._dead()
                 self.stop = next(iter(map(int, self._all("stop").values())), self.stop)
                 heard = time.monotonic()
             except jax.errors.JaxRuntimeError as error:
@@ -193,12 +192,13 @@ class Watch:
                 return PodError(f"{self._name(index)} failed: {said.decode()}")
         return None
 
-    def _dead(self, last: dict[int, bytes], since: dict[int, float]) -> PodError | None:
+    def _dead(self) -> PodError | None:
         now, beats = time.monotonic(), self._all("alive")
-        for index in range(self._count):
-            if index == self._index or last.get(index) != beats.get(index):
-                last[index], since[index] = beats.get(index), now
-            elif now - since.setdefault(index, now) > self._patience:
+        for index in set(range(self._count)) - {self._index}:
+            beat, since = self._beat.setdefault(index, (beats.get(index), now))
+            if beat != beats.get(index):
+                self._beat[index] = beats.get(index), now
+            elif now - since > self._patience:
                 self._gone.add(index)
         if not self._gone:
             return None
@@ -223,16 +223,18 @@ class Watch:
 
     def _take_leave(self) -> None:
         """Say that this process ends. The first one, which has the board, lets the others go before
-        it, but does not wait for those that cannot."""
+        it: those that are alive, for 15 seconds."""
         with contextlib.suppress(jax.errors.JaxRuntimeError):
             self.put(f"left/{self._index}", b"")
-            others = set(range(1, self._count)) - self._gone
-            if self._index or not others:
-                return
+            others = set(range(1, self._count))
             until = time.monotonic() + _LEAVE + 5 * _LOOK
-            while not others <= self._all("left").keys() and time.monotonic() < until:
+            while self._index == 0 and time.monotonic() < until:
+                self._dead()
+                if others <= self._all("left").keys() | self._gone:
+                    break
                 time.sleep(_LOOK / 10)
-            time.sleep(2 * _LOOK)  # in which they say what they end with, and end
+            if self._index == 0 and others - self._gone:
+                time.sleep(2 * _LOOK)  # in which they say what they end with, and end
 
 
 def _of_a_collective(error: BaseException) -> bool:

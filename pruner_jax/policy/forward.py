@@ -51,11 +51,10 @@ def forward(
     """Hidden states [B, T, D] after the final norm, and the cache with T more tokens in it.
 
     ``segments_BT`` packs several sequences into a row: attention stays inside equal, non-zero ids,
-    and is causal by position. With a cache, token t of every row goes to slot ``cache.slot + t``:
-    T = 1 is a decode step, more is a prefill of right-aligned rows (slots before ``start_B`` are
-    padding). ``attention``: without a cache, by XLA or by the kernel of ``splash.py``, for which
-    positions must rise by 1 within a segment. ``rotation``: ``rope.rotation`` of the positions,
-    where a loop has it at hand.
+    and is causal; positions must rise by 1 within a segment. With a cache, token t of every row
+    goes to slot ``cache.slot + t``: T = 1 is a decode step, more is a prefill of right-aligned rows
+    (slots before ``start_B`` are padding). ``attention``: without a cache, by XLA or by the kernel
+    of ``splash.py``. ``rotation``: ``rope.rotation`` of the positions, where a loop has it at hand.
     """
     stacked = isinstance(params["layers"], dict)
     if cache is not None and (stacked or segments_BT is not None):

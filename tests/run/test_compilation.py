@@ -31,8 +31,6 @@ STAGES = {
 NUMBERS = {"update": 2, "stream": 1, "one": 1}
 # JAX's and optax's own, when a run begins.
 FIXED = collections.Counter({"init_fn": 1, "convert_element_type": 1})
-if jax.device_count() > 1:  # Orbax's: at the first save each device writes its part of an array
-    FIXED["slice"] = 20
 
 
 @pytest.fixture
@@ -86,9 +84,11 @@ def test_a_program_is_compiled_where_its_shapes_are_new_and_once(
     records = [r for r in records_of(tmp_path / "run") if "perf/compiled" in r]
     assert len(records) == len(told) == 8 + 5
     total = collections.Counter()
-    for record, wanted in zip(records, told):
+    for number, (record, wanted) in enumerate(zip(records, told)):
         found = compiled_in(record)
         assert record["perf/compiled"] == sum(found.values())
+        if number == 0 and jax.device_count() > 1:  # Orbax's: each device saves its part of arrays
+            COMPILED["slice"] -= found.pop("slice")
         total.update(found)
         assert total - FIXED == wanted, (record["kind"], record["step"])
     # The test and the export add no more than their own.
