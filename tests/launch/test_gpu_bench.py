@@ -5,6 +5,7 @@ import os
 import pathlib
 import subprocess
 import sys
+import zipfile
 
 import pytest
 
@@ -21,6 +22,32 @@ def bench(tmp_path, *arguments):
 
 def read(tmp_path):
     return json.loads((tmp_path / "gpu.json").read_text())
+
+
+def test_carried_wheels_stand_beside_what_a_python_in_a_venv_has(tmp_path):
+    python, venv = tmp_path / "python", tmp_path / "carrying"
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(python)], check=True)
+    (site,) = python.glob("lib/python*/site-packages")
+    (site / "there.py").write_text("")
+    (tmp_path / "linked").mkdir()
+    (tmp_path / "linked" / "linked.py").write_text("")
+    (site / "linked.pth").write_text(f"{tmp_path}/linked\n")  # as of an editable install
+    about = "carried-1.0.dist-info"
+    files = {
+        "carried.py": "",
+        f"{about}/METADATA": "Metadata-Version: 2.1\nName: carried\nVersion: 1.0\n",
+        f"{about}/WHEEL": "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
+        f"{about}/RECORD": "",
+    }
+    with zipfile.ZipFile(tmp_path / "carried-1.0-py3-none-any.whl", "w") as wheel:
+        for name, text in files.items():
+            wheel.writestr(name, text)
+    given = {"PYTHON": str(python / "bin" / "python"), "WHEELS": str(tmp_path), "VENV": str(venv)}
+    command = [str(ROOT / "benchmarks" / "gpu.sh"), "--help"]
+    subprocess.run(command, env={**os.environ, **given}, check=True, capture_output=True)
+    seen = "import there, linked, carried; print(carried.__file__)"
+    done = subprocess.run([venv / "bin" / "python", "-c", seen], capture_output=True, text=True)
+    assert done.stdout.startswith(str(venv)), done.stderr
 
 
 @pytest.mark.slow
