@@ -60,7 +60,7 @@ def test_a_smoke_run_measures_every_part(tmp_path):
     assert found["device"]["platform"] == "cpu" and found["versions"]["jax"] and not found["failed"]
     peers = found.pop("peers")
     peers.pop("seconds")
-    assert len(peers) == 4 and set(peers.values()) == {"not measured (no torch with CUDA)"}
+    assert len(peers) == 4 and all("only with --peers" in row for row in peers.values())
     assert "not measured" not in json.dumps(found)
     parity = found["parity"]["full precision"]
     assert parity["equal rows"] == {"greedy": parity["rows"], "drawn": parity["rows"]}
@@ -102,6 +102,74 @@ def test_figures_are_held_against_their_targets(monkeypatch, benchmark):
     told = targets.table(rows, found)
     assert f"| sampler, {sampled}: tokens/s | at least 60000 | 60,000 | yes |" in told
     assert "| transformers | 20,000 | 3x |" in told and "| TRL | not measured (time) | |" in told
+
+
+PEER = """#!{python}
+import json, sys
+if sys.argv[1] == "-c":
+    print(json.dumps({absent}))
+elif "transformers" in sys.argv[1]:
+    sys.exit("CUDA out of memory")
+elif (limit := json.load(open(sys.argv[2]))["limit"]) == 1024:
+    for seconds in (9.0, 5.0):
+        print(json.dumps(dict(seconds=seconds, tokens=8 * limit)))
+else:
+    sys.exit("no such file")
+"""
+
+
+@pytest.fixture
+def play(monkeypatch, benchmark, tmp_path):
+    """What is noted of peers whose Python lacks some packages, and the exit code."""
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    script, sizes = benchmark("gpu_peers"), benchmark("gpu_sizes").GPU
+    work = {"model": "", "samples": 8, "dtype": "bfloat16", "limit": 0, "vocabulary": 8}
+    monkeypatch.setattr(script.gpu_step, "prepared", lambda *_: work)
+
+    def play(absent, asked=True):
+        python, noted = tmp_path / "python", []
+        python.write_text(PEER.format(python=sys.executable, absent=absent))
+        python.chmod(0o755)
+        if not asked:
+            monkeypatch.setattr(sys, "executable", str(python))
+        code = script.peers(
+            lambda *pair: noted.append(pair), sizes, tmp_path, str(python) if asked else None
+        )
+        found = dict(noted)
+        planned = found.pop("planned")
+        assert sorted(planned) == sorted(found)
+        return {name: found[name] for name in planned}, code
+
+    return play
+
+
+def test_a_peer_that_fails_takes_no_other_row_with_it(play, capfd):
+    found, code = play([])
+    assert code == 1 and "transformers failed:\nCUDA out of memory" in capfd.readouterr().err
+    small, large, trl, trl_small = found.values()
+    assert small == large == "failed: CUDA out of memory" and trl_small == "failed: no such file"
+    assert trl["step"] == 2 and trl["tokens_per_s"] == 8 * 1024 / 5 and trl["beside"][0] == "step"
+
+
+@pytest.mark.parametrize(
+    ("absent", "transformers", "trl"),
+    [
+        (["datasets", "trl"], "failed: CUDA out of memory", "no datasets, no trl"),
+        (["torch", "trl"], "no torch", "no torch, no trl"),
+        (["torch with CUDA"], "no torch with CUDA", "no torch with CUDA"),
+    ],
+)
+def test_what_a_peer_lacks_is_said_in_its_own_rows(play, absent, transformers, trl):
+    found, code = play(absent)
+    said = [
+        reason if ":" in reason else f"not measured ({reason})" for reason in (transformers, trl)
+    ]
+    assert list(found.values()) == [said[0]] * 2 + [said[1]] * 2 and code == 1
+
+
+def test_this_python_need_not_have_the_peers(play):
+    found, code = play(["torch"], asked=False)
+    assert set(found.values()) == {"not measured (no torch)"} and code == 0
 
 
 def test_what_there_is_no_time_for_is_not_measured(tmp_path):
