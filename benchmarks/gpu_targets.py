@@ -12,6 +12,8 @@ from typing import Any
 
 from gpu_sizes import SMOKE, Sizes  # benchmarks/gpu_sizes.py
 
+LOGITS = 1e-4  # of the largest, as between this package and transformers
+
 Found = dict[str, dict[str, Any]]
 
 
@@ -42,7 +44,10 @@ def targets(sizes: Sizes) -> tuple[Target, ...]:
     sampled = ("sampler", sizes.sampled(sizes.limits[-1]))
     stepped = ("step", sizes.stepped(sizes.step_limit))
     learned = [("learner", sizes.learned(remat)) for remat in sizes.remats]
+    parity = ("parity", "full precision")
     return (
+        Target("largest logit error against the CPU", *parity, "logits", below=LOGITS),
+        Target("share of equal responses", *parity, "equal share", least=1.0),
         Target("tokens/s", *sampled, "tokens_per_s", least=60_000),
         Target("of the bandwidth roofline", *sampled, "needed_of_copy", least=0.55),
         *(Target("of a product's FLOPs (MFU)", *one, "of_product", least=0.45) for one in learned),
