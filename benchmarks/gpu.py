@@ -14,8 +14,8 @@ Parts, each in a process of its own with its share of the budget, and what earli
 * learner: an update of the same shape on packed rows; its FLOPs against a measured product.
 * step: whole steps of ``prune`` on that shape, with a reference.
 * peers: generation of ``transformers`` and steps of TRL on the same GPU, by ``--peers``, the Python
-  of an environment with torch for CUDA, transformers and trl (default: this one, if it has them).
-  "times_ours" is ours over theirs, in tokens a second.
+  of an environment with torch for CUDA, transformers and trl (default: this one). What it lacks for
+  either of them is said in that one's rows. "times_ours" is ours over theirs, in tokens a second.
 * quickstart: configs/quickstart.yaml as it stands, or as many of its steps as there is time for.
 
 How much each does, and what it takes by roofline: gpu_sizes.py. What it is to reach:
@@ -47,12 +47,12 @@ import gpu_targets  # benchmarks/gpu_targets.py
 
 ROOT = pathlib.Path(__file__).parents[1]
 SHARES = {
-    "parity": 0.08,
-    "sampler": 0.18,
-    "learner": 0.13,
-    "step": 0.37,
-    "peers": 0.18,
-    "quickstart": 0.06,  # has what the others leave
+    "parity": 0.07,
+    "sampler": 0.15,
+    "learner": 0.11,
+    "step": 0.33,
+    "peers": 0.29,  # to load both, generate for half a minute, and one step of TRL's larger two
+    "quickstart": 0.05,  # has what the others leave
 }
 LATE = "not measured (time)"
 VERSIONS = (

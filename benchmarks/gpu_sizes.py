@@ -8,7 +8,10 @@ at the shares that gpu_targets.py asks of a plain copy and product (taken as 4.2
 * sampler, 256 rows x 1,024 tokens after 256: a step reads the weights (3.09 GB) and 28 KiB for each
   of 256 x 768 live slots (5.6 GB): 1.8 ms, so 1.9 s in all or 141,000 tokens/s; at 55 % 3.9 s.
 * learner, 104,000 tokens x 9.7 GFLOP: 1.0 s; at 45 % 3.0 s. Whole layers are computed again in the
-  backward pass, 8 products for 6 that count: never more than 75 %.
+  backward pass, 8 products for 6 that count: 75 % at the most. And attention's scores, in float32,
+  go through memory, some 13 times 14 GB for a row of 4,096 tokens: by estimate 44 ms beside 71 of
+  products, 53 of which count. So the limit is about 46 %, hardly more than what is asked; of rows
+  of 16,384 tokens, whose scores are four times as many for a token, about 22 %.
 * step, 512 rows x 1,024 tokens: decoding reads 10.9 GB a step, 2.3 s; 536,000 tokens x 9.5 GFLOP to
   learn, 5.2 s; a third of it for the reference, 1.7 s. Together 9 s; at the shares above 24 s.
 

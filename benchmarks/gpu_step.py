@@ -30,7 +30,7 @@ Note = Callable[[str, Any], None]
 
 
 def step(note: Note, sizes: Sizes, folder: pathlib.Path) -> int:
-    """Seconds of a step, in all and by phase; the newest that was made stands."""
+    """Seconds of a step, by the clock and by phase; the newest that was made stands."""
     name, out = sizes.stepped(sizes.step_limit), folder / "run"
     note("planned", [name])
     work = prepared(folder, sizes)
@@ -61,6 +61,18 @@ def prepared(folder: pathlib.Path, sizes: Sizes) -> dict[str, Any]:
     return json.loads(file.read_text())
 
 
+def forced(sizes: Sizes) -> dict[str, int]:
+    """Settings that a run chooses by itself otherwise; they stand beside the figures."""
+    return {
+        # 2 sizes of the cache and not 7: fewer to compile, for a third more of it to read. A block
+        # is as long as what the start writes to compare sampler and learner: there it is 1.
+        "sample.slot_multiple": sizes.step_slots,
+        "sample.block": 64,
+        # As chosen for rows that all reach the limit, also where some end sooner: one program.
+        "learn.row_tokens": 2 * sizes.step_slots,
+    }
+
+
 def settings(sizes: Sizes) -> list[str]:
     """What differs from rl_step.py's settings."""
     rows = sizes.step_prompts * sizes.samples
@@ -70,12 +82,7 @@ def settings(sizes: Sizes) -> list[str]:
         f"--rounds.limits=[{sizes.step_limit}]",
         f"--method.options.kl={KL}",
         f"--sample.rows={rows}",
-        # 2 sizes of the cache and not 7: fewer to compile, for a third more of it to read. A block
-        # is as long as what the start writes to compare sampler and learner: there it is 1.
-        f"--sample.slot_multiple={sizes.step_slots}",
-        "--sample.block=64",
-        # As chosen for rows that all reach the limit, also where some end sooner: one program.
-        f"--learn.row_tokens={2 * sizes.step_slots}",
+        *(f"--{name}={value}" for name, value in forced(sizes).items()),
         f"--sample.dtype={sizes.dtype}",
         f"--learn.dtype={sizes.dtype}",
         f"--problems.options.monitor={sizes.step_prompts}",
@@ -98,6 +105,7 @@ def figures(record: dict[str, Any], sizes: Sizes) -> dict[str, Any]:
         "tokens_per_s": found["tokens"] / found["seconds"],
         "generated_per_s": found["tokens"] / found["generate_seconds"],
         **{name: record[key] for name, key in named.items()},
+        "settings": forced(sizes),
     }
 
 

@@ -193,10 +193,11 @@ def read(folder: pathlib.Path) -> dict[str, np.ndarray]:
     records = [record for record in map(json.loads, lines) if record["kind"] == "step"]
     if len(records) < 10:
         sys.exit(f"{folder} has {len(records)} steps; at least 10 make a curve")
+    if not all("perf/wall_seconds" in record for record in records):
+        sys.exit(f"{folder} was made before records had perf/wall_seconds; make it anew")
 
     def seconds(record: dict[str, Any]) -> float:
-        times = {key: value for key, value in record.items() if key.startswith("time/")}
-        return sum(value for key, value in times.items() if key not in NO_STEP)
+        return record["perf/wall_seconds"] - sum(record.get(key, 0.0) for key in NO_STEP)
 
     return {
         "step": np.array([record["step"] for record in records]),

@@ -7,6 +7,7 @@ process that waits for its next line does nothing. Standard library only: peers 
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import subprocess
@@ -46,7 +47,8 @@ class Worker:
 
     def close(self) -> None:
         """Let it end."""
-        self.process.stdin.close()
+        with contextlib.suppress(BrokenPipeError):  # it has ended, and what it failed with was told
+            self.process.stdin.close()
         self.process.wait()
         self.process.stdout.close()
         self.errors.close()

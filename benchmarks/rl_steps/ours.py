@@ -3,7 +3,8 @@
     python ours.py workload.json
 
 Prints a JSON line for each step: its seconds, those of generation, and the tokens generated, from
-the metrics of a whole run: answers checked by the worker pool, guards, records.
+the metrics of a whole run: answers checked by the worker pool, guards, records. Seconds are those
+by the clock, from step to step; "parts" are those of the phases.
 """
 
 from __future__ import annotations
@@ -34,10 +35,10 @@ def records(out: pathlib.Path) -> list[dict[str, Any]]:
 
 
 def timed(record: dict[str, Any], rows: int) -> dict[str, Any]:
-    """The figures of a step of so many rows."""
+    """The figures of a step of so many rows; "seconds" from one record to the next, as of peers."""
     parts = {k[5:]: v for k, v in record.items() if k.startswith("time/")}
     return {
-        "seconds": sum(parts.values()),
+        "seconds": record["perf/wall_seconds"],
         "generate_seconds": parts["rollout"],
         "tokens": round(record["completions/mean_length"] * rows),
         "parts": parts,

@@ -18,6 +18,7 @@ class Clock:
     def __init__(self, total: Mapping[str, float] | None = None):
         self.total: dict[str, float] = dict(total or {})
         self._lap: dict[str, float] = {}
+        self._since = time.perf_counter()
         self._inner: list[float] = []
 
     @contextlib.contextmanager
@@ -42,6 +43,9 @@ class Clock:
             self._lap[name] = self._lap.get(name, 0.0) + seconds
 
     def lap(self) -> dict[str, float]:
-        """Seconds by phase since the last lap, as metrics."""
+        """Seconds by phase since the last lap, as metrics; and all of them (``perf/wall_seconds``),
+        with what is no phase's."""
         lap, self._lap = self._lap, {}
-        return {f"time/{name}": seconds for name, seconds in lap.items()}
+        since, self._since = self._since, time.perf_counter()
+        by_phase = {f"time/{name}": seconds for name, seconds in lap.items()}
+        return by_phase | {"perf/wall_seconds": self._since - since}

@@ -43,10 +43,11 @@ def test_a_token_is_followed_by_its_own_stage_or_the_next_one(script, tmp_path):
 def test_the_table_of_a_run_leaves_out_what_is_no_step(script, tmp_path):
     lines = [{"kind": "evaluate", "step": 0, "time/evaluate": 9.0}]
     for step in range(1, 41):
-        times = {"time/rollout": 0.02 * (41 - step), "time/learn": 0.1, "time/save": 5.0}
+        times = {"time/rollout": 0.02 * (41 - step), "time/learn": 0.0, "time/save": 5.0}
+        times["perf/wall_seconds"] = sum(times.values()) + 0.1  # which no phase has
         lines.append({"kind": "step", "step": step, "completions/mean_length": 41 - step} | times)
     lines[3]["perf/compiled"] = 2
-    lines[3]["time/rollout"] = 60.0
+    lines[3]["perf/wall_seconds"] = 60.0
     (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     steps = script.read(tmp_path)
     # The longest stretch: 31 to 40 tokens without the 38 that compiled; its median takes 0.80 s.
