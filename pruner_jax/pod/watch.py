@@ -192,7 +192,8 @@ class Watch:
                 return PodError(f"{self._name(index)} failed: {said.decode()}")
         return None
 
-    def _dead(self) -> PodError | None:
+    def _hear(self) -> None:
+        """Note who has not been heard of for too long."""
         now, beats = time.monotonic(), self._all("alive")
         for index in set(range(self._count)) - {self._index}:
             beat, since = self._beat.setdefault(index, (beats.get(index), now))
@@ -200,6 +201,9 @@ class Watch:
                 self._beat[index] = beats.get(index), now
             elif now - since > self._patience:
                 self._gone.add(index)
+
+    def _dead(self) -> PodError | None:
+        self._hear()
         if not self._gone:
             return None
         return Gone(
@@ -226,14 +230,14 @@ class Watch:
         it: those that are alive, for 15 seconds."""
         with contextlib.suppress(jax.errors.JaxRuntimeError):
             self.put(f"left/{self._index}", b"")
+            if self._index:
+                return
             others = set(range(1, self._count))
             until = time.monotonic() + _LEAVE + 5 * _LOOK
-            while self._index == 0 and time.monotonic() < until:
-                self._dead()
-                if others <= self._all("left").keys() | self._gone:
-                    break
+            while not others <= self._all("left").keys() | self._gone and time.monotonic() < until:
                 time.sleep(_LOOK / 10)
-            if self._index == 0 and others - self._gone:
+                self._hear()
+            if others - self._gone:
                 time.sleep(2 * _LOOK)  # in which they say what they end with, and end
 
 
