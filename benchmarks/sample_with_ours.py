@@ -105,8 +105,8 @@ class Watch:
     def __call__(self, *arguments: Any, **static: Any) -> Any:
         """Run the block."""
         shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), arguments)
-        _, layers, rows, slot_s, *_ = arguments
-        cache = sum(x.nbytes for x in jax.tree.leaves(layers))
+        _, layers, prefix, rows, slot_s, *_ = arguments
+        cache = sum(x.nbytes for x in jax.tree.leaves((layers, prefix)))
         found = self.block(*arguments, **static)
         written = found[-1]
         until = int(slot_s[0]) + int(written.steps_B[0])

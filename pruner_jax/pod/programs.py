@@ -200,7 +200,7 @@ def _decode(
     key = _shape((), jax.eval_shape(lambda: jax.random.key(0)).dtype, _whole(mesh))
     picking = Picking(options.temperature, options.top_k, options.top_p, options.min_p)
     program = device.Program(config, picking, end_ids, options.block, None, _alone(mesh))
-    arguments = (params, layers, rows, slot_s, limits, key)
+    arguments = (params, layers, None, rows, slot_s, limits, key)
     return Program(
         functools.partial(device.decoder(mesh).lower, *arguments, program=program),
         {"weights": params, "cache": layers, "rows": rows},

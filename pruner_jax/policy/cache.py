@@ -5,6 +5,11 @@ the cheapest write on every platform. Row b is live in the slots ``start_B[b] ..
 prompts are right-aligned and a token's position is its slot minus its row's start. Keys and values
 are separate arrays per layer, [B, K, H, S] and [B, K, S, H]: see ``attention.py``. All functions
 are pure and meant for inside ``jit``.
+
+While the samples of a prompt sit side by side, its slots may be kept once for all of them, as a
+prefix: P groups of B/P neighbours, [P, K, H, L] and [P, K, L, H]. Slots are numbered through, the
+prefix first. A decode step then reads a prompt once for its group, not once for each sample
+(Hydragen, arXiv 2402.05099).
 """
 
 from __future__ import annotations
@@ -27,11 +32,17 @@ class Cache:
     layers: list[Pair]
     start_B: jax.Array  # int32, the first live slot
     slot: jax.Array  # int32 scalar, the next slot to be written
+    prefix: list[Pair] | None = None  # of every layer, the slots before those in ``layers``
+
+    @property
+    def prefix_slots(self) -> int:
+        """L, how many slots are kept once for a group."""
+        return self.prefix[0][1].shape[2] if self.prefix else 0
 
     @property
     def slots(self) -> int:
-        """S, how many slots there are."""
-        return self.layers[0][1].shape[2]
+        """How many slots a row has, those of its prefix included."""
+        return self.prefix_slots + self.layers[0][1].shape[2]
 
 
 def init_cache(config: ModelConfig, rows: int, slots: int, dtype: Any) -> Cache:
@@ -50,6 +61,16 @@ def write(pair: Pair, k_BTKH: jax.Array, v_BTKH: jax.Array, slot: jax.Array) -> 
     return (
         jax.lax.dynamic_update_slice(keys, k, (0, 0, 0, slot)),
         jax.lax.dynamic_update_slice(values, v, (0, 0, slot, 0)),
+    )
+
+
+def join(prefix: Pair, pair: Pair) -> Pair:
+    """One layer's keys and values, each row with a copy of its group's prefix before its own."""
+    size = len(pair[0]) // len(prefix[0])
+    keys, values = (jnp.repeat(x, size, axis=0) for x in prefix)
+    return (
+        jnp.concatenate([keys, pair[0]], axis=3),
+        jnp.concatenate([values, pair[1]], axis=2),
     )
 
 

@@ -45,7 +45,7 @@ def no_collectives(mesh, params) -> None:
     program = small.program(mesh=mesh)
     slot_s, limits = np.full(mesh.size, 5, np.int32), np.array([8, 0], np.int32)
     text = device.decode.lower(
-        params, layers, rows, slot_s, limits, jax.random.key(0), program=program
+        params, layers, None, rows, slot_s, limits, jax.random.key(0), program=program
     ).compile()
     for word in ("all-reduce", "all-gather", "all-to-all", "collective-permute"):
         assert word not in text.as_text(), word

@@ -48,6 +48,7 @@ def nothing_whole(mesh, params) -> None:
     decode = device.decode.lower(
         params,
         layers,
+        None,
         small.rows(SEATS),
         slot_s,
         limits,
