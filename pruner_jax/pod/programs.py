@@ -143,6 +143,7 @@ def sampler(
     prompt: int,
     limit: int,
     end_ids: tuple[int, ...],
+    group: int = 1,
 ) -> Sampler:
     """The decode block with its cache at its largest, and a prefill of prompts.
 
@@ -154,18 +155,20 @@ def sampler(
       prompt: tokens of a prompt.
       limit: tokens of a response.
       end_ids: tokens that end a response.
+      group: samples of a prompt that share its slots. As long as 1 fits, any number does.
     """
     shapes = shapes_of(options, mesh, count)
-    slots = shapes.most_slots(prompt, limit, options.block)
+    prefix = shapes.prefix(prompt - 1) if group > 1 else 0
+    own = shapes.slots(limit) if prefix else shapes.most_slots(prompt, limit, options.block)
     params = _placed(
         weights.abstract(config, options.dtype, stacked=False),
         weights.weight_shardings(config, mesh, DECODE_RULES, stacked=False),
     )
     return Sampler(
-        _decode(config, options, mesh, params, shapes, slots, end_ids),
+        _decode(config, options, mesh, params, shapes, (own, prefix), group, end_ids),
         _prefill(config, mesh, params, shapes, prompt),
         shapes.full,
-        slots,
+        own + prefix,
     )
 
 
@@ -188,22 +191,28 @@ def _decode(
     mesh: Mesh,
     params: PyTree,
     shapes: Shapes,
-    slots: int,
+    slots: tuple[int, int],
+    group: int,
     end_ids: tuple[int, ...],
 ) -> Program:
     seats, dtype = shapes.full * shapes.shards, jnp.dtype(options.dtype)
-    cache = jax.eval_shape(lambda: init_cache(config, seats, slots, dtype).layers)
-    layers = jax.tree.map(lambda x: _shape(x.shape, x.dtype, device.cache_place(mesh)), cache)
+
+    def cache(rows: int, slots: int) -> PyTree:
+        layers = jax.eval_shape(lambda: init_cache(config, rows, slots, dtype).layers)
+        return jax.tree.map(lambda x: _shape(x.shape, x.dtype, device.cache_place(mesh)), layers)
+
+    layers = cache(seats, slots[0])
+    prefix = cache(seats // group, slots[1]) if slots[1] else None
     rows = _rows(seats, _spread(mesh))
     slot_s = _shape((shapes.shards,), jnp.int32, _spread(mesh))
     limits = _shape((2,), jnp.int32, _whole(mesh))
     key = _shape((), jax.eval_shape(lambda: jax.random.key(0)).dtype, _whole(mesh))
     picking = Picking(options.temperature, options.top_k, options.top_p, options.min_p)
     program = device.Program(config, picking, end_ids, options.block, None, _alone(mesh))
-    arguments = (params, layers, None, rows, slot_s, limits, key)
+    arguments = (params, layers, prefix, rows, slot_s, limits, key)
     return Program(
         functools.partial(device.decoder(mesh).lower, *arguments, program=program),
-        {"weights": params, "cache": layers, "rows": rows},
+        {"weights": params, "cache": (layers, prefix), "rows": rows},
     )
 
 
