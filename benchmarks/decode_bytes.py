@@ -65,7 +65,7 @@ def step(
     """Of a whole replica on each chip, in a bucket of so many slots, up to a quarter a prompt's."""
     mesh = make_mesh(1, -1, 1, chips.devices(topology))
     _, options = programs.for_tpu(LearnOptions(), SampleOptions(rows=rows, slot_growth=1.01))
-    prompt = 128 << (slots // 512).bit_length() - 1
+    prompt = max(128, slots // 4 // 128 * 128)
     limit = slots - prompt - (options.block if group == 1 else 0)
     sizes = {"count": rows * mesh.size, "prompt": prompt, "limit": limit, "group": group}
     made = programs.sampler(config, options, mesh, end_ids=(0,), **sizes)

@@ -155,17 +155,23 @@ def sampler(
       prompt: tokens of a prompt.
       limit: tokens of a response.
       end_ids: tokens that end a response.
-      group: samples of a prompt that share its slots. As long as 1 fits, any number does.
+      group: samples of a prompt that share its slots, 1: none do.
+
+    Raises:
+      ValueError: the rows of a device are not made of such groups.
     """
     shapes = shapes_of(options, mesh, count)
-    prefix = shapes.prefix(prompt - 1) if group > 1 else 0
-    own = shapes.slots(limit) if prefix else shapes.most_slots(prompt, limit, options.block)
+    if shapes.full % group:
+        raise ValueError(f"{shapes.full} rows of a device are not groups of {group}")
+    own, prefix = shapes.most_slots(prompt, limit, options.block), 0
+    if group > 1:
+        own, prefix = shapes.own(limit, limit), shapes.slots(prompt - 1)
     params = _placed(
         weights.abstract(config, options.dtype, stacked=False),
         weights.weight_shardings(config, mesh, DECODE_RULES, stacked=False),
     )
     return Sampler(
-        _decode(config, options, mesh, params, shapes, (own, prefix), group, end_ids),
+        _decode(config, options, mesh, params, shapes, own, prefix, group, end_ids),
         _prefill(config, mesh, params, shapes, prompt),
         shapes.full,
         own + prefix,
@@ -191,7 +197,8 @@ def _decode(
     mesh: Mesh,
     params: PyTree,
     shapes: Shapes,
-    slots: tuple[int, int],
+    own: int,
+    prefix_slots: int,
     group: int,
     end_ids: tuple[int, ...],
 ) -> Program:
@@ -201,8 +208,8 @@ def _decode(
         layers = jax.eval_shape(lambda: init_cache(config, rows, slots, dtype).layers)
         return jax.tree.map(lambda x: _shape(x.shape, x.dtype, device.cache_place(mesh)), layers)
 
-    layers = cache(seats, slots[0])
-    prefix = cache(seats // group, slots[1]) if slots[1] else None
+    layers = cache(seats, own)
+    prefix = cache(seats // group, prefix_slots) if prefix_slots else None
     rows = _rows(seats, _spread(mesh))
     slot_s = _shape((shapes.shards,), jnp.int32, _spread(mesh))
     limits = _shape((2,), jnp.int32, _whole(mesh))

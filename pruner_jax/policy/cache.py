@@ -64,31 +64,28 @@ def write(pair: Pair, k_BTKH: jax.Array, v_BTKH: jax.Array, slot: jax.Array) -> 
     )
 
 
-def join(prefix: Pair, pair: Pair) -> Pair:
-    """One layer's keys and values, each row with a copy of its group's prefix before its own."""
-    size = len(pair[0]) // len(prefix[0])
-    keys, values = (jnp.repeat(x, size, axis=0) for x in prefix)
-    return (
-        jnp.concatenate([keys, pair[0]], axis=3),
-        jnp.concatenate([values, pair[1]], axis=2),
-    )
-
-
-def relay(pair: Pair, source_B: jax.Array, shift: jax.Array, slots: int) -> Pair:
+def relay(
+    pair: Pair, source_B: jax.Array, shift: jax.Array, slots: int, prefix: Pair | None = None
+) -> Pair:
     """One layer's keys and values with other rows, ``shift`` slots further down, in ``slots``.
 
     Row b of the result is row ``source_B[b]``: a row named G times is forked into G, one that is
     not named is dropped, -1 gives a row of zeros. A negative shift moves up. What has no slot any
-    more is lost, and new slots are zero.
+    more is lost, and new slots are zero. Of a prefix each row gets a copy, in front of its own.
     """
+    at = jnp.maximum(source_B, 0)
 
-    def move(x, axis):
-        moved = jnp.where((source_B >= 0)[:, None, None, None], x[source_B], 0)
+    def move(x, axis, shared):
+        moved = x[at]
+        if shared is not None:
+            moved = jnp.concatenate([shared[at // (len(x) // len(shared))], moved], axis)
+        moved = jnp.where((source_B >= 0)[:, None, None, None], moved, 0)
         spare = [(0, 0)] * 4
         spare[axis] = (slots, slots)
         return jax.lax.dynamic_slice_in_dim(jnp.pad(moved, spare), shift + slots, slots, axis)
 
-    return move(pair[0], 3), move(pair[1], 2)
+    keys, values = prefix or (None, None)
+    return move(pair[0], 3, keys), move(pair[1], 2, values)
 
 
 def put(pair: Pair, fresh: Pair, source_B: jax.Array, slot: jax.Array) -> Pair:

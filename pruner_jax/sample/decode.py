@@ -27,7 +27,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from pruner_jax.mesh import ROWS
-from pruner_jax.policy.cache import Cache, Pair, init_cache, join, put, relay
+from pruner_jax.policy.cache import Cache, Pair, init_cache, put, relay
 from pruner_jax.policy.config import ModelConfig
 from pruner_jax.policy.forward import forward, unembed
 from pruner_jax.policy.rope import rotation
@@ -152,8 +152,7 @@ def relay_layer(
     """
 
     def move(pair, source_B, shift_s, prefix):
-        whole = pair if prefix is None else join(prefix, pair)
-        return relay(whole, source_B, shift_s[0], slots)
+        return relay(pair, source_B, shift_s[0], slots, prefix)
 
     return _spread(mesh, move)(pair, source_B, shift_s, prefix)
 

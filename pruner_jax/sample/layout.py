@@ -13,8 +13,10 @@ keep the prompt's cache: with 1024 rows in groups of 8, mean length 38 and refil
 prompt tokens were prefilled instead of 3246, 5 ms of the call's 3.4 s (CPU time, 2 cores).
 
 Where all rows come in at once, neighbours that begin alike, the samples of a prompt, share the
-slots of what they begin with until rows move: a finished row is not worth a move before half the
-seats are free. Where others wait for their seats they would soon move, in shapes of other programs.
+slots of what they begin with until rows move. (A group is what divides the samples of all prompts;
+with one sample more of a single prompt there is none.) Then each gets a copy, and that is when half
+of the rows have ended. Where others wait for seats rows would soon move, in shapes of other
+programs.
 """
 
 from __future__ import annotations
@@ -51,13 +53,9 @@ class Shapes:
             slots = max(slots + self.multiple, grown)
         return slots
 
-    def prefix(self, needed: int) -> int:
-        """Slots of a prefix of at least ``needed``: in powers of two, for it is read seldom, and
-        each number of them comes with each of the rows' own."""
-        slots = self.multiple
-        while slots < needed:
-            slots *= 2
-        return slots
+    def own(self, needed: int, most: int) -> int:
+        """Slots of a row behind a prefix for ``needed`` tokens, of which there will be ``most``."""
+        return min(self.slots(needed), -(-most // self.multiple) * self.multiple)
 
     def most_slots(self, prompt: int, limit: int, block: int) -> int:
         """Slots that the cache may come to have: a block that the oldest row is the last to join,
@@ -88,7 +86,7 @@ class Layout:
         return self.slots - self.prefix
 
     @property
-    def read(self) -> int:
+    def slots_read(self) -> int:
         """Slots that a decode step reads in one shard."""
         return self.rows * self.own + self.rows // self.group * self.prefix
 
@@ -146,8 +144,13 @@ def rearrange(
     stay = [np.flatnonzero(part) for part in np.split(live_X, shapes.shards)]
     enter = _deal(shapes, [len(part) for part in stay], entering)
     rows = shapes.rows(max(len(a) + len(b) for a, b in zip(stay, enter)))
+    going = np.concatenate([old.row_X[live_X], entering])
+    if not len(going):
+        return None
+    left = int(left_B[going].max())
+    steps = min(block, left)
     if old.prefix and not len(entering) and rows == old.rows:
-        return _grow(shapes, old, live_X, min(block, int(left_B[old.row_X[live_X]].max())))
+        return _grow(shapes, old, live_X, left, steps)
     # Slots in use: of each shard's oldest row, and at least what a prefill takes.
     prefill = shapes.slots(int((history_B[entering] - 1).max())) if len(entering) else 0
     seats = np.split(old.start_X, shapes.shards)
@@ -158,10 +161,6 @@ def rearrange(
         ],
         np.int32,
     )
-    going = np.concatenate([old.row_X[live_X], entering])
-    if not len(going):
-        return None
-    steps = min(block, int(left_B[going].max()))
     slots = shapes.slots(int(slot_s.max()) + steps)
     fits = old.slot_s.max() + steps <= old.slots
     if not len(entering) and rows == old.rows and slots >= old.slots and fits:
@@ -179,44 +178,32 @@ def rearrange(
         start_X[s, n:m] = slot_s[s] - (history_B[new] - 1)
     row_X, source_X = row_X.reshape(-1), source_X.reshape(-1)
     layout = Layout(row_X, start_X.reshape(-1), slot_s, slots)
-    if begin_B is not None and not live_X.any():
-        layout = _share(shapes, layout, left_B, history_B, begin_B, block)
+    if begin_B is not None and not len(old.row_X):
+        layout = _share(shapes, layout, begin_B, int(history_B[going].max()), left, block)
     return Move(layout, source_X, (row_X >= 0) & (source_X < 0), shift_s)
 
 
 def _share(
-    shapes: Shapes,
-    layout: Layout,
-    left_B: np.ndarray,
-    history_B: np.ndarray,
-    begin_B: np.ndarray,
-    block: int,
+    shapes: Shapes, layout: Layout, begin_B: np.ndarray, history: int, left: int, block: int
 ) -> Layout:
-    """The layout of rows that all come in, with what neighbours begin with in slots they share, if
-    that takes no more memory than a cache of their own may come to take."""
+    """The layout of rows that all come in, what neighbours begin with in slots that they share, if
+    no more memory is taken than a cache without such slots may come to take."""
     begin_X = np.where(layout.row_X >= 0, begin_B[layout.row_X], -1)
     group = int(np.gcd.reduce([layout.rows, *np.flatnonzero(np.diff(begin_X)) + 1]))
-    rows = layout.seated()
-    history, left = int(history_B[rows].max()), int(left_B[rows].max())
-    prefix = shapes.prefix(history - 1)
-    most = shapes.most_slots(history, left, block)
-    if group == 1 or prefix / group + shapes.slots(left) > most:
+    prefix, most = int(layout.slot_s[0]), shapes.most_slots(history, left, block)
+    if group == 1 or prefix / group + shapes.own(left, left) > most:
         return layout
-    return Layout(
-        layout.row_X,
-        layout.start_X + prefix - np.repeat(layout.slot_s, layout.rows),
-        np.full_like(layout.slot_s, prefix),
-        prefix + shapes.slots(min(block, left)),
-        group,
-        prefix,
-    )
+    slots = prefix + shapes.own(min(block, left), left)
+    return dataclasses.replace(layout, slots=slots, group=group, prefix=prefix)
 
 
-def _grow(shapes: Shapes, old: Layout, live_X: np.ndarray, steps: int) -> Move | None:
+def _grow(shapes: Shapes, old: Layout, live_X: np.ndarray, left: int, steps: int) -> Move | None:
     """Everybody stays where they sit, with more slots if the next block has no room."""
-    if old.slot_s.max() + steps <= old.slots:
+    slot = int(old.slot_s.max())
+    if slot + steps <= old.slots:
         return None
-    slots = old.prefix + shapes.slots(int(old.slot_s.max()) - old.prefix + steps)
+    made = slot - old.prefix
+    slots = old.prefix + shapes.own(made + steps, made + left)
     seats = np.tile(np.arange(old.rows, dtype=np.int32), len(old.slot_s))
     return Move(
         dataclasses.replace(old, row_X=np.where(live_X, old.row_X, -1), slots=slots),

@@ -234,7 +234,7 @@ class _Batch:
         group_B, length_B = self.records.group_B, self.records.length_B
         history_B = prompt_P[group_B] + length_B
         begin_B = None
-        if not len(self.waiting):
+        if self.options.share_prompts and not len(self.waiting):
             begin_B = np.where(length_B == 0, group_B, len(prompt_P) + np.arange(len(group_B)))
         move = rearrange(
             self.shapes, self.layout, left_B, history_B, entering, self.options.block, begin_B
@@ -260,16 +260,14 @@ class _Batch:
                 places = seats // layout.group
                 self.prefix = device.empty(rows=places, slots=layout.prefix, mesh=mesh, **kind)
             return
-        left = None if layout.prefix else self.prefix  # for which rows get copies of their own
+        given_up = None if layout.prefix else self.prefix
         for i, pair in enumerate(self.layers):
+            shared = given_up[i] if given_up else None
             self.layers[i] = None  # so that the old pair is freed once the new one is there
+            if given_up:
+                given_up[i] = None
             self.layers[i] = device.relay_layer(
-                pair,
-                move.source_X,
-                move.shift_s,
-                left and left[i],
-                slots=layout.own,
-                mesh=mesh,
+                pair, move.source_X, move.shift_s, shared, slots=layout.own, mesh=mesh
             )
         self.prefix = self.prefix if layout.prefix else None
 
@@ -298,12 +296,13 @@ class _Batch:
         )
 
     def _prefill(self, move: Move) -> None:
-        """Keys and values of the rows that come in: once for all that begin alike, then forked.
+        """Keys and values of the rows that come in: once for all that begin alike, then forked
+        into their seats, or into those that they share.
 
         A few prompts at a time, as many for each shard.
         """
         layout, records = move.layout, self.records
-        # Seats that share a prefix are one here.
+        # What is filled; seats that share a prefix are one here.
         cache = self.prefix or self.layers
         fresh_Y, row_Y = move.fresh_X[:: layout.group], layout.row_X[:: layout.group]
         shard_Y = np.arange(len(row_Y)) * len(layout.slot_s) // len(row_Y)
@@ -315,7 +314,7 @@ class _Batch:
             own = distinct[shard_Y[seat]]
             place_Y[seat] = own.setdefault(prefix, len(own))
         longest = max(len(prefix) // 4 for own in distinct for prefix in own)
-        width = layout.prefix or self.shapes.slots(longest)
+        width = self.shapes.slots(longest)
         most = max(len(own) for own in distinct)
         some = min(_power_of_two(most), max(1, _power_of_two(PREFILL_TOKENS // width + 1) // 2))
         for first in range(0, most, some):
@@ -395,7 +394,7 @@ class _Batch:
         stats.blocks += 1
         stats.steps += int(steps_s.max())
         stats.row_steps += int(steps_s.sum()) * layout.rows
-        stats.slot_steps += int(steps_s.sum()) * layout.read
+        stats.slot_steps += int(steps_s.sum()) * layout.slots_read
         return rows[before & (self.records.left_B[rows] == 0)]
 
     def _end_stopped(self, seats: np.ndarray, seen: np.ndarray) -> None:

@@ -59,7 +59,8 @@ def relay(cache: caches.Cache, source_B: list[int], shift: int, slots: int) -> c
     """The cache with other rows, moved ``shift`` slots down, in ``slots`` slots."""
     source = jnp.asarray(source_B, jnp.int32)
     move = jax.jit(caches.relay, static_argnums=3)
-    layers = [move(pair, source, jnp.int32(shift), slots) for pair in cache.layers]
+    prefix = cache.prefix or [None] * len(cache.layers)
+    layers = [move(p, source, jnp.int32(shift), slots, f) for p, f in zip(cache.layers, prefix)]
     return caches.Cache(layers, cache.start_B[source] - shift, cache.slot - shift)
 
 
@@ -112,9 +113,9 @@ def test_a_group_reads_its_prefix_and_later_gets_copies_of_it():
     prompts = (rows[0], rows[0], rows[1][:3], rows[1][:3])
     for b, prompt in enumerate(prompts):
         assert tiny.relative(found[b], alone(prompt, more[b, :5])) < 1e-5
-    joined = [caches.join(*pairs) for pairs in zip(cache.prefix, cache.layers)]
     kept = [3, 0]
-    moved = relay(cache.replace(layers=joined, prefix=None), kept, 0, 20)
+    moved = relay(cache, kept, -2, 20)
+    assert (moved.prefix_slots, int(moved.slot)) == (0, 13)
     found, _ = decode(moved, more[kept, 5:])
     for i, b in enumerate(kept):
         assert tiny.relative(found[i], alone(prompts[b], more[b, :5], more[b, 5:])) < 1e-5

@@ -33,7 +33,7 @@ def main() -> None:
     mesh = make_mesh(1, 2, 4)
     places = weight_shardings(small.CONFIG, mesh, DECODE_RULES, stacked=False)
     params = jax.device_put(small.params(), places)
-    # With 14 rows for each shard those of a prompt share what they begin with.
+    # With 12 rows for each shard those of a prompt share what they begin with.
     for asked, rows in ((ASKED, 5), (small.prompts(8), 12)):
         found, _ = small.run(
             asked, force=HOOK, mesh=mesh, params=params, rows=rows, slot_multiple=64

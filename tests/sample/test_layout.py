@@ -115,7 +115,7 @@ def test_nobody_is_lost_whatever_happens(data):
         assert (layout.start_X[seated][going] >= 0).all()
         steps = min(block, int(left[rows].max()))
         assert layout.slot_s.max() + steps <= layout.slots
-        assert layout.read <= layout.rows * most
+        assert layout.slots_read <= layout.rows * most
         for seats in layout.row_X.reshape(-1, layout.group):  # what it shares is its prompt's
             assert len(set(prompt[seats[seats >= 0]])) <= (1 if layout.prefix else layout.group)
         made[rows[going]] = np.minimum(total, made + steps)[rows[going]]
@@ -127,7 +127,8 @@ def test_neighbours_that_begin_alike_share_slots_until_rows_move():
     how, left, history = shapes(16), np.full(16, 100), np.repeat([5, 40, 1, 9], 4)
     begin = np.repeat(np.arange(4), 4)
     layout = rearrange(how, nobody(how), left, history, np.arange(16), 32, begin).layout
-    assert (layout.group, layout.prefix, layout.own, layout.read) == (4, 64, 32, 16 * 32 + 4 * 64)
+    assert (layout.group, layout.prefix, layout.own) == (4, 64, 32)
+    assert layout.slots_read == 16 * 32 + 4 * 64
     assert layout.start_X.tolist() == np.repeat([60, 25, 64, 56], 4).tolist()
     left[:3] = 0
     full = dataclasses.replace(layout, slot_s=layout.slot_s + 32)
@@ -153,6 +154,16 @@ def test_a_group_is_what_divides_the_samples_of_all_prompts(samples, shards, gro
     assert layout.group == group
 
 
+@pytest.mark.parametrize("multiple", [32, 128])
+def test_samples_of_usual_prompts_share_them_whatever_the_limit(multiple):
+    how, begin = shapes(256, multiple=multiple), np.repeat(np.arange(32), 8)
+    for prompt in (20, 60, 122, 123, 256, 512, 2000):
+        for limit in (100, 128, 1000, 1024, 2048, 4096, 8192, 16384):
+            left, history = np.full(256, limit), np.full(256, prompt)
+            move = rearrange(how, nobody(how), left, history, np.arange(256), 32, begin)
+            assert move.layout.group == 8, (prompt, limit)
+
+
 def test_nothing_is_shared_that_would_take_more_memory():
     """Of a cache of 128 slots at the most, pairs would have 32 for each besides 128 of its own."""
     how, begin = shapes(8, multiple=64), np.repeat(np.arange(4), 2)
@@ -160,6 +171,15 @@ def test_nothing_is_shared_that_would_take_more_memory():
         left, history = np.full(8, limit), np.full(8, 2)
         layout = rearrange(how, nobody(how), left, history, np.arange(8), 32, begin).layout
         assert layout.group == group, limit
+
+
+def test_nothing_is_shared_by_rows_that_come_in_later():
+    how, left, history = shapes(8), np.full(12, 50), np.full(12, 10)
+    begin = np.repeat(np.arange(3), 4)
+    layout = rearrange(how, nobody(how), left, history, np.arange(8), 32).layout
+    left[:8] = 0
+    later = rearrange(how, layout, left, history, np.arange(8, 12), 32, begin).layout
+    assert later.row_X.tolist()[:4] == [8, 9, 10, 11] and later.group == 1
 
 
 def test_shards_are_filled_evenly():

@@ -69,6 +69,7 @@ def test_the_result_is_complete():
     "options",
     [
         {"rows": 1},  # every row prefilled and decoded alone
+        {"share_prompts": False},
         {"rows": 6, "refill": 0.0},
         {"rows": 8, "refill": 0.5, "block": 3},
         {"rows": 8, "refill": 1.0, "slot_multiple": 4, "slot_growth": 1.0},
