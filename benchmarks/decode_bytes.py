@@ -3,6 +3,7 @@
     python benchmarks/decode_bytes.py
     python benchmarks/decode_bytes.py --models r1_distill_llama_8b --shapes 64x1280
     python benchmarks/decode_bytes.py --whole --topologies v6e:2x2 --shapes 256x1280
+    python benchmarks/decode_bytes.py --group 8    # samples that share their prompt's slots
 
 Compiles the decode block of the sampler, a whole model on each chip, and counts as ``pruner-jax
 plan`` does. Layers cost alike, so it compiles 1 and 2 of them and adds the difference for each of
@@ -58,12 +59,15 @@ def describe(name: str, layers: int | None = None) -> ModelConfig:
     return dataclasses.replace(config, layers=layers, sliding_window=windows, tied=tied)
 
 
-def step(config: ModelConfig, topology: str, rows: int, slots: int, parts: int = 0) -> Step:
-    """Of a whole replica on each chip, in a bucket of so many slots."""
+def step(
+    config: ModelConfig, topology: str, rows: int, slots: int, *, group: int = 1, parts: int = 0
+) -> Step:
+    """Of a whole replica on each chip, in a bucket of so many slots, up to a quarter a prompt's."""
     mesh = make_mesh(1, -1, 1, chips.devices(topology))
     _, options = programs.for_tpu(LearnOptions(), SampleOptions(rows=rows, slot_growth=1.01))
-    prompt = slots // 4
-    sizes = {"count": rows * mesh.size, "prompt": prompt, "limit": slots - prompt - options.block}
+    prompt = max(128, slots // 4 // 128 * 128)
+    limit = slots - prompt - (options.block if group == 1 else 0)
+    sizes = {"count": rows * mesh.size, "prompt": prompt, "limit": limit, "group": group}
     made = programs.sampler(config, options, mesh, end_ids=(0,), **sizes)
     if (made.rows, made.slots) != (rows, slots):
         raise ValueError(f"{rows} x {slots} became {made.rows} x {made.slots}")
@@ -90,6 +94,7 @@ def main() -> None:
     parser.add_argument("--topologies", nargs="+", default=["v5e:2x2", "v6e:2x2"])
     parser.add_argument("--shapes", nargs="+", default=["256x512", "256x1280"])
     parser.add_argument("--whole", action="store_true")
+    parser.add_argument("--group", type=int, default=1)
     parser.add_argument("--parts", type=int, default=0)
     given = parser.parse_args()
     print(HEAD)
@@ -97,7 +102,7 @@ def main() -> None:
         size = tuple(map(int, shape.split("x")))
         layers = describe(name).layers
         some = [
-            step(describe(name, n), topology, *size, given.parts)
+            step(describe(name, n), topology, *size, group=given.group, parts=given.parts)
             for n in ([layers] if given.whole else [1, 2])
         ]
         all_ = some[0].extend(some[-1], layers - 1)

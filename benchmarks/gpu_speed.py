@@ -49,7 +49,7 @@ def sampler(note: Note, sizes: Sizes) -> int:
         draw(params, config, sizes, limit, options, seed=0)
         compiled = Compiled()
         stats = draw(params, config, sizes, limit, options, seed=1)
-        figures = sampled(stats, params, config, sizes.prompt, rate)
+        figures = sampled(stats, params, config, rate)
         note(sizes.sampled(limit), figures | {"compiled": compiled.lap()["perf/compiled"]})
     return 0
 
@@ -88,16 +88,15 @@ def draw(
     return stats
 
 
-def sampled(
-    stats: SampleStats, params: Any, config: ModelConfig, prompt: int, rate: float
-) -> dict[str, Any]:
-    """What a call took, prefill and host included. "read": all slots; "needed": only live ones, so
-    that its share of the bandwidth is the share of the roofline."""
+def sampled(stats: SampleStats, params: Any, config: ModelConfig, rate: float) -> dict[str, Any]:
+    """What a call took, prefill and host included. "read": all slots; "needed": only live ones, of
+    a prompt once for all its samples, so that its share of the bandwidth is that of the roofline.
+    (Rows are taken to come in at once and to end together.)"""
     width = params["embed"].dtype.itemsize
     slot = 2 * config.layers * config.kv_heads * config.head_width * width
     whole = sum(x.nbytes for x in jax.tree.leaves(params)) * stats.steps
     per_row = stats.tokens / stats.rows
-    live = stats.tokens * (prompt + per_row / 2)
+    live = stats.tokens * per_row / 2 + stats.prompt_tokens * stats.steps
     read, needed = whole + stats.slot_steps * slot, whole + live * slot
     figures = {
         "rows": stats.rows,

@@ -69,7 +69,7 @@ def forced(sizes: Sizes) -> dict[str, int]:
         "sample.slot_multiple": sizes.step_slots,
         "sample.block": 64,
         # As chosen for rows that all reach the limit, also where some end sooner: one program.
-        "learn.row_tokens": 2 * sizes.step_slots,
+        "learn.row_tokens": sizes.step_row,
     }
 
 

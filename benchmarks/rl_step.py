@@ -101,6 +101,7 @@ def prepare(
     *,
     model: pathlib.Path | None = None,
     prompts: int = PROMPTS,
+    limit: int | None = None,
 ) -> dict[str, Any]:
     """What all packages are told; writes our settings, and the model unless it is given."""
     from pruner_jax import text
@@ -111,7 +112,7 @@ def prepare(
     reasoner = ROOT / "configs" / "tiny_reasoner"
     if model is None:
         model = write_model(folder / "model", reasoner) if workload == "capped" else reasoner
-    limit = LIMITS[workload]
+    limit = limit or LIMITS[workload]
     measured = {"problems": 8, "samples": 1, "temperature": 1.0, "top_p": 1.0, "limit": limit}
     settings = {
         "out": str(folder / "unused"),

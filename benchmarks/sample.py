@@ -13,9 +13,10 @@ its parameters from the learner's each time. Writes JSON, prints a table. Worklo
   that nothing ends before ``--limit``.
 
 "bytes a token" is our decode block's cache and temporary memory at its largest, as the compiler
-planned it, over the tokens then in the cache, and what their keys and values alone take; for
-``transformers`` what torch allocated beside the weights (on a GPU only). On a GPU the bytes that
-our steps read, weights and every slot of the cache, stand beside a measured copy's.
+planned it, over the tokens that rows had then, and beside it what a token's keys and values take,
+which is more where the samples of a prompt share its slots; for ``transformers`` what torch
+allocated beside the weights (on a GPU only). On a GPU the bytes that our steps read, weights and
+every slot of the cache, stand beside a measured copy's.
 """
 
 from __future__ import annotations
@@ -119,8 +120,8 @@ def compare(workload: str, given: argparse.Namespace, folder: pathlib.Path) -> d
     found = {name: medians(calls[given.skip :]) for name, calls in said.items()}
     config = handle.describe(work["model"]).config
     width = 2 if given.dtype == "bfloat16" else 4
-    least = 2 * config.layers * config.kv_heads * config.head_width * width
-    found["ours"] |= memory | {"least_bytes_per_token": least}
+    each = 2 * config.layers * config.kv_heads * config.head_width * width
+    found["ours"] |= memory | {"keys_and_values": each}
     return found
 
 
@@ -143,8 +144,8 @@ def table(found: dict[str, Any]) -> str:
             cells.append(f"{got['tokens_per_s']:,.0f}")
             cells.append(f"{samplers['ours']['tokens_per_s'] / got['tokens_per_s']:.2f}")
             bytes_ = f"{got['bytes_per_token']:,.0f}" if "bytes_per_token" in got else ""
-            least = got.get("least_bytes_per_token")
-            cells.append(f"{bytes_} (least {least:,})" if least else bytes_)
+            each = got.get("keys_and_values")
+            cells.append(f"{bytes_} (keys and values {each:,})" if each else bytes_)
             share = got.get("read_of_copy")
             cells.append("" if share is None else f"{share:.0%} of a copy's")
             lines.append("| " + " | ".join(cells) + " |")

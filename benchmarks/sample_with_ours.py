@@ -89,8 +89,7 @@ def answer(
         "compiled": compiled.lap()["perf/compiled"],
     }
     if rate is not None:
-        longest = max(map(len, tokens))
-        figures = gpu_speed.sampled(stats, ready, engine.config, longest, rate)
+        figures = gpu_speed.sampled(stats, ready, engine.config, rate)
         names = ("read_of_copy", "needed_of_copy", "read_of_maker", "needed_of_maker")
         said |= {name: figures[name] for name in names if name in figures}
     return said
@@ -105,8 +104,8 @@ class Watch:
     def __call__(self, *arguments: Any, **static: Any) -> Any:
         """Run the block."""
         shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), arguments)
-        _, layers, rows, slot_s, *_ = arguments
-        cache = sum(x.nbytes for x in jax.tree.leaves(layers))
+        _, layers, prefix, rows, slot_s, *_ = arguments
+        cache = sum(x.nbytes for x in jax.tree.leaves((layers, prefix)))
         found = self.block(*arguments, **static)
         written = found[-1]
         until = int(slot_s[0]) + int(written.steps_B[0])
@@ -116,7 +115,8 @@ class Watch:
         return found
 
     def memory(self) -> dict[str, Any]:
-        """Bytes of cache and temporary memory for each token that the cache held."""
+        """Bytes of cache and temporary memory for each token that a row had before it, so that a
+        prompt counts for each of its samples."""
         shapes, static = self.call
         cache, held = self.largest
         planned = self.block.lower(*shapes, **static).compile().memory_analysis()

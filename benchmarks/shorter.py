@@ -1,6 +1,7 @@
 """What a step costs as the answers get shorter: pruning pays for itself.
 
     python benchmarks/shorter.py means [--trl ENV/bin/python] [--stages 1]
+    python benchmarks/shorter.py means --limit 512 --means 512 256 128
     python benchmarks/shorter.py run runs/quickstart --picture docs/step_time.svg
 
 ``means``: whole steps of ``prune`` (rl_step.py's way of running and timing them) with the number of
@@ -32,7 +33,6 @@ from typing import Any
 import numpy as np
 import rl_step  # benchmarks/rl_step.py
 
-LIMIT = rl_step.LIMITS["capped"]
 LARGE, NEVER = 100.0, -30.0  # an entry of the hidden state; a logit
 NO_STEP = ("time/evaluate", "time/save", "time/pick")
 
@@ -43,6 +43,7 @@ def main() -> None:
     verbs = parser.add_subparsers(dest="verb", required=True)
     chosen = verbs.add_parser("means", help="chosen mean lengths under one limit")
     chosen.add_argument("--means", type=int, nargs="+", default=[128, 96, 64, 48, 32])
+    chosen.add_argument("--limit", type=int, default=rl_step.LIMITS["capped"])
     chosen.add_argument("--stages", type=int, default=8)
     chosen.add_argument("--prompts", type=int, default=64, help="each is sampled eight times")
     chosen.add_argument("--trl", help="Python of TRL's environment")
@@ -94,22 +95,23 @@ def prepare(mean: int, given: argparse.Namespace, folder: pathlib.Path) -> dict[
     """The workload of one mean length; writes its model."""
     folder.mkdir()
     model = rl_step.write_model(folder / "model", rl_step.ROOT / "configs" / "tiny_reasoner")
-    write_stages(model, given.stages, chance(mean, given.stages))
-    return rl_step.prepare("capped", folder, given.steps, model=model, prompts=given.prompts)
+    write_stages(model, given.stages, chance(mean, given.stages, given.limit))
+    sizes = {"prompts": given.prompts, "limit": given.limit}
+    return rl_step.prepare("capped", folder, given.steps, model=model, **sizes)
 
 
-def chance(mean: float, stages: int) -> float:
-    """With which chance a token is its stage's last, for answers of that mean length, of LIMIT
+def chance(mean: float, stages: int, limit: int) -> float:
+    """With which chance a token is its stage's last, for answers of that mean length, of ``limit``
     tokens at most. (A stage lasts so long as a coin falls; the mean is the sum over t of the chance
     that fewer than ``stages`` of t tokens were last ones.)"""
     from scipy.stats import binom
 
-    if mean >= LIMIT:
+    if mean >= limit:
         return 0.0
     low, high = 0.0, 1.0
     while high - low > 1e-9:
         middle = (low + high) / 2
-        if binom.cdf(stages - 1, np.arange(LIMIT), middle).sum() > mean:
+        if binom.cdf(stages - 1, np.arange(limit), middle).sum() > mean:
             low = middle
         else:
             high = middle

@@ -37,9 +37,10 @@ def main() -> None:
     prompt, limit = round(statistics.mean(prompts)), work["limit"]
     rows = work["prompts_per_step"] * work["samples"]
     own = rows // mesh.size  # of a device
-    spread = range(prompt, prompt + limit, 16)
+    group = work["samples"]
     generate = limit * statistics.mean(
-        seconds(decode_step(config, own, slots), mesh) for slots in spread
+        seconds(decode_step(config, own, group, prompt, slots), mesh)
+        for slots in range(16, limit + 1, 16)
     )
     tokens = prompt + limit - 1
     micro = max(1, LearnOptions().resolve(jax.default_backend()).micro_tokens // tokens)
@@ -56,14 +57,18 @@ def weights_of(config: ModelConfig) -> list[tuple[int, int]]:
     return [(out, D) for out in into] + [(D, config.heads * H)] + mlp
 
 
-def decode_step(config: ModelConfig, rows: int, slots: int) -> list[Product]:
-    """All products of a decode step; keys and values of every layer are arrays of their own."""
+def decode_step(
+    config: ModelConfig, rows: int, group: int, prompt: int, slots: int
+) -> list[Product]:
+    """All products of a decode step; keys and values of every layer are arrays of their own, and
+    those of a prompt are there once for its group."""
     K, n, H = config.kv_heads, config.heads // config.kv_heads, config.head_width
     found = []
     for _ in range(config.layers):
         found += [("td,fd->tf", (rows, d), (f, d)) for f, d in weights_of(config)]
-        found.append(("bknh,bkhs->bkns", (rows, K, n, H), (rows, K, H, slots)))
-        found.append(("bkns,bksh->bknh", (rows, K, n, slots), (rows, K, slots, H)))
+        for B, q, S in ((rows // group, group * n, prompt), (rows, n, slots)):
+            found.append(("bkqh,bkhs->bkqs", (B, K, q, H), (B, K, H, S)))
+            found.append(("bkqs,bksh->bkqh", (B, K, q, S), (B, K, S, H)))
     return [*found, ("td,vd->tv", (rows, config.width), (config.vocab_size, config.width))]
 
 

@@ -143,6 +143,7 @@ def sampler(
     prompt: int,
     limit: int,
     end_ids: tuple[int, ...],
+    group: int = 1,
 ) -> Sampler:
     """The decode block with its cache at its largest, and a prefill of prompts.
 
@@ -154,18 +155,26 @@ def sampler(
       prompt: tokens of a prompt.
       limit: tokens of a response.
       end_ids: tokens that end a response.
+      group: samples of a prompt that share its slots, 1: none do.
+
+    Raises:
+      ValueError: the rows of a device are not made of such groups.
     """
     shapes = shapes_of(options, mesh, count)
-    slots = shapes.most_slots(prompt, limit, options.block)
+    if shapes.full % group:
+        raise ValueError(f"{shapes.full} rows of a device are not groups of {group}")
+    own, prefix = shapes.most_slots(prompt, limit, options.block), 0
+    if group > 1:
+        own, prefix = shapes.own(limit, limit), shapes.slots(prompt - 1)
     params = _placed(
         weights.abstract(config, options.dtype, stacked=False),
         weights.weight_shardings(config, mesh, DECODE_RULES, stacked=False),
     )
     return Sampler(
-        _decode(config, options, mesh, params, shapes, slots, end_ids),
+        _decode(config, options, mesh, params, shapes, own, prefix, group, end_ids),
         _prefill(config, mesh, params, shapes, prompt),
         shapes.full,
-        slots,
+        own + prefix,
     )
 
 
@@ -188,22 +197,29 @@ def _decode(
     mesh: Mesh,
     params: PyTree,
     shapes: Shapes,
-    slots: int,
+    own: int,
+    prefix_slots: int,
+    group: int,
     end_ids: tuple[int, ...],
 ) -> Program:
     seats, dtype = shapes.full * shapes.shards, jnp.dtype(options.dtype)
-    cache = jax.eval_shape(lambda: init_cache(config, seats, slots, dtype).layers)
-    layers = jax.tree.map(lambda x: _shape(x.shape, x.dtype, device.cache_place(mesh)), cache)
+
+    def cache(rows: int, slots: int) -> PyTree:
+        layers = jax.eval_shape(lambda: init_cache(config, rows, slots, dtype).layers)
+        return jax.tree.map(lambda x: _shape(x.shape, x.dtype, device.cache_place(mesh)), layers)
+
+    layers = cache(seats, own)
+    prefix = cache(seats // group, prefix_slots) if prefix_slots else None
     rows = _rows(seats, _spread(mesh))
     slot_s = _shape((shapes.shards,), jnp.int32, _spread(mesh))
     limits = _shape((2,), jnp.int32, _whole(mesh))
     key = _shape((), jax.eval_shape(lambda: jax.random.key(0)).dtype, _whole(mesh))
     picking = Picking(options.temperature, options.top_k, options.top_p, options.min_p)
     program = device.Program(config, picking, end_ids, options.block, None, _alone(mesh))
-    arguments = (params, layers, rows, slot_s, limits, key)
+    arguments = (params, layers, prefix, rows, slot_s, limits, key)
     return Program(
         functools.partial(device.decoder(mesh).lower, *arguments, program=program),
-        {"weights": params, "cache": layers, "rows": rows},
+        {"weights": params, "cache": (layers, prefix), "rows": rows},
     )
 
 

@@ -5,6 +5,11 @@ the cheapest write on every platform. Row b is live in the slots ``start_B[b] ..
 prompts are right-aligned and a token's position is its slot minus its row's start. Keys and values
 are separate arrays per layer, [B, K, H, S] and [B, K, S, H]: see ``attention.py``. All functions
 are pure and meant for inside ``jit``.
+
+While the samples of a prompt sit side by side, its slots may be kept once for all of them, as a
+prefix: P groups of B/P neighbours, [P, K, H, L] and [P, K, L, H]. Slots are numbered through, the
+prefix first. A decode step then reads a prompt once for its group, not once for each sample
+(Hydragen, arXiv 2402.05099).
 """
 
 from __future__ import annotations
@@ -27,11 +32,17 @@ class Cache:
     layers: list[Pair]
     start_B: jax.Array  # int32, the first live slot
     slot: jax.Array  # int32 scalar, the next slot to be written
+    prefix: list[Pair] | None = None  # of every layer, the slots before those in ``layers``
+
+    @property
+    def prefix_slots(self) -> int:
+        """L, how many slots are kept once for a group."""
+        return self.prefix[0][1].shape[2] if self.prefix else 0
 
     @property
     def slots(self) -> int:
-        """S, how many slots there are."""
-        return self.layers[0][1].shape[2]
+        """How many slots a row has, those of its prefix included."""
+        return self.prefix_slots + self.layers[0][1].shape[2]
 
 
 def init_cache(config: ModelConfig, rows: int, slots: int, dtype: Any) -> Cache:
@@ -53,21 +64,28 @@ def write(pair: Pair, k_BTKH: jax.Array, v_BTKH: jax.Array, slot: jax.Array) -> 
     )
 
 
-def relay(pair: Pair, source_B: jax.Array, shift: jax.Array, slots: int) -> Pair:
+def relay(
+    pair: Pair, source_B: jax.Array, shift: jax.Array, slots: int, prefix: Pair | None = None
+) -> Pair:
     """One layer's keys and values with other rows, ``shift`` slots further down, in ``slots``.
 
     Row b of the result is row ``source_B[b]``: a row named G times is forked into G, one that is
     not named is dropped, -1 gives a row of zeros. A negative shift moves up. What has no slot any
-    more is lost, and new slots are zero.
+    more is lost, and new slots are zero. Of a prefix each row gets a copy, in front of its own.
     """
+    at = jnp.maximum(source_B, 0)
 
-    def move(x, axis):
-        moved = jnp.where((source_B >= 0)[:, None, None, None], x[source_B], 0)
+    def move(x, axis, shared):
+        moved = x[at]
+        if shared is not None:
+            moved = jnp.concatenate([shared[at // (len(x) // len(shared))], moved], axis)
+        moved = jnp.where((source_B >= 0)[:, None, None, None], moved, 0)
         spare = [(0, 0)] * 4
         spare[axis] = (slots, slots)
         return jax.lax.dynamic_slice_in_dim(jnp.pad(moved, spare), shift + slots, slots, axis)
 
-    return move(pair[0], 3), move(pair[1], 2)
+    keys, values = prefix or (None, None)
+    return move(pair[0], 3, keys), move(pair[1], 2, values)
 
 
 def put(pair: Pair, fresh: Pair, source_B: jax.Array, slot: jax.Array) -> Pair:

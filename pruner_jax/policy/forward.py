@@ -79,7 +79,8 @@ def forward(
     if stacked:
         x = _scan(block, x, params["layers"], config)
     else:
-        old = [None] * config.layers if cache is None else cache.layers
+        nothing = [None] * config.layers
+        old = nothing if cache is None else zip(cache.layers, cache.prefix or nothing)
         windows = config.sliding_window or (None,) * config.layers
         new = []
         for layer, window, keys_values in zip(params["layers"], windows, old, strict=True):
@@ -134,8 +135,10 @@ def _look(positions_BT: jax.Array, segments_BT: jax.Array | None, cache: Cache |
 
     def look(q, k, v, window, old):
         # Write first, then read only what was written: reading the old value as well would copy it.
-        k, v = write(old, k, v, cache.slot)
-        return attend(q, k, v, window=window, bias_BTS=bias_BTS, **place), (k, v)
+        own, prefix = old
+        k, v = write(own, k, v, cache.slot - cache.prefix_slots)
+        seen = {"prefix": prefix, "window": window, "bias_BTS": bias_BTS}
+        return attend(q, k, v, **seen, **place), (k, v)
 
     return look
 

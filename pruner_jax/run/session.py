@@ -88,6 +88,7 @@ MACHINE = (
     "sample.block",
     "sample.refill",
     "sample.rows",
+    "sample.share_prompts",
     "sample.slot_growth",
     "sample.slot_multiple",
     "track",

@@ -140,20 +140,21 @@ def relay_layer(
     pair: Pair,
     source_B: jax.Array,
     shift_s: jax.Array,
+    prefix: Pair | None = None,
     *,
     slots: int,
     mesh: Mesh | None = None,
 ) -> Pair:
     """One layer's keys and values with other rows, moved down by each shard's shift, in ``slots``.
 
-    ``source_B`` numbers rows of the same shard, -1 for none. One layer at a time, so that old and
-    new cache never exist whole together.
+    ``source_B`` numbers rows of the same shard, -1 for none. With a prefix each row gets its own
+    copy of it. One layer at a time, so that old and new cache never exist whole together.
     """
 
-    def move(pair, source_B, shift_s):
-        return relay(pair, source_B, shift_s[0], slots)
+    def move(pair, source_B, shift_s, prefix):
+        return relay(pair, source_B, shift_s[0], slots, prefix)
 
-    return _spread(mesh, move)(pair, source_B, shift_s)
+    return _spread(mesh, move)(pair, source_B, shift_s, prefix)
 
 
 @functools.partial(jax.jit, static_argnames="mesh", donate_argnames="pair")
@@ -175,6 +176,7 @@ def put_layer(
 def decode(
     params: Any,
     layers: list[Pair],
+    prefix: list[Pair] | None,
     rows: Rows,
     slot_s: jax.Array,
     limits: jax.Array,
@@ -184,10 +186,11 @@ def decode(
 ) -> tuple[list[Pair], Rows, Written]:
     """At most ``limits[0]`` steps for all rows; ends early when ``limits[1]`` or fewer are alive.
 
-    ``key`` holds seed and purpose; ``slot_s`` is the next slot of each shard.
+    ``key`` holds seed and purpose; ``slot_s`` is the next slot of each shard; ``prefix`` has the
+    slots before those in ``layers``, where groups of rows share them.
     """
-    run = functools.partial(_block, program)
-    return _spread(program.mesh, run, whole=(0, 4, 5))(params, layers, rows, slot_s, limits, key)
+    block = _spread(program.mesh, functools.partial(_block, program), whole=(0, 5, 6))
+    return block(params, layers, prefix, rows, slot_s, limits, key)
 
 
 # XLA for v5e and v6e, which have 128 MiB on the chip, likes to fetch all keys or values of a layer
@@ -214,7 +217,7 @@ def _decoder(kind: str) -> Any:
     )
 
 
-def _block(program, params, layers, rows, slot_s, limits, key):
+def _block(program, params, layers, prefix, rows, slot_s, limits, key):
     """The loop. Only the cache and the parts of Rows that change are carried round it."""
     streams = _streams(key, rows.identity_B3)
     width = len(rows.token_B)
@@ -234,7 +237,7 @@ def _block(program, params, layers, rows, slot_s, limits, key):
             program.config,
             rows.token_B[:, None],
             position_TB1[step],
-            cache=Cache(layers, rows.start_B, slot_s[0] + step),
+            cache=Cache(layers, rows.start_B, slot_s[0] + step, prefix),
             rotation=jax.tree.map(lambda x: x[step], turns),
         )
         logits = unembed(params, program.config, hidden[:, 0])

@@ -45,6 +45,10 @@ class SampleOptions:
     """The cache grows by at least this factor: more means fewer compiled programs, and more slots
     that are read in vain."""
 
+    share_prompts: bool = True
+    """Samples of a prompt read its part of the cache once for all of them, where all rows fit in at
+    once, until half of the rows have ended."""
+
     dtype: str = "auto"
     """Of weights and cache: float32, bfloat16, or auto (float32 on a CPU, where bfloat16 is
     slower)."""

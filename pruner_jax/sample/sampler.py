@@ -199,6 +199,7 @@ class _Batch:
         self.shapes = shapes_of(options, mesh, len(self.waiting))
         self.layout = nobody(self.shapes)
         self.layers: list = []  # keys and values, on the device
+        self.prefix: list | None = None  # those in slots that neighbours share
         self.rows: device.Rows | None = None
         self.memory_BM = np.zeros((len(records), memory_of(force)), np.int32)
         self._replay()
@@ -230,8 +231,14 @@ class _Batch:
         count = admitted(self.shapes, live, len(self.waiting), self.options.refill)
         entering, self.waiting = self.waiting[:count], self.waiting[count:]
         prompt_P = np.array([len(tokens) for tokens in self.records.prompts.tokens])
-        history_B = prompt_P[self.records.group_B] + self.records.length_B
-        move = rearrange(self.shapes, self.layout, left_B, history_B, entering, self.options.block)
+        group_B, length_B = self.records.group_B, self.records.length_B
+        history_B = prompt_P[group_B] + length_B
+        begin_B = None
+        if self.options.share_prompts and not len(self.waiting):
+            begin_B = np.where(length_B == 0, group_B, len(prompt_P) + np.arange(len(group_B)))
+        move = rearrange(
+            self.shapes, self.layout, left_B, history_B, entering, self.options.block, begin_B
+        )
         if move is not None:
             self._relay(move)
             self.layout = move.layout
@@ -244,18 +251,25 @@ class _Batch:
 
     def _relay(self, move: Move) -> None:
         """Keys and values of the rows that stay, in the new layout; one layer after the other."""
-        shape = {"slots": move.layout.slots, "mesh": self.program.mesh}
+        layout, seats, mesh = move.layout, len(move.source_X), self.program.mesh
         if (move.source_X < 0).all():
-            self.layers = device.empty(
-                config=self.program.config,
-                rows=len(move.source_X),
-                dtype=self.params["embed"].dtype,
-                **shape,
-            )
+            kind = {"config": self.program.config, "dtype": self.params["embed"].dtype}
+            self.layers = device.empty(rows=seats, slots=layout.own, mesh=mesh, **kind)
+            self.prefix = None
+            if layout.prefix:
+                places = seats // layout.group
+                self.prefix = device.empty(rows=places, slots=layout.prefix, mesh=mesh, **kind)
             return
+        given_up = None if layout.prefix else self.prefix
         for i, pair in enumerate(self.layers):
+            shared = given_up[i] if given_up else None
             self.layers[i] = None  # so that the old pair is freed once the new one is there
-            self.layers[i] = device.relay_layer(pair, move.source_X, move.shift_s, **shape)
+            if given_up:
+                given_up[i] = None
+            self.layers[i] = device.relay_layer(
+                pair, move.source_X, move.shift_s, shared, slots=layout.own, mesh=mesh
+            )
+        self.prefix = self.prefix if layout.prefix else None
 
     def _describe(self, row_X: np.ndarray, start_X: np.ndarray, length_B: np.ndarray):
         """What the device must know of the rows (-1: an empty seat), ``length_B`` tokens long."""
@@ -282,18 +296,23 @@ class _Batch:
         )
 
     def _prefill(self, move: Move) -> None:
-        """Keys and values of the rows that come in: once for all that begin alike, then forked.
+        """Keys and values of the rows that come in: once for all that begin alike, then forked
+        into their seats, or into those that they share.
 
         A few prompts at a time, as many for each shard.
         """
         layout, records = move.layout, self.records
+        # What is filled; seats that share a prefix are one here.
+        cache = self.prefix or self.layers
+        fresh_Y, row_Y = move.fresh_X[:: layout.group], layout.row_X[:: layout.group]
+        shard_Y = np.arange(len(row_Y)) * len(layout.slot_s) // len(row_Y)
         distinct: list[dict[bytes, int]] = [{} for _ in layout.slot_s]
-        place_X = np.full(len(layout.row_X), -1)
-        for seat in np.flatnonzero(move.fresh_X):
-            row = layout.row_X[seat]
+        place_Y = np.full(len(row_Y), -1)
+        for seat in np.flatnonzero(fresh_Y):
+            row = row_Y[seat]
             prefix = records.history(row, records.length_B[row])[:-1].tobytes()
-            own = distinct[seat // layout.rows]
-            place_X[seat] = own.setdefault(prefix, len(own))
+            own = distinct[shard_Y[seat]]
+            place_Y[seat] = own.setdefault(prefix, len(own))
         longest = max(len(prefix) // 4 for own in distinct for prefix in own)
         width = self.shapes.slots(longest)
         most = max(len(own) for own in distinct)
@@ -314,11 +333,11 @@ class _Batch:
                 config=self.program.config,
                 mesh=self.program.mesh,
             )
-            here_X = (place_X >= first) & (place_X < first + some)
-            source_X = np.where(here_X, place_X - first, -1).astype(np.int32)
+            here_Y = (place_Y >= first) & (place_Y < first + some)
+            source_Y = np.where(here_Y, place_Y - first, -1).astype(np.int32)
             for i, pair in enumerate(fresh):
-                self.layers[i] = device.put_layer(
-                    self.layers[i], pair, source_X, layout.slot_s, mesh=self.program.mesh
+                cache[i] = device.put_layer(
+                    cache[i], pair, source_Y, layout.slot_s, mesh=self.program.mesh
                 )
 
     # -- a block -----------------------------------------------------------------------------------
@@ -330,6 +349,7 @@ class _Batch:
         self.layers, self.rows, written = device.decoder(self.program.mesh)(
             self.params,
             self.layers,
+            self.prefix,
             self.rows,
             self.layout.slot_s,
             np.array([steps, self._enough()], np.int32),
@@ -374,7 +394,7 @@ class _Batch:
         stats.blocks += 1
         stats.steps += int(steps_s.max())
         stats.row_steps += int(steps_s.sum()) * layout.rows
-        stats.slot_steps += int(steps_s.sum()) * layout.rows * layout.slots
+        stats.slot_steps += int(steps_s.sum()) * layout.slots_read
         return rows[before & (self.records.left_B[rows] == 0)]
 
     def _end_stopped(self, seats: np.ndarray, seen: np.ndarray) -> None:

@@ -197,12 +197,14 @@ def step_beam(
 
 def _few_shapes(options: SampleOptions, rows: int, longest: int) -> SampleOptions:
     """Settings under which draws share compiled programs, though beams get fewer and longer from
-    line to line: seats in powers of two, caches for half the longest row or all of it."""
+    line to line: seats in powers of two, caches for half the longest row or all of it, and nothing
+    shared, which those beams would do that come to be as many as there are seats."""
     tile = options.resolve(jax.default_backend()).slot_multiple
     return dataclasses.replace(
         options,
         rows=min(options.rows, 1 << (rows.bit_length() - 1)),
         slot_multiple=-(-longest // (2 * tile)) * tile,
+        share_prompts=False,
     )
 
 

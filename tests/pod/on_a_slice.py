@@ -10,8 +10,9 @@ import jax.numpy as jnp
 from jax.sharding import SingleDeviceSharding
 
 from pruner_jax import config
-from pruner_jax.pod import chips, hlo
-from pruner_jax.run import finding
+from pruner_jax.pod import chips, hlo, programs
+from pruner_jax.pod.compiled import compile_program
+from pruner_jax.run import finding, traffic
 
 
 def memory_of(chip):
@@ -44,6 +45,18 @@ def shared(settings):
     return finding.sampling(finding.prepare(dataclasses.replace(settings, mesh=mesh)), "train")
 
 
+def grouped(here, group):
+    """A decode block of 512 rows a device, of which so many share the slots of their prompt."""
+    _, options = programs.for_tpu(here.settings.learn, here.settings.sample)
+    sizes = {"count": 512 * here.mesh.size, "prompt": 1024, "limit": 1024, "group": group}
+    made = programs.sampler(here.config, options, here.mesh, end_ids=(0,), **sizes)
+    done = compile_program(made.decode)
+    given = made.decode.arguments
+    found = traffic.of_decode(done.text, given["weights"], given["cache"])
+    kept = {"arguments": done.arguments, "temporaries": done.temporaries}
+    return kept | {name: found[name] for name in ("collectives", "cache_copies", "step_bytes")}
+
+
 def main(file, *words):
     settings = config.load(config.PlanConfig, file, words)
     here = finding.prepare(settings)
@@ -54,6 +67,7 @@ def main(file, *words):
         "turned_over": turned_over((8192, 16384)),
         # A cache that does not fit into the memory on the chip's core.
         "monitor": finding.sampling(here, "monitor").plain(here.chip.memory),
+        "grouped": [grouped(here, group) for group in (1, 8)],
         "shared": shared(settings).plain(here.chip.memory),
     }
     print(json.dumps(found))

@@ -134,6 +134,18 @@ def test_a_copied_cache_would_be_seen(compiled):
 
 @needs_libtpu
 @pytest.mark.slow
+def test_prompts_that_samples_share_are_neither_copied_nor_laid_out_anew(compiled):
+    alone, shared = compiled["grouped"]
+    assert shared["cache_copies"] == 0 and shared["collectives"] == []
+    # Not before the loop either, where all layers would be there at once.
+    keys = 512 // 8 * MODEL["num_key_value_heads"] * 1024 * 128 * 2  # shared in one layer, bytes
+    assert shared["temporaries"] < alone["temporaries"] + keys
+    assert shared["arguments"] < 0.7 * alone["arguments"]
+    assert shared["step_bytes"] < 0.7 * alone["step_bytes"]
+
+
+@needs_libtpu
+@pytest.mark.slow
 def test_chips_that_share_a_model_share_its_cache(compiled):
     shared = compiled["shared"]
     kept = shared["counted_bytes"]["weights"] + shared["counted_bytes"]["cache"]  # one layer twice

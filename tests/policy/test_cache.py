@@ -59,7 +59,8 @@ def relay(cache: caches.Cache, source_B: list[int], shift: int, slots: int) -> c
     """The cache with other rows, moved ``shift`` slots down, in ``slots`` slots."""
     source = jnp.asarray(source_B, jnp.int32)
     move = jax.jit(caches.relay, static_argnums=3)
-    layers = [move(pair, source, jnp.int32(shift), slots) for pair in cache.layers]
+    prefix = cache.prefix or [None] * len(cache.layers)
+    layers = [move(p, source, jnp.int32(shift), slots, f) for p, f in zip(cache.layers, prefix)]
     return caches.Cache(layers, cache.start_B[source] - shift, cache.slot - shift)
 
 
@@ -102,8 +103,27 @@ def test_refilled_rows_and_their_neighbours_decode_as_if_alone():
     assert tiny.relative(found[2], alone(new[0], after[2])) < 1e-5
 
 
+def test_a_group_reads_its_prefix_and_later_gets_copies_of_it():
+    rows, more = tiny.tokens(2, 6), tiny.tokens(4, 9, seed=1)
+    begun = prefill([rows[0], rows[1][:3]], 6)
+    own = init_cache(model()[0], 4, 5, jnp.float32).layers
+    cache = caches.Cache(own, jnp.array([0, 0, 3, 3]), begun.slot, begun.layers)
+    assert (cache.prefix_slots, cache.slots) == (6, 11)
+    found, cache = decode(cache, more[:, :5])
+    prompts = (rows[0], rows[0], rows[1][:3], rows[1][:3])
+    for b, prompt in enumerate(prompts):
+        assert tiny.relative(found[b], alone(prompt, more[b, :5])) < 1e-5
+    kept = [3, 0]
+    moved = relay(cache, kept, -2, 20)
+    assert (moved.prefix_slots, int(moved.slot)) == (0, 13)
+    found, _ = decode(moved, more[kept, 5:])
+    for i, b in enumerate(kept):
+        assert tiny.relative(found[i], alone(prompts[b], more[b, :5], more[b, 5:])) < 1e-5
+
+
 @pytest.mark.parametrize("windows", [False, True])
-def test_a_decode_loop_copies_no_cache(windows):
+@pytest.mark.parametrize("group", [1, 4])
+def test_a_decode_loop_copies_no_cache(windows, group):
     """Temporary memory below one layer's cache, and no copy of its shape in the program."""
     raw = tiny.CONFIGS["qwen2_window" if windows else "qwen2"] | {"head_dim": 16}
     config = from_hf(raw)
@@ -112,18 +132,21 @@ def test_a_decode_loop_copies_no_cache(windows):
         lambda key: unstack(init(config, key, jnp.float32), jnp.float32), jax.random.key(0)
     )
     cache = jax.eval_shape(lambda: init_cache(config, rows, slots, jnp.float32))
+    prefix = jax.eval_shape(lambda: init_cache(config, rows // group, slots, jnp.float32)).layers
 
-    def block(params, cache, token_B):
+    def block(params, cache, prefix, token_B):
         def one(_, carry):
             cache, token = carry
             at = (cache.slot - cache.start_B)[:, None]
-            hidden, cache = forward(params, config, token[:, None], at, cache=cache)
+            whole = cache.replace(prefix=prefix if group > 1 else None)
+            hidden, found = forward(params, config, token[:, None], at, cache=whole)
+            cache = found.replace(prefix=None)
             return cache, jnp.argmax(unembed(params, config, hidden[:, 0]), -1).astype(jnp.int32)
 
         return jax.lax.fori_loop(0, steps, one, (cache, token_B))
 
     token = jax.ShapeDtypeStruct((rows,), jnp.int32)
-    compiled = jax.jit(block, donate_argnums=1).lower(params, cache, token).compile()
+    compiled = jax.jit(block, donate_argnums=1).lower(params, cache, prefix, token).compile()
     one_layer = 2 * rows * config.kv_heads * slots * config.head_width * 4
     assert compiled.memory_analysis().temp_size_in_bytes < one_layer
     body = compiled.as_text().split("ENTRY")[0]

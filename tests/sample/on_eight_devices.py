@@ -31,21 +31,27 @@ def main() -> None:
         )
         small.same(alone, found)
         assert stats.tokens == alone.length_B.sum()
-    no_collectives(mesh, params)
+    # All at once, so that those of a prompt share what they begin with.
+    whole = small.prompts(8)
+    found, stats = small.run(whole, samples=4, mesh=mesh, params=params, rows=8)
+    small.same(small.run(whole, samples=4)[0], found)
+    assert stats.slot_steps < 32 * stats.row_steps
+    for group in (1, 2):
+        no_collectives(mesh, params, group)
 
 
-def no_collectives(mesh, params) -> None:
+def no_collectives(mesh, params, group) -> None:
     """The compiled loop has none, although its rows lie on several devices."""
     seats = 8
     rows = small.rows(seats)
-    layers = device.empty(
-        config=small.CONFIG, rows=seats, slots=32, dtype=params["embed"].dtype, mesh=mesh
-    )
+    kind = {"config": small.CONFIG, "dtype": params["embed"].dtype, "mesh": mesh}
+    layers = device.empty(rows=seats, slots=32, **kind)
+    prefix = device.empty(rows=seats // group, slots=16, **kind) if group > 1 else None
     assert layers[0][0].sharding.spec[0] is not None
     program = small.program(mesh=mesh)
     slot_s, limits = np.full(mesh.size, 5, np.int32), np.array([8, 0], np.int32)
     text = device.decode.lower(
-        params, layers, rows, slot_s, limits, jax.random.key(0), program=program
+        params, layers, prefix, rows, slot_s, limits, jax.random.key(0), program=program
     ).compile()
     for word in ("all-reduce", "all-gather", "all-to-all", "collective-permute"):
         assert word not in text.as_text(), word

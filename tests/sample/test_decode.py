@@ -33,19 +33,25 @@ CONFIG = ModelConfig(
 B, S = 32, 1024
 
 
-def lowered(hook=None):
+def lowered(hook=None, group=1):
+    prefix = None
+    if group > 1:
+        prefix = jax.eval_shape(lambda: init_cache(CONFIG, B // group, S, jnp.float32)).layers
     layers = jax.eval_shape(lambda: init_cache(CONFIG, B, S, jnp.float32)).layers
     key = jax.eval_shape(lambda: jax.random.key(0))
     program = device.Program(CONFIG, Picking(), (1, 2), 16, hook)
     params = abstract(CONFIG, jnp.float32, stacked=False)
     slot_s, limits = np.zeros(1, np.int32), np.zeros(2, np.int32)
     rows = small.rows(B, hook)
-    return device.decode.lower(params, layers, rows, slot_s, limits, key, program=program)
+    arguments = (params, layers, prefix, rows, slot_s, limits, key)
+    return device.decode.lower(*arguments, program=program)
 
 
-@pytest.mark.parametrize("hook", [None, noise(0.1, (3, 4), after=(5,), until=(6,))])
-def test_a_block_needs_less_memory_than_one_layer_of_cache(hook):
-    compiled = lowered(hook).compile()
+@pytest.mark.parametrize(
+    "hook, group", [(None, 1), (noise(0.1, (3, 4), after=(5,), until=(6,)), 1), (None, 8)]
+)
+def test_a_block_needs_less_memory_than_one_layer_of_cache(hook, group):
+    compiled = lowered(hook, group).compile()
     one_layer = 2 * B * CONFIG.kv_heads * S * CONFIG.head_width * 4
     memory = compiled.memory_analysis()
     assert memory.temp_size_in_bytes < one_layer

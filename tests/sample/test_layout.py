@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -79,6 +81,9 @@ def test_nobody_is_lost_whatever_happens(data):
     length, total = rng.integers(1, 30, count), rng.integers(1, 60, count)
     refill, block = data.draw(st.sampled_from([0.0, 0.5, 1.0])), data.draw(st.integers(1, 20))
     made, waiting, layout, shard_of = np.zeros(count, int), np.arange(count), nobody(how), {}
+    samples = data.draw(st.integers(1, 6))
+    prompt = np.arange(count) // samples
+    length = length[prompt]
     most = how.most_slots(int(length.max()), int(total.max()), block)
     for _ in range(10000):
         left = total - made
@@ -87,7 +92,8 @@ def test_nobody_is_lost_whatever_happens(data):
             break
         n = admitted(how, live, len(waiting), refill)
         assert live or n
-        move = rearrange(how, layout, left, length + made, waiting[:n], block)
+        begin = prompt if n == len(waiting) else None
+        move = rearrange(how, layout, left, length + made, waiting[:n], block, begin)
         waiting = waiting[n:]
         if move is not None:
             old, layout = layout, move.layout
@@ -108,10 +114,72 @@ def test_nobody_is_lost_whatever_happens(data):
         np.testing.assert_array_equal(held, (length + made)[rows][going] - 1)
         assert (layout.start_X[seated][going] >= 0).all()
         steps = min(block, int(left[rows].max()))
-        assert layout.slot_s.max() + steps <= layout.slots <= most
+        assert layout.slot_s.max() + steps <= layout.slots
+        assert layout.slots_read <= layout.rows * most
+        for seats in layout.row_X.reshape(-1, layout.group):  # what it shares is its prompt's
+            assert len(set(prompt[seats[seats >= 0]])) <= (1 if layout.prefix else layout.group)
         made[rows[going]] = np.minimum(total, made + steps)[rows[going]]
-        layout = type(layout)(layout.row_X, layout.start_X, layout.slot_s + steps, layout.slots)
+        layout = dataclasses.replace(layout, slot_s=layout.slot_s + steps)
     assert (made == total).all() and not len(waiting)
+
+
+def test_neighbours_that_begin_alike_share_slots_until_rows_move():
+    how, left, history = shapes(16), np.full(16, 100), np.repeat([5, 40, 1, 9], 4)
+    begin = np.repeat(np.arange(4), 4)
+    layout = rearrange(how, nobody(how), left, history, np.arange(16), 32, begin).layout
+    assert (layout.group, layout.prefix, layout.own) == (4, 64, 32)
+    assert layout.slots_read == 16 * 32 + 4 * 64
+    assert layout.start_X.tolist() == np.repeat([60, 25, 64, 56], 4).tolist()
+    left[:3] = 0
+    full = dataclasses.replace(layout, slot_s=layout.slot_s + 32)
+    grown = rearrange(how, full, left, history + 32, np.arange(0), 32, begin)
+    assert (grown.layout.own, grown.layout.group) == (64, 4)
+    assert grown.layout.row_X.tolist() == [-1] * 3 + list(range(3, 16))
+    left[:8] = 0  # the others move, and take what they shared with them
+    moved = rearrange(how, full, left, history + 32, np.arange(0), 32, begin)
+    assert (moved.layout.group, moved.layout.prefix, moved.layout.own) == (1, 0, 96)
+    assert moved.shift_s.tolist() == [56] and moved.layout.start_X.tolist() == [8] * 4 + [0] * 4
+
+
+@pytest.mark.parametrize(
+    "samples, shards, group",
+    [((4, 4, 4), 1, 4), ((4, 6, 2), 1, 2), ((4, 4, 3), 1, 1), ((4, 4, 4), 2, 2), ((3, 3), 2, 3)],
+)
+def test_a_group_is_what_divides_the_samples_of_all_prompts(samples, shards, group):
+    count = sum(samples)
+    how = shapes(count // shards, shards)
+    begin = np.repeat(np.arange(len(samples)), samples)
+    left, history = np.full(count, 100), np.full(count, 10)
+    layout = rearrange(how, nobody(how), left, history, np.arange(count), 32, begin).layout
+    assert layout.group == group
+
+
+@pytest.mark.parametrize("multiple", [32, 128])
+def test_samples_of_usual_prompts_share_them_whatever_the_limit(multiple):
+    how, begin = shapes(256, multiple=multiple), np.repeat(np.arange(32), 8)
+    for prompt in (20, 60, 122, 123, 256, 512, 2000):
+        for limit in (100, 128, 1000, 1024, 2048, 4096, 8192, 16384):
+            left, history = np.full(256, limit), np.full(256, prompt)
+            move = rearrange(how, nobody(how), left, history, np.arange(256), 32, begin)
+            assert move.layout.group == 8, (prompt, limit)
+
+
+def test_nothing_is_shared_that_would_take_more_memory():
+    """Of a cache of 128 slots at the most, pairs would have 32 for each besides 128 of its own."""
+    how, begin = shapes(8, multiple=64), np.repeat(np.arange(4), 2)
+    for limit, group in ((66, 1), (97, 2)):
+        left, history = np.full(8, limit), np.full(8, 2)
+        layout = rearrange(how, nobody(how), left, history, np.arange(8), 32, begin).layout
+        assert layout.group == group, limit
+
+
+def test_nothing_is_shared_by_rows_that_come_in_later():
+    how, left, history = shapes(8), np.full(12, 50), np.full(12, 10)
+    begin = np.repeat(np.arange(3), 4)
+    layout = rearrange(how, nobody(how), left, history, np.arange(8), 32).layout
+    left[:8] = 0
+    later = rearrange(how, layout, left, history, np.arange(8, 12), 32, begin).layout
+    assert later.row_X.tolist()[:4] == [8, 9, 10, 11] and later.group == 1
 
 
 def test_shards_are_filled_evenly():

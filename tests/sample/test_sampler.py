@@ -69,6 +69,7 @@ def test_the_result_is_complete():
     "options",
     [
         {"rows": 1},  # every row prefilled and decoded alone
+        {"share_prompts": False},
         {"rows": 6, "refill": 0.0},
         {"rows": 8, "refill": 0.5, "block": 3},
         {"rows": 8, "refill": 1.0, "slot_multiple": 4, "slot_growth": 1.0},
@@ -80,6 +81,15 @@ def test_rows_do_not_depend_on_how_they_are_decoded(options):
     found, stats = run(**options)
     same(usual(), found)
     assert stats.tokens == usual().length_B.sum()
+
+
+@pytest.mark.parametrize("samples, places", [(3, 5), (np.array([2, 4, 2, 2, 4]), 7), (1, 0)])
+def test_what_the_samples_of_a_prompt_begin_with_is_read_once(samples, places):
+    """16 slots for each row, 16 for each group; where nothing is shared, 32 for each row."""
+    _, stats = run(samples=samples, limit=16, end_ids=(small.CONFIG.vocab_size,), block=16)
+    assert stats.steps == 16
+    per_step = 16 * (stats.rows + places) if places else 32 * stats.rows
+    assert stats.slot_steps == 16 * per_step
 
 
 def test_rows_do_not_depend_on_their_neighbours_or_the_order_of_prompts():
