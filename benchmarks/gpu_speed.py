@@ -89,15 +89,13 @@ def draw(
 
 
 def sampled(stats: SampleStats, params: Any, config: ModelConfig, rate: float) -> dict[str, Any]:
-    """What a call took, prefill and host included. "read": all slots; "needed": only live ones, of
-    a prompt once for all its samples, so that its share of the bandwidth is that of the roofline.
-    (Rows are taken to come in at once and to end together.)"""
+    """What a call took, prefill and host included. "read": all slots. "needed": only live ones, of
+    a prompt once for all its samples, so that its share of the bandwidth is that of the roofline;
+    left out unless all rows came in at once and ended together."""
     width = params["embed"].dtype.itemsize
     slot = 2 * config.layers * config.kv_heads * config.head_width * width
     whole = sum(x.nbytes for x in jax.tree.leaves(params)) * stats.steps
-    per_row = stats.tokens / stats.rows
-    live = stats.tokens * per_row / 2 + stats.prompt_tokens * stats.steps
-    read, needed = whole + stats.slot_steps * slot, whole + live * slot
+    read = whole + stats.slot_steps * slot
     figures = {
         "rows": stats.rows,
         "tokens": stats.tokens,
@@ -107,12 +105,17 @@ def sampled(stats: SampleStats, params: Any, config: ModelConfig, rate: float) -
         "slots": stats.slot_steps / stats.row_steps,
         "read_bytes_per_s": read / stats.seconds,
         "read_of_copy": read / stats.seconds / rate,
-        "needed_of_copy": needed / stats.seconds / rate,
-        "roofline_tokens_per_s": stats.tokens * rate / needed,
     }
+    bandwidths = {"copy": rate}
     if maker := MAKERS.get(jax.devices()[0].device_kind):
+        bandwidths["maker"] = maker[0]
         figures["read_of_maker"] = read / stats.seconds / maker[0]
-        figures["needed_of_maker"] = needed / stats.seconds / maker[0]
+    if stats.tokens == stats.row_steps == stats.rows * stats.steps:
+        live = stats.tokens * stats.steps / 2 + stats.prompt_tokens * stats.steps
+        needed = whole + live * slot
+        figures["roofline_tokens_per_s"] = stats.tokens * rate / needed
+        for name, bandwidth in bandwidths.items():
+            figures[f"needed_of_{name}"] = needed / stats.seconds / bandwidth
     return figures
 
 

@@ -165,7 +165,7 @@ def sampler(
         raise ValueError(f"{shapes.full} rows of a device are not groups of {group}")
     own, prefix = shapes.most_slots(prompt, limit, options.block), 0
     if group > 1:
-        own, prefix = shapes.own(limit, limit), shapes.slots(prompt - 1)
+        own, prefix = shapes.whole(limit), shapes.slots(prompt - 1)
     params = _placed(
         weights.abstract(config, options.dtype, stacked=False),
         weights.weight_shardings(config, mesh, DECODE_RULES, stacked=False),

@@ -12,11 +12,11 @@ its prompt prefilled once more. That is cheaper than to wait for as many seats a
 keep the prompt's cache: with 1024 rows in groups of 8, mean length 38 and refill = 0.25, 3505
 prompt tokens were prefilled instead of 3246, 5 ms of the call's 3.4 s (CPU time, 2 cores).
 
-Where all rows come in at once, neighbours that begin alike, the samples of a prompt, share the
-slots of what they begin with until rows move. (A group is what divides the samples of all prompts;
-with one sample more of a single prompt there is none.) Then each gets a copy, and that is when half
-of the rows have ended. Where others wait for seats rows would soon move, in shapes of other
-programs.
+Where all rows come in at once, the samples of a prompt, which are neighbours, share its slots until
+rows move and each gets a copy: when half of them have ended, or what they share is so long that
+a cache without it is smaller. (A group is what divides the samples of all prompts; with one sample
+more of a single prompt there is none.) Where others wait for seats rows would soon move, in shapes
+of other programs.
 """
 
 from __future__ import annotations
@@ -53,9 +53,13 @@ class Shapes:
             slots = max(slots + self.multiple, grown)
         return slots
 
-    def own(self, needed: int, most: int) -> int:
-        """Slots of a row behind a prefix for ``needed`` tokens, of which there will be ``most``."""
-        return min(self.slots(needed), -(-most // self.multiple) * self.multiple)
+    def own(self, needed: int, limit: int) -> int:
+        """Slots of a row behind a prefix, of at least ``needed``, for ``limit`` tokens at most."""
+        return min(self.slots(needed), self.whole(limit))
+
+    def whole(self, needed: int) -> int:
+        """At least ``needed`` slots, in whole multiples."""
+        return -(-needed // self.multiple) * self.multiple
 
     def most_slots(self, prompt: int, limit: int, block: int) -> int:
         """Slots that the cache may come to have: a block that the oldest row is the last to join,
@@ -132,13 +136,13 @@ def rearrange(
     history_B: np.ndarray,
     entering: np.ndarray,
     block: int,
-    begin_B: np.ndarray | None = None,
+    group_B: np.ndarray | None = None,
 ) -> Move | None:
     """The layout for the next block, or None if the old one is good enough.
 
     ``left_B``: tokens that each row may still get (0: done); ``history_B``: tokens that it has, the
-    prompt included; ``entering``: rows that come in, in this order; ``begin_B``: a number for what
-    a row has so far, the same for rows that may share it.
+    prompt included; ``entering``: rows that come in, in this order; ``group_B``: which rows have
+    the same prompt, where they may share it (None: nowhere).
     """
     live_X = (old.row_X >= 0) & (left_B[old.row_X] > 0)
     stay = [np.flatnonzero(part) for part in np.split(live_X, shapes.shards)]
@@ -149,8 +153,6 @@ def rearrange(
         return None
     left = int(left_B[going].max())
     steps = min(block, left)
-    if old.prefix and not len(entering) and rows == old.rows:
-        return _grow(shapes, old, live_X, left, steps)
     # Slots in use: of each shard's oldest row, and at least what a prefill takes.
     prefill = shapes.slots(int((history_B[entering] - 1).max())) if len(entering) else 0
     seats = np.split(old.start_X, shapes.shards)
@@ -163,6 +165,10 @@ def rearrange(
     )
     slots = shapes.slots(int(slot_s.max()) + steps)
     fits = old.slot_s.max() + steps <= old.slots
+    if old.prefix and not len(entering) and rows == old.rows:
+        grown = old if fits else _grow(shapes, old, live_X, left, steps)
+        if grown.slots_read <= rows * slots:
+            return None if fits else _stay(grown)
     if not len(entering) and rows == old.rows and slots >= old.slots and fits:
         return None
     source_X = np.full((shapes.shards, rows), -1, np.int32)
@@ -178,39 +184,36 @@ def rearrange(
         start_X[s, n:m] = slot_s[s] - (history_B[new] - 1)
     row_X, source_X = row_X.reshape(-1), source_X.reshape(-1)
     layout = Layout(row_X, start_X.reshape(-1), slot_s, slots)
-    if begin_B is not None and not len(old.row_X):
-        layout = _share(shapes, layout, begin_B, int(history_B[going].max()), left, block)
+    if group_B is not None and not len(old.row_X):
+        layout = _share(shapes, layout, group_B, int(history_B[going].max()), left, block)
     return Move(layout, source_X, (row_X >= 0) & (source_X < 0), shift_s)
 
 
 def _share(
-    shapes: Shapes, layout: Layout, begin_B: np.ndarray, history: int, left: int, block: int
+    shapes: Shapes, layout: Layout, group_B: np.ndarray, history: int, left: int, block: int
 ) -> Layout:
-    """The layout of rows that all come in, what neighbours begin with in slots that they share, if
+    """The layout of rows that all come in, the prompts of neighbours in slots that they share, if
     no more memory is taken than a cache without such slots may come to take."""
-    begin_X = np.where(layout.row_X >= 0, begin_B[layout.row_X], -1)
-    group = int(np.gcd.reduce([layout.rows, *np.flatnonzero(np.diff(begin_X)) + 1]))
+    group_X = np.where(layout.row_X >= 0, group_B[layout.row_X], -1)
+    group = int(np.gcd.reduce([layout.rows, *np.flatnonzero(np.diff(group_X)) + 1]))
     prefix, most = int(layout.slot_s[0]), shapes.most_slots(history, left, block)
-    if group == 1 or prefix / group + shapes.own(left, left) > most:
+    if group == 1 or prefix / group + shapes.whole(left) > most:
         return layout
     slots = prefix + shapes.own(min(block, left), left)
     return dataclasses.replace(layout, slots=slots, group=group, prefix=prefix)
 
 
-def _grow(shapes: Shapes, old: Layout, live_X: np.ndarray, left: int, steps: int) -> Move | None:
-    """Everybody stays where they sit, with more slots if the next block has no room."""
-    slot = int(old.slot_s.max())
-    if slot + steps <= old.slots:
-        return None
-    made = slot - old.prefix
+def _grow(shapes: Shapes, old: Layout, live_X: np.ndarray, left: int, steps: int) -> Layout:
+    """The same seats with more slots of their own, enough for the next block."""
+    made = int(old.slot_s.max()) - old.prefix
     slots = old.prefix + shapes.own(made + steps, made + left)
-    seats = np.tile(np.arange(old.rows, dtype=np.int32), len(old.slot_s))
-    return Move(
-        dataclasses.replace(old, row_X=np.where(live_X, old.row_X, -1), slots=slots),
-        seats,
-        np.zeros(len(seats), bool),
-        np.zeros_like(old.slot_s),
-    )
+    return dataclasses.replace(old, row_X=np.where(live_X, old.row_X, -1), slots=slots)
+
+
+def _stay(layout: Layout) -> Move:
+    """Everybody where they sit."""
+    seats = np.tile(np.arange(layout.rows, dtype=np.int32), len(layout.slot_s))
+    return Move(layout, seats, np.zeros(len(seats), bool), np.zeros_like(layout.slot_s))
 
 
 def _deal(shapes: Shapes, live: list[int], entering: np.ndarray) -> list[np.ndarray]:

@@ -47,7 +47,7 @@ class SampleOptions:
 
     share_prompts: bool = True
     """Samples of a prompt read its part of the cache once for all of them, where all rows fit in at
-    once, until half of the rows have ended."""
+    once, until the batch is laid out anew (on each device: half of the rows have ended)."""
 
     dtype: str = "auto"
     """Of weights and cache: float32, bfloat16, or auto (float32 on a CPU, where bfloat16 is

@@ -233,11 +233,16 @@ class _Batch:
         prompt_P = np.array([len(tokens) for tokens in self.records.prompts.tokens])
         group_B, length_B = self.records.group_B, self.records.length_B
         history_B = prompt_P[group_B] + length_B
-        begin_B = None
-        if self.options.share_prompts and not len(self.waiting):
-            begin_B = np.where(length_B == 0, group_B, len(prompt_P) + np.arange(len(group_B)))
+        share = self.options.share_prompts and not len(self.waiting)
+        share = share and not length_B[entering].any()  # each would begin with what it has
         move = rearrange(
-            self.shapes, self.layout, left_B, history_B, entering, self.options.block, begin_B
+            self.shapes,
+            self.layout,
+            left_B,
+            history_B,
+            entering,
+            self.options.block,
+            group_B if share else None,
         )
         if move is not None:
             self._relay(move)
@@ -253,23 +258,22 @@ class _Batch:
         """Keys and values of the rows that stay, in the new layout; one layer after the other."""
         layout, seats, mesh = move.layout, len(move.source_X), self.program.mesh
         if (move.source_X < 0).all():
+            self.layers, self.prefix = [], None  # freed before the new ones are there
             kind = {"config": self.program.config, "dtype": self.params["embed"].dtype}
             self.layers = device.empty(rows=seats, slots=layout.own, mesh=mesh, **kind)
-            self.prefix = None
             if layout.prefix:
                 places = seats // layout.group
                 self.prefix = device.empty(rows=places, slots=layout.prefix, mesh=mesh, **kind)
             return
-        given_up = None if layout.prefix else self.prefix
+        given_up = [None] * len(self.layers)
+        if not layout.prefix and self.prefix:
+            given_up, self.prefix = self.prefix, None
         for i, pair in enumerate(self.layers):
-            shared = given_up[i] if given_up else None
+            shared, given_up[i] = given_up[i], None
             self.layers[i] = None  # so that the old pair is freed once the new one is there
-            if given_up:
-                given_up[i] = None
             self.layers[i] = device.relay_layer(
                 pair, move.source_X, move.shift_s, shared, slots=layout.own, mesh=mesh
             )
-        self.prefix = self.prefix if layout.prefix else None
 
     def _describe(self, row_X: np.ndarray, start_X: np.ndarray, length_B: np.ndarray):
         """What the device must know of the rows (-1: an empty seat), ``length_B`` tokens long."""
@@ -302,10 +306,11 @@ class _Batch:
         A few prompts at a time, as many for each shard.
         """
         layout, records = move.layout, self.records
-        # What is filled; seats that share a prefix are one here.
+        # What is filled: a prefix, if there is one, for then nobody comes in later. The seats that
+        # share it are one here.
         cache = self.prefix or self.layers
         fresh_Y, row_Y = move.fresh_X[:: layout.group], layout.row_X[:: layout.group]
-        shard_Y = np.arange(len(row_Y)) * len(layout.slot_s) // len(row_Y)
+        shard_Y = np.arange(len(row_Y)) // (layout.rows // layout.group)
         distinct: list[dict[bytes, int]] = [{} for _ in layout.slot_s]
         place_Y = np.full(len(row_Y), -1)
         for seat in np.flatnonzero(fresh_Y):

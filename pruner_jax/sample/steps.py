@@ -197,8 +197,9 @@ def step_beam(
 
 def _few_shapes(options: SampleOptions, rows: int, longest: int) -> SampleOptions:
     """Settings under which draws share compiled programs, though beams get fewer and longer from
-    line to line: seats in powers of two, caches for half the longest row or all of it, and nothing
-    shared, which those beams would do that come to be as many as there are seats."""
+    line to line: seats in powers of two, caches for half the longest row or all of it. Nothing is
+    shared: whether all draws fit into the seats changes from line to line, and the program with it.
+    """
     tile = options.resolve(jax.default_backend()).slot_multiple
     return dataclasses.replace(
         options,

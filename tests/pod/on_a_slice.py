@@ -57,6 +57,16 @@ def grouped(here, group):
     return kept | {name: found[name] for name in ("collectives", "cache_copies", "step_bytes")}
 
 
+def turned_logits(here):
+    """Copies in the decode loop of logits that are too large for the memory on the chip."""
+    _, options = programs.for_tpu(here.settings.learn, here.settings.sample)
+    config = dataclasses.replace(here.config, vocab_size=1 << 17)
+    sizes = {"count": 256 * here.mesh.size, "prompt": 64, "limit": 64}
+    made = programs.sampler(config, options, here.mesh, end_ids=(0,), **sizes)
+    text = compile_program(made.decode).text
+    return len(hlo.copies(hlo.parse(text), [(256, 1 << 17)], "f32"))
+
+
 def main(file, *words):
     settings = config.load(config.PlanConfig, file, words)
     here = finding.prepare(settings)
@@ -67,6 +77,7 @@ def main(file, *words):
         "turned_over": turned_over((8192, 16384)),
         # A cache that does not fit into the memory on the chip's core.
         "monitor": finding.sampling(here, "monitor").plain(here.chip.memory),
+        "turned_logits": turned_logits(here),
         "grouped": [grouped(here, group) for group in (1, 8)],
         "shared": shared(settings).plain(here.chip.memory),
     }

@@ -130,6 +130,7 @@ def test_a_copied_cache_would_be_seen(compiled):
     assert compiled["turned_over"] > 0
     assert compiled["monitor"]["counted_bytes"]["cache"] > 200 << 20
     assert compiled["monitor"]["cache_copies"] == 0
+    assert compiled["turned_logits"] == 0
 
 
 @needs_libtpu

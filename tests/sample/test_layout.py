@@ -164,6 +164,19 @@ def test_samples_of_usual_prompts_share_them_whatever_the_limit(multiple):
             assert move.layout.group == 8, (prompt, limit)
 
 
+def test_a_long_prompt_is_shared_until_its_rows_have_ended():
+    """Of pairs, on seats that are too few to be halved."""
+    how, group = shapes(8, multiple=128), np.repeat(np.arange(4), 2)
+    left, history = np.full(8, 500), np.repeat([2000, 100, 90, 80], 2)
+    layout = rearrange(how, nobody(how), left, history, np.arange(8), 32, group).layout
+    assert layout.group == 2 and layout.prefix > 2000
+    later = dataclasses.replace(layout, slot_s=layout.slot_s + 32)
+    assert rearrange(how, later, left, history + 32, np.arange(0), 32, group) is None
+    left[:2] = 0
+    moved = rearrange(how, later, left, history + 32, np.arange(0), 32, group).layout
+    assert (moved.group, moved.slots) == (1, 256)
+
+
 def test_nothing_is_shared_that_would_take_more_memory():
     """Of a cache of 128 slots at the most, pairs would have 32 for each besides 128 of its own."""
     how, begin = shapes(8, multiple=64), np.repeat(np.arange(4), 2)

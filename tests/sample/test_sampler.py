@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import gc
 
+import jax
 import numpy as np
 import pytest
 import small
 from small import END, LIMIT, run, same
 
 from pruner_jax.run.compilation import Compiled
+from pruner_jax.sample import decode as device
+from pruner_jax.sample.layout import Shapes
 from pruner_jax.sample.records import Given, cut
 from pruner_jax.types import Origin, Purpose, take_rows
 
@@ -90,6 +94,47 @@ def test_what_the_samples_of_a_prompt_begin_with_is_read_once(samples, places):
     assert stats.steps == 16
     per_step = 16 * (stats.rows + places) if places else 32 * stats.rows
     assert stats.slot_steps == 16 * per_step
+
+
+def test_rows_that_go_on_share_nothing():
+    given = {0: cut(usual(), 0, 1)}
+    _, stats = run(given=given, limit=16, end_ids=(small.CONFIG.vocab_size,), block=16)
+    assert stats.slot_steps == 16 * 32 * stats.rows
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"rows": 5, "refill": 1.0, "end_ids": (small.CONFIG.vocab_size,)},  # in three waves
+        {"rows": 15, "block": 4},  # a prefix is given up
+        {"rows": 6, "refill": 0.0},
+    ],
+    ids=str,
+)
+def test_no_more_than_one_layer_is_there_twice(monkeypatch, changes):
+    """What `run.engine.Engine.cache_bytes` promises, whenever the cache is made anew."""
+    held = []
+
+    def watched(function):
+        def call(*args, **kwargs):
+            made = jax.block_until_ready(function(*args, **kwargs))
+            gc.collect()
+            held.append(sum(x.nbytes for x in jax.live_arrays() if x.ndim == 4))
+            return made
+
+        return call
+
+    for name in ("empty", "relay_layer"):
+        monkeypatch.setattr(device, name, watched(getattr(device, name)))
+    before = sum(x.nbytes for x in jax.live_arrays() if x.ndim == 4)
+    asked = small.prompts()
+    run(asked, **changes)
+    shapes = Shapes(changes["rows"], 1, small.OPTIONS.slot_multiple, small.OPTIONS.slot_growth)
+    prompt = max(len(tokens) for tokens in asked.tokens)
+    slots = shapes.most_slots(prompt, LIMIT, changes.get("block", small.OPTIONS.block))
+    config = small.CONFIG
+    layer = 2 * 4 * config.kv_heads * config.head_width * slots * changes["rows"]
+    assert len(held) > config.layers and max(held) - before <= (config.layers + 1) * layer
 
 
 def test_rows_do_not_depend_on_their_neighbours_or_the_order_of_prompts():
