@@ -66,7 +66,7 @@ def test_a_smoke_run_measures_every_part(tmp_path):
     assert parity["equal rows"] == {"greedy": parity["rows"], "drawn": parity["rows"]}
     assert found["quickstart"]["run"]["steps"] == 1 and found["quickstart"]["run"]["finished"]
     sampler, learner = found["sampler"]["4 prompts x 8, 17 + 32 tokens"], found["learner"]["8 rows"]
-    assert sampler["tokens"] == 4 * 8 * 32 and sampler["slots"] == 48
+    assert sampler["tokens"] == 4 * 8 * 32 and sampler["slots"] == 32 + 16 / 8
     assert sampler["needed_of_copy"] < sampler["read_of_copy"]
     of_roofline = sampler["tokens_per_s"] / sampler["roofline_tokens_per_s"]
     assert of_roofline == pytest.approx(sampler["needed_of_copy"])
