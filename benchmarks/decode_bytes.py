@@ -7,7 +7,7 @@
 
 Compiles the decode block of the sampler, a whole model on each chip, and counts as ``pruner-jax
 plan`` does: half a minute a line. (A few layers do not tell of all: what XLA keeps on the chip
-hangs on how many there are.) ``--parts`` lists what moves most. Needs the package libtpu and no TPU.
+hangs on their number.) ``--parts`` lists what moves most. Needs the package libtpu and no TPU.
 """
 
 from __future__ import annotations
