@@ -104,18 +104,18 @@ def sampled(stats: SampleStats, params: Any, config: ModelConfig, rate: float) -
         "ms_per_step": stats.seconds / stats.steps * 1e3,
         "slots": stats.slot_steps / stats.row_steps,
         "read_bytes_per_s": read / stats.seconds,
-        "read_of_copy": read / stats.seconds / rate,
     }
+    moved = {"read": read}
+    if stats.tokens == stats.row_steps == stats.rows * stats.steps:
+        live = stats.tokens * stats.steps / 2 + stats.prompt_tokens * stats.steps
+        moved["needed"] = whole + live * slot
+        figures["roofline_tokens_per_s"] = stats.tokens * rate / moved["needed"]
     bandwidths = {"copy": rate}
     if maker := MAKERS.get(jax.devices()[0].device_kind):
         bandwidths["maker"] = maker[0]
-        figures["read_of_maker"] = read / stats.seconds / maker[0]
-    if stats.tokens == stats.row_steps == stats.rows * stats.steps:
-        live = stats.tokens * stats.steps / 2 + stats.prompt_tokens * stats.steps
-        needed = whole + live * slot
-        figures["roofline_tokens_per_s"] = stats.tokens * rate / needed
-        for name, bandwidth in bandwidths.items():
-            figures[f"needed_of_{name}"] = needed / stats.seconds / bandwidth
+    for name, size in moved.items():
+        for whose, bandwidth in bandwidths.items():
+            figures[f"{name}_of_{whose}"] = size / stats.seconds / bandwidth
     return figures
 
 

@@ -45,13 +45,18 @@ def shared(settings):
     return finding.sampling(finding.prepare(dataclasses.replace(settings, mesh=mesh)), "train")
 
 
-def grouped(here, group):
-    """A decode block of 512 rows a device, of which so many share the slots of their prompt."""
+def decode_block(here, config, rows, **sizes):
+    """That of so many rows a device, before and after it is compiled."""
     _, options = programs.for_tpu(here.settings.learn, here.settings.sample)
-    sizes = {"count": 512 * here.mesh.size, "prompt": 1024, "limit": 1024, "group": group}
-    made = programs.sampler(here.config, options, here.mesh, end_ids=(0,), **sizes)
-    done = compile_program(made.decode)
-    given = made.decode.arguments
+    sizes = {"count": rows * here.mesh.size, "end_ids": (0,), **sizes}
+    made = programs.sampler(config, options, here.mesh, **sizes).decode
+    return made, compile_program(made)
+
+
+def grouped(here, group):
+    """A decode block whose rows share the slots of their prompt, so many of them."""
+    made, done = decode_block(here, here.config, 512, prompt=1024, limit=1024, group=group)
+    given = made.arguments
     found = traffic.of_decode(done.text, given["weights"], given["cache"])
     kept = {"arguments": done.arguments, "temporaries": done.temporaries}
     return kept | {name: found[name] for name in ("collectives", "cache_copies", "step_bytes")}
@@ -59,12 +64,9 @@ def grouped(here, group):
 
 def turned_logits(here):
     """Copies in the decode loop of logits that are too large for the memory on the chip."""
-    _, options = programs.for_tpu(here.settings.learn, here.settings.sample)
     config = dataclasses.replace(here.config, vocab_size=1 << 17)
-    sizes = {"count": 256 * here.mesh.size, "prompt": 64, "limit": 64}
-    made = programs.sampler(config, options, here.mesh, end_ids=(0,), **sizes)
-    text = compile_program(made.decode).text
-    return len(hlo.copies(hlo.parse(text), [(256, 1 << 17)], "f32"))
+    _, done = decode_block(here, config, 256, prompt=64, limit=64)
+    return len(hlo.copies(hlo.parse(done.text), [(256, 1 << 17)], "f32"))
 
 
 def main(file, *words):

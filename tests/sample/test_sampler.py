@@ -115,18 +115,21 @@ def test_no_more_than_one_layer_is_there_twice(monkeypatch, changes):
     """What `run.engine.Engine.cache_bytes` promises, whenever the cache is made anew."""
     held = []
 
+    def keys_and_values():
+        gc.collect()
+        return sum(x.nbytes for x in jax.live_arrays() if x.ndim == 4)
+
     def watched(function):
         def call(*args, **kwargs):
             made = jax.block_until_ready(function(*args, **kwargs))
-            gc.collect()
-            held.append(sum(x.nbytes for x in jax.live_arrays() if x.ndim == 4))
+            held.append(keys_and_values())
             return made
 
         return call
 
     for name in ("empty", "relay_layer"):
         monkeypatch.setattr(device, name, watched(getattr(device, name)))
-    before = sum(x.nbytes for x in jax.live_arrays() if x.ndim == 4)
+    before = keys_and_values()
     asked = small.prompts()
     run(asked, **changes)
     shapes = Shapes(changes["rows"], 1, small.OPTIONS.slot_multiple, small.OPTIONS.slot_growth)
