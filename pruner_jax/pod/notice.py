@@ -1,10 +1,11 @@
 """Notices that a machine of Google Cloud is about to be taken away, before any signal comes.
 
 Its metadata server tells of maintenance and preemption; a thread asks it, with requests that are
-answered when something changes. What it says at the start is not new: maintenance may be announced
-an hour ahead, and a run that is started again meanwhile goes on until its signal comes. A machine
-that is moved while it works needs nothing. On other machines nothing is asked. The server's address
-can be given by GCE_METADATA_HOST, as Google's own libraries have it.
+answered when something changes, or with what stands when they have waited for long. What it says at
+the start is not new: maintenance may be announced an hour ahead, and a run that is started again
+meanwhile goes on until its signal comes. A machine that is moved while it works needs nothing. On
+other machines nothing is asked. The server's address can be given by GCE_METADATA_HOST, as Google's
+own libraries have it.
 """
 
 from __future__ import annotations
@@ -40,19 +41,20 @@ class Notices:
         self._done.set()
 
     def _listen(self, name: str) -> None:
-        change = ""
+        change, before = "", None
         while not self._done.is_set() and self.came is None:
             url = f"http://{self._server}/computeMetadata/v1/instance/{name}?timeout_sec={_ASK}"
             request = urllib.request.Request(url + change, headers={"Metadata-Flavor": "Google"})
             try:
                 with urllib.request.urlopen(request, timeout=_ASK + 10) as answer:
-                    said = answer.read().decode().strip()
+                    said, tag = answer.read().decode().strip(), answer.headers["ETag"]
             except (urllib.error.URLError, OSError):
                 self._done.wait(_AGAIN)
                 continue
-            if change and said == _GOES[name]:
+            if before not in (None, said) and said == _GOES[name]:
                 self.came = f"{name} is {said}"
-            change = "&wait_for_change=true"
+            before = said
+            change = "&wait_for_change=true" + (f"&last_etag={tag}" if tag else "")
 
 
 def _server() -> str | None:

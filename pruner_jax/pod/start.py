@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import contextlib
 import os
+import sys
+import threading
 from collections.abc import Iterator, Mapping
 
 import jax
@@ -15,11 +17,16 @@ from jax._src.distributed import global_state  # there is no public way to it
 
 from pruner_jax.learn.options import PodOptions
 from pruner_jax.pod.together import ALONE, Pod, PodError
-from pruner_jax.pod.watch import Watch
+from pruner_jax.pod.watch import AGAIN, Watch, leave
 
-# JAX ends a process by itself when it has not heard of another for this long; the watch, which says
-# why, comes first.
+# Seconds more than ours until JAX gives up by itself, which aborts the process without our words.
 _GRACE = 60
+
+_CURE = (
+    "Every host needs the same command; where the cluster says nothing, pod.coordinator "
+    "(address:port of the first host), pod.processes and pod.process (0, 1, ...) must be given, or "
+    "pod.start: none to run alone. How long they are waited for: pod.wait"
+)
 
 MANY = ("prune", "evaluate", "warmup")  # the verbs that work on many hosts
 
@@ -49,22 +56,25 @@ def start(options: PodOptions) -> Iterator[Pod]:
         jax.config.update("jax_cpu_collectives_implementation", "gloo")
     # Which signal stops a run, and when, is the run's own matter (run.interrupts).
     jax.config.update("jax_enable_preemption_service", False)
+    said = ", ".join(f"{name} = {value}" for name, value in given.items() if value is not None)
+    missing = f"the other processes of the pod were not found ({said or 'looked for by JAX'}): "
+    late = threading.Timer(
+        options.wait, _give_up, [f"{missing}waited for {options.wait} s. {_CURE}"]
+    )
+    late.daemon = True
+    late.start()
     try:
         jax.distributed.initialize(
             **given,
-            initialization_timeout=options.wait,
+            initialization_timeout=options.wait + _GRACE,
             heartbeat_timeout_seconds=options.patience + _GRACE,
         )
+        alone = jax.process_count() == 1  # makes the devices of all
     except (ValueError, RuntimeError) as error:
-        said = ", ".join(f"{name} = {value}" for name, value in given.items() if value is not None)
-        raise PodError(
-            f"the other processes of the pod were not found ({said or 'looked for by JAX'}): "
-            f"{str(error).strip().splitlines()[0]}. Every host needs the same command; where the "
-            "cluster says nothing, pod.coordinator (address:port of the first host), "
-            "pod.processes and pod.process (0, 1, ...) must be given, or pod.start: none to run "
-            "alone"
-        ) from error
-    if jax.process_count() == 1:
+        raise PodError(f"{missing}{str(error).strip().splitlines()[0]}. {_CURE}") from error
+    finally:
+        late.cancel()
+    if alone:
         yield ALONE
         return
     with Watch(options.patience) as watch:
@@ -78,6 +88,12 @@ def start(options: PodOptions) -> Iterator[Pod]:
                 raise
             raise reason from error
     jax.distributed.shutdown()
+
+
+def _give_up(words: str) -> None:
+    """End this process, with the code to be started again: JAX itself would abort it."""
+    print(f"error: {words}", file=sys.stderr)
+    leave(AGAIN)
 
 
 def leads() -> bool:

@@ -70,12 +70,13 @@ class Pod:
         processes, for they are often alike."""
         return np.arange(self.index, count, self.count)
 
-    def close_after(self, error: BaseException) -> None:
-        """Tell the others what this process has failed with, if they do not know. From here on all
-        that it does is to complete what is being saved."""
-        if self._watch is not None:
-            self._watch.tell(error)
-            self._watch.closing = True
+    def fail(self, error: BaseException) -> bool:
+        """Tell the others what this process has failed with, if they do not know; whether all have
+        failed at the same place, and can do something together before they end."""
+        if self._watch is None:
+            return True
+        self._watch.tell(error)
+        return getattr(error, "shared", False)
 
     def gather(self, value: Any, at: str) -> list[Any]:
         """What each process gives, by process.
@@ -108,17 +109,16 @@ class Pod:
         notes = self.gather({"value": value, "failed": _note(error)}, _name(work))
         failed = {i: note["failed"] for i, note in enumerate(notes) if note["failed"] is not None}
         stops = [note["signal"] for note in failed.values() if note["signal"]]
+        if not failed:
+            return [note["value"] for note in notes]
         if stops and not isinstance(error, KeyboardInterrupt):
-            raise Interrupted(stops[0])
-        if error is not None:
-            error.shared = True
-            raise error
-        if failed:
+            error = Interrupted(stops[0])
+        if error is None:
             index, note = next(iter(failed.items()))
-            there = PodError(f"process {index} failed: {note['said']}")
-            there.exit_code = note["exit_code"]
-            raise there
-        return [note["value"] for note in notes]
+            error = PodError(f"process {index} failed: {note['said']}")
+            error.exit_code = note["exit_code"]
+        error.shared = True
+        raise error
 
     def lead(self, work: Callable[..., Any], *args: Any) -> Any:
         """What the first process alone does; all go on when it is done, with what it gave."""
@@ -150,7 +150,9 @@ class Pod:
                     f"process {index}"
                     for name in names[:5]
                 )
-                raise Unlike(f"{what} differ: {told}; {cure}")
+                error = Unlike(f"{what} differ: {told}; {cure}")
+                error.shared = True
+                raise error
 
     def _exchange(self, data: bytes, at: str) -> list[bytes]:
         """The bytes of every process."""
@@ -184,12 +186,14 @@ class Pod:
 
     def _wait(self, key: str, what: str) -> bytes:
         board, began, told = self._watch, time.monotonic(), False
-        while (found := board.get(key, seconds=1.0)) is None:
-            board.check()
+        while True:
+            left = board.left  # who ended before it was looked for
+            if (found := board.get(key, seconds=1.0)) is not None:
+                return found
+            board.check(left)
             if self.leads and not told and time.monotonic() - began > _SAY_AFTER:
                 told = True
                 board.say(f"waits {what}, which is alive")
-        return found
 
     def _over_devices(self, data: bytes, sizes: list[int]) -> list[bytearray]:
         """The bytes of every process that has any, over the devices' network, piece by piece: few

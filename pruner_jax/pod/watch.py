@@ -1,10 +1,13 @@
-"""Who of a pod is alive, who has failed, who was asked to stop: one thread that looks and tells.
+"""Who of a pod is alive, who has failed, who was asked to stop, and how a process ends then.
 
-Every process counts up a number of its own on the board of the coordination service, whatever else
-it does; one whose number stands still for too long is dead, one that is merely slow is not. The
-thread ends a process that waits for a dead one inside a collective, which nothing else could.
+One thread looks at the board of the coordination service and tells. Every process counts up a
+number of its own there, whatever else it does; one whose number stands still for too long is dead,
+one that is merely slow is not. A second thread asks nothing of anybody, so that nothing holds it
+up: it notices that the first process, which has the board, does not answer; and it ends a process
+that cannot end by itself, because it waits inside a collective for one that is dead.
 
-What a process ends with after an error is decided here alone (`Watch.ended_by`).
+What is wrong is found once (`_trouble`) and raised where the main thread waits for others
+(`check`); what a process ends with after an error is decided here alone (`ended_by`).
 """
 
 from __future__ import annotations
@@ -18,6 +21,7 @@ import socket
 import sys
 import threading
 import time
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -25,11 +29,14 @@ import jax
 AGAIN = 75  # exit code (EX_TEMPFAIL): what starts the run is to start the same command again
 
 _LOOK = 1.0  # seconds between two looks
-_LEAVE = 10.0  # seconds that a process has to end by itself once it cannot go on
-_CLOSE = 600.0  # seconds that it may take to complete a save before
+_LEAVE = 10.0  # seconds that a process has to find out that it cannot go on
+_END = 60.0  # and to end, once it has: to close what it has open
+_BYE = 15.0  # seconds that the first process waits for the others to go before it
 
 # How a collective fails where another process is gone; it is no error of this one.
-_COLLECTIVE = re.compile(r"Gloo|NCCL|UNAVAILABLE|ABORTED|Connection (reset|closed)|peer")
+_COLLECTIVE = re.compile(
+    r"\bGloo\b|\bNCCL\b|\b(UNAVAILABLE|ABORTED):|Connection (reset|closed) by peer"
+)
 
 
 class PodError(ConnectionError):
@@ -68,29 +75,40 @@ class Watch:
 
         self._service, self._patience = global_state.client, patience
         self._index, self._count = jax.process_index(), jax.process_count()
-        self._trouble: PodError | None = None
+        self._trouble: PodError | None = None  # the first that was found
+        self._ending = False  # the main thread has an error, and closes what it has open
+        self._unheard = 0  # looks of the guard since the board last answered
         self._beat: dict[int, tuple[bytes | None, float]] = {}  # of each, and since when
         self._gone: set[int] = set()  # processes that have not been heard of for too long
         self._done = threading.Event()
-        self._thread = threading.Thread(target=self._look, name="pod watch", daemon=True)
+        self._threads = [
+            threading.Thread(target=work, name=f"pod {work.__name__}", daemon=True)
+            for work in (self._look, self._guard)
+        ]
+        self.left: dict[int, bytes] = {}  # others that have ended, and what with
         self.stop: int | None = None  # the number of a signal that a process was sent
         self.noted: int | None = None  # of one that this process was sent; the thread tells of it
-        self.closing = False  # completing a save, in which the others may still take part
 
     def __enter__(self) -> Watch:
+        for thread in self._threads:  # before the first word: the board may not answer
+            thread.start()
         self.put(f"host/{self._index}", socket.gethostname().encode())
-        self._thread.start()
         return self
 
     def __exit__(self, kind: Any, error: BaseException | None, _: Any) -> None:
         self._done.set()
-        self._thread.join()
+        for thread in self._threads:
+            thread.join(5 * _LOOK)  # the board may not answer
         if error is None:
             return  # all come to the end, and leave together
-        self._take_leave()
-        # In the end JAX waits for all processes, and is aborted because one does not come.
-        otherwise = 128 + signal.SIGINT if isinstance(error, KeyboardInterrupt) else 1
-        atexit.register(_leave, getattr(error, "exit_code", otherwise))
+        self._take_leave(error)
+        # In the end JAX waits for all processes, and is aborted because one does not come; and a
+        # save that cannot be completed would be waited for.
+        code = _exit_code(error)
+        atexit.register(leave, code)
+        late = threading.Timer(_END, leave, [code])
+        late.daemon = True
+        late.start()
 
     # -- the board ---------------------------------------------------------------------------------
 
@@ -118,11 +136,16 @@ class Watch:
 
     # -- what is told ------------------------------------------------------------------------------
 
-    def check(self) -> None:
-        """Raise what is wrong with the pod, if anything is; while a save is completed, only that a
-        process is gone, for those that have failed come to complete it too."""
-        if self._trouble is not None and (isinstance(self._trouble, Gone) or not self.closing):
+    def check(self, left: Mapping[int, bytes] | None = None) -> None:
+        """Raise what is wrong with the pod, if anything is; ``left``: of those that have ended, if
+        one of them is waited for."""
+        if self._trouble is not None:
             raise self._trouble
+        for index, note in (left or {}).items():
+            code, _, said = note.decode().partition(" ")
+            error = PodError(f"{self._name(index)} has ended: {said}")
+            error.exit_code = int(code)
+            raise error
 
     def wait_for_trouble(self) -> None:
         """Raise what is wrong with the pod as soon as it is known; return if nothing is found in
@@ -134,15 +157,15 @@ class Watch:
 
     def tell(self, error: BaseException) -> None:
         """Tell the others what this process has failed with, if they do not know and it is its own
-        failure."""
+        failure. From here on it closes what it has open."""
+        self._ending = True
         if getattr(error, "shared", False) or isinstance(error, (PodError, Interrupted)):
             return
         if isinstance(error, KeyboardInterrupt):
             self.ask_to_stop(signal.SIGINT)
         elif not _of_a_collective(error):
-            said = f"{type(error).__name__}: {error}"[:2000]
             with contextlib.suppress(jax.errors.JaxRuntimeError):
-                self.put(f"failed/{self._index}", said.encode())
+                self.put(f"failed/{self._index}", _said(error).encode())
 
     def ended_by(self, error: BaseException) -> BaseException:
         """What this process ends with: the error, which the others are told; but where a collective
@@ -164,33 +187,52 @@ class Watch:
         """A line on stderr, with the name of the process."""
         print(f"process {self._index} of {self._count}: {words}", file=sys.stderr, flush=True)
 
-    # -- the thread --------------------------------------------------------------------------------
+    # -- the threads -------------------------------------------------------------------------------
 
     def _look(self) -> None:
-        beat, heard = 0, time.monotonic()
+        """Say that this process is alive, and hear of the others."""
+        beat = 0
         while not self._done.wait(_LOOK):
             beat += 1
-            trouble = None
-            try:
+            # Else the first process does not answer; the guard counts.
+            with contextlib.suppress(jax.errors.JaxRuntimeError):
                 self.put(f"alive/{self._index}", b"%d" % beat)
                 if self.noted is not None:
                     self.ask_to_stop(self.noted)
-                trouble = self._failed() or self._dead()
+                left = self._all("left")  # before who failed: that is told first
+                self._trouble = self._trouble or self._failed() or self._dead(left)
+                self.left = left
                 self.stop = next(iter(map(int, self._all("stop").values())), self.stop)
-                heard = time.monotonic()
-            except jax.errors.JaxRuntimeError as error:
-                if time.monotonic() - heard > self._patience:
-                    trouble = Gone(f"the first process of the pod is gone ({_line(error)})")
-            if trouble is not None:
-                self._trouble = trouble
-                self._end()
-                return
+                self._unheard = 0
+
+    def _guard(self) -> None:
+        """End this process where it cannot go on and does not find out, or does not come to an end.
+        Times are counted in looks, for a machine may sleep."""
+        known = 0
+        while not self._done.wait(_LOOK):
+            self._unheard += 1
+            silent = self._unheard * _LOOK > self._patience + _LOOK
+            if silent and self._trouble is None:
+                self._trouble = Gone(_unheard_of("the first process of the pod", self._patience))
+            known += self._trouble is not None
+            if known * _LOOK > (_END if self._ending else _LEAVE):
+                self.say(f"error: {self._trouble}")
+                if not silent:
+                    self._take_leave(self._trouble)
+                leave(self._trouble.exit_code)
 
     def _failed(self) -> PodError | None:
         for index, said in self._all("failed").items():
             if index != self._index:
                 return PodError(f"{self._name(index)} failed: {said.decode()}")
         return None
+
+    def _dead(self, left: Mapping[int, bytes]) -> PodError | None:
+        self._hear()
+        gone = self._gone - (left.keys() if self._ending else set())  # the others may be quicker
+        if not gone:
+            return None
+        return Gone(_unheard_of(self._name(min(gone)), self._patience))
 
     def _hear(self) -> None:
         """Note who has not been heard of for too long."""
@@ -202,38 +244,27 @@ class Watch:
             elif now - since > self._patience:
                 self._gone.add(index)
 
-    def _dead(self) -> PodError | None:
-        self._hear()
-        if not self._gone:
-            return None
-        return Gone(
-            f"{self._name(min(self._gone))} has not been heard of for {self._patience:g} s "
-            "(pod.patience): it was killed, or its machine is gone. The same command on "
-            "all hosts continues from what was saved last, if anything was"
-        )
-
     def _name(self, index: int) -> str:
         host = self._all("host").get(index, b"?").decode()
         return f"process {index} (host {host})"
 
-    def _end(self) -> None:
-        """Let the main thread find out; if it cannot, because it waits on a device, end all."""
-        until = time.monotonic() + _CLOSE
-        while not self._done.wait(_LEAVE):
-            if not self.closing or time.monotonic() > until:
-                self.say(f"error: {self._trouble}")
-                self._take_leave()
-                _leave(self._trouble.exit_code)
+    # -- the end -----------------------------------------------------------------------------------
 
-    def _take_leave(self) -> None:
-        """Say that this process ends. The first one, which has the board, lets the others go before
-        it: those that are alive, for 15 seconds."""
+    def _take_leave(self, error: BaseException) -> None:
+        """Say that this process ends, and with what. The first one, which has the board, lets the
+        others go before it: those that are alive. For `_BYE` seconds at most, answer or not."""
+        note = f"{_exit_code(error)} {_said(error)}".encode()
+        bye = threading.Thread(target=self._say_bye, args=(note,), daemon=True)
+        bye.start()
+        bye.join(_BYE + 2 * _LOOK)
+
+    def _say_bye(self, note: bytes) -> None:
         with contextlib.suppress(jax.errors.JaxRuntimeError):
-            self.put(f"left/{self._index}", b"")
+            self.put(f"left/{self._index}", note)
             if self._index:
                 return
             others = set(range(1, self._count))
-            until = time.monotonic() + _LEAVE + 5 * _LOOK
+            until = time.monotonic() + _BYE
             while not others <= self._all("left").keys() | self._gone and time.monotonic() < until:
                 time.sleep(_LOOK / 10)
                 self._hear()
@@ -243,17 +274,31 @@ class Watch:
 
 def _of_a_collective(error: BaseException) -> bool:
     """Whether it is how a collective fails where another process is gone; some as ValueError."""
-    runtime = isinstance(error, jax.errors.JaxRuntimeError)
-    return (runtime or isinstance(error, ValueError)) and bool(_COLLECTIVE.search(str(error)))
+    theirs = isinstance(error, jax.errors.JaxRuntimeError) or type(error) is ValueError
+    return theirs and bool(_COLLECTIVE.search(str(error)))
 
 
-def _leave(code: int) -> None:
+def _unheard_of(who: str, patience: float) -> str:
+    return (
+        f"{who} has not been heard of for {patience:g} s (pod.patience): it was killed, or its "
+        "machine is gone. The same command on all hosts continues from what was saved last, if "
+        "anything was"
+    )
+
+
+def _said(error: BaseException) -> str:
+    return f"{type(error).__name__}: {error}"[:2000]
+
+
+def _exit_code(error: BaseException) -> int:
+    """What the command line ends with after an error."""
+    otherwise = 128 + signal.SIGINT if isinstance(error, KeyboardInterrupt) else 1
+    return getattr(error, "exit_code", otherwise)
+
+
+def leave(code: int) -> None:
     """End this process at once."""
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(OSError, ValueError):
             stream.flush()
     os._exit(code)
-
-
-def _line(error: Any) -> str:
-    return str(error).strip().splitlines()[0][:200]

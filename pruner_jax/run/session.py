@@ -403,13 +403,14 @@ def _described(settings: PruneConfig, method: Method, around: Surroundings) -> S
 
 @contextlib.contextmanager
 def _closing(checkpoints: Checkpoints, pod: Pod) -> Iterator[None]:
-    """Complete what is being saved, in the end; with the other processes, if they come."""
+    """Complete what is being saved, in the end; where one process has failed alone nobody can: the
+    run goes on from the state before."""
     try:
         yield
     except BaseException as error:
-        pod.close_after(error)
-        with contextlib.suppress(PodError):
-            checkpoints.close()
+        if pod.fail(error):
+            with contextlib.suppress(PodError):
+                checkpoints.close()
         raise
     checkpoints.close()
 

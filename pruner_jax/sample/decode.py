@@ -190,8 +190,20 @@ def decode(
     ``key`` holds seed and purpose; ``slot_s`` is the next slot of each shard; ``prefix`` has the
     slots before those in ``layers``, where groups of rows share them.
     """
-    block = _spread(program.mesh, functools.partial(_block, program), whole=(0, 5, 6))
-    return block(params, layers, prefix, rows, slot_s, limits, key)
+    # Without a hook these have no entries; jaxlib 0.11.2 crashes where such an array goes through a
+    # shard_map.
+    void = {name: x for name in ("memory_BM", "recent_BW") if not (x := getattr(rows, name)).size}
+
+    def block(params, layers, prefix, rows, slot_s, limits, key):
+        own = {name: jnp.zeros((len(rows.token_B), 0), x.dtype) for name, x in void.items()}
+        rows = rows.replace(**own)
+        layers, rows, written = _block(program, params, layers, prefix, rows, slot_s, limits, key)
+        return layers, rows.replace(**dict.fromkeys(void)), written
+
+    spread = _spread(program.mesh, block, whole=(0, 5, 6))
+    rows = rows.replace(**dict.fromkeys(void))
+    layers, rows, written = spread(params, layers, prefix, rows, slot_s, limits, key)
+    return layers, rows.replace(**void), written
 
 
 # XLA for v5e and v6e, which have 128 MiB on the chip, likes to fetch all keys or values of a layer

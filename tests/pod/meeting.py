@@ -7,8 +7,10 @@ import threading
 import time
 from pathlib import Path
 
+import jax
 import numpy as np
 from jax.experimental.multihost_utils import process_allgather
+from jax.sharding import NamedSharding, PartitionSpec
 from processes import print_alone
 
 from pruner_jax.learn.options import PodOptions
@@ -17,6 +19,8 @@ from pruner_jax.pod.likeness import check_shared
 from pruner_jax.pod.start import start
 from pruner_jax.pod.watch import Interrupted
 from pruner_jax.run.interrupts import Interrupts
+from pruner_jax.run.session import _closing
+from pruner_jax.store.checkpoints import Checkpoints
 from pruner_jax.types import Problem
 from pruner_jax.verify.options import VerifyOptions
 from pruner_jax.verify.pool import Verifier
@@ -49,6 +53,23 @@ def stop_first(pod):
 
 
 with start(options) as pod:
+    if how == "saving":
+        # One fails alone while a state is being saved, which the others cannot complete then.
+        mesh = jax.make_mesh((pod.count,), ("x",))
+        place = NamedSharding(mesh, PartitionSpec("x"))
+        tree = jax.jit(lambda: {"w": np.zeros(8)}, out_shardings={"w": place})()
+        checkpoints = Checkpoints(folder / "checkpoints", lead=pod.lead)
+        with _closing(checkpoints, pod):
+            checkpoints.save(tree, {"parameters": []})
+            if pod.index == int(sys.argv[3]):
+                raise ValueError("failed where nobody waits for it")
+            for _ in range(3):
+                pod.lead(lambda: time.sleep(0.5))
+    if how == "frozen":
+        pod.gather(None, "before")
+        if pod.index == int(sys.argv[3]):
+            os.kill(os.getpid(), signal.SIGSTOP)
+        pod.lead(lambda: None)
     if how == "gather":
         # Small and large, of different sizes; text, numbers, arrays and nothing.
         tokens = np.arange(pod.index * 1_000_000, dtype=np.int32)

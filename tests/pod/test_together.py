@@ -1,7 +1,10 @@
 """What the processes of a pod do together, and how they end when one of them cannot."""
 
 import json
+import os
 import re
+import subprocess
+import sys
 import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -69,6 +72,8 @@ DEAD = "has not been heard of for 3 s .*same command"
         # What each process ends with, and what it says.
         ("alone", 1, [1, 1], ["process 1 .* failed: ValueError: failed where", "nobody waits"]),
         ("alone", 0, [1, 1], ["nobody waits", "process 0 .* failed: ValueError: failed where"]),
+        ("saving", 1, [1, 1], ["process 1 .* failed: ValueError: failed where", "nobody waits"]),
+        ("saving", 0, [1, 1], ["nobody waits", "process 0 .* failed: ValueError: failed where"]),
         ("dead", 1, [75, -9], [f"process 1 .* {DEAD}", ""]),
         ("dead", 0, [-9, -6], ["", "leader task was preempted"]),  # JAX itself ends the others
         ("memory", 1, [1, 1], ["process 1 failed: RuntimeError: RESOURCE_EX", "RESOURCE_EXH"]),
@@ -85,6 +90,29 @@ def test_all_end_and_say_why(tmp_path, how, who, codes, words):
     for pattern, err in zip(words, said):
         assert re.search(pattern, err), said
     assert found == codes, said
+
+
+def test_a_first_one_that_hangs_is_noticed_by_the_others(tmp_path):
+    """It is there, and holds the line, but answers nothing, as a machine that lost its network."""
+    with processes.started(
+        [MEETING, "frozen", tmp_path, "0"], 2, tmp_path / "logs", env=ENV
+    ) as all_:
+        assert all_.processes[1].wait(90) == AGAIN, all_.story()
+        assert re.search(f"the first process of the pod {DEAD}", all_.err(1))
+
+
+def test_others_that_do_not_come_are_told(tmp_path):
+    address = f"127.0.0.1:{processes.free_port()}"
+    given = PodOptions(coordinator=address, processes=2, process=1, wait=2)
+    script = (
+        "from pruner_jax.learn.options import PodOptions; from pruner_jax.pod.start import start"
+    )
+    script += f"\nstart({given!r}).__enter__()"
+    done = subprocess.run(
+        [sys.executable, "-c", script], env=os.environ | ENV, capture_output=True, text=True
+    )
+    assert done.returncode == AGAIN
+    assert re.search(f"not found .coordinator_address = {address}.*waited for 2 s", done.stderr)
 
 
 def test_all_are_started_again_where_one_has_to_be():
@@ -121,18 +149,22 @@ def test_when_others_are_looked_for(start, environment, found):
 
 
 def test_a_notice_of_maintenance_stops_a_run(monkeypatch):
-    """A stand-in of the metadata server, which answers a question when something has changed."""
+    """A stand-in of the metadata server, which answers a question when something has changed, or
+    when it has waited for long. That there will be maintenance was said before the run began."""
     coming = threading.Event()
 
     class Server(BaseHTTPRequestHandler):
         def do_GET(self):
             assert self.headers["Metadata-Flavor"] == "Google"
             if "wait_for_change" in self.path:
-                coming.wait(10)
-            event = "maintenance-event" in self.path
-            well, ill = ("NONE", "TERMINATE_ON_HOST_MAINTENANCE") if event else ("FALSE", "FALSE")
-            said = (ill if coming.is_set() else well).encode()
+                coming.wait(0.1)
+                assert "last_etag=1" in self.path
+            if "maintenance-event" in self.path:
+                said = b"TERMINATE_ON_HOST_MAINTENANCE"
+            else:
+                said = b"TRUE" if coming.is_set() else b"FALSE"
             self.send_response(200)
+            self.send_header("ETag", "1")
             self.send_header("Content-Length", str(len(said)))
             self.end_headers()
             self.wfile.write(said)
@@ -145,8 +177,8 @@ def test_a_notice_of_maintenance_stops_a_run(monkeypatch):
     monkeypatch.setenv("GCE_METADATA_HOST", f"127.0.0.1:{server.server_port}")
     try:
         with pytest.raises(Interrupted) as stopped, Interrupts() as interrupts:
-            time.sleep(0.3)
-            interrupts.check()  # all is well
+            time.sleep(0.5)
+            interrupts.check()  # nothing is new
             coming.set()
             until = time.monotonic() + 20
             while time.monotonic() < until:
