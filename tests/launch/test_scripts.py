@@ -80,9 +80,12 @@ def test_what_the_page_shows_can_be_read():
         done = subprocess.run(["bash", "-n"], input=block, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr + block
     task, jobset = (yaml.safe_load(block) for block in re.findall(r"```yaml\n(.*?)```", PAGE, re.S))
-    assert task["resources"]["job_recovery"]["recover_on_exit_codes"] == [75, 134]
+    again = [75, 134, 137, 143]  # every recipe starts the same ones again
+    assert task["resources"]["job_recovery"]["recover_on_exit_codes"] == again
     job = jobset["spec"]["replicatedJobs"][0]["template"]["spec"]
-    assert 75 in job["podFailurePolicy"]["rules"][0]["onExitCodes"]["values"]
+    assert job["podFailurePolicy"]["rules"][0]["onExitCodes"]["values"] == again
+    assert f"--restart-on-exit-codes={','.join(map(str, again))} " in PAGE
+    assert f"  {' | '.join(map(str, again))}) " in PAGE
 
 
 def test_the_script_says_the_same_of_workers_as_the_page():
