@@ -56,6 +56,7 @@ def test_carried_wheels_stand_beside_what_a_python_in_a_venv_has(tmp_path):
     seen = "import there, linked, carried; print(carried.__file__)"
     done = subprocess.run([venv / "bin" / "python", "-c", seen], capture_output=True, text=True)
     assert done.stdout.startswith(str(venv)), done.stderr
+    assert not [*venv.glob("lib/python*/site-packages/pip")]  # so that no ensurepip was needed
 
 
 @pytest.mark.slow
