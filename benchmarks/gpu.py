@@ -21,7 +21,10 @@ Parts, each in a process of its own with its share of the budget, and what earli
 How much each does, and what it takes by roofline: gpu_sizes.py. What it is to reach:
 gpu_targets.py, whose table is printed last (to the standard error). What there was no time for is
 "not measured (time)". Exits with 1 if a part failed or parity is not kept, not where a target is
-missed.
+missed; with 2, before anything starts, where this Python lacks a package.
+
+The JSON is written after each part. SIGTERM or Ctrl-C ends the part that runs, keeps what it noted
+and writes what there is.
 """
 
 from __future__ import annotations
@@ -29,6 +32,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import importlib.metadata
+import importlib.util
 import json
 import os
 import pathlib
@@ -55,9 +59,19 @@ SHARES = {
     "quickstart": 0.05,  # has what the others leave
 }
 LATE = "not measured (time)"
+CUT = "not measured (ended by a signal)"
 VERSIONS = (
     *("jax", "jaxlib", "jax-cuda13-plugin", "nvidia-cudnn-cu13"),
-    *("flax", "optax", "numpy", "transformers"),
+    *("flax", "optax", "orbax-checkpoint", "numpy", "transformers", "jsonargparse"),
+    *("torch", "trl"),  # the peers', where --peers names no other Python
+)
+# What the parts import, and what that imports: setup.cfg asks for it, but for what only programs as
+# answers and the data sets of TFDS need.
+NEEDED = (
+    *("jax", "flax", "optax", "orbax.checkpoint", "etils.epath", "numpy", "importlib_resources"),
+    *("transformers", "tokenizers", "safetensors", "huggingface_hub", "jinja2", "pyarrow", "rich"),
+    *("jsonargparse", "docstring_parser", "typeshed_client", "yaml"),
+    *("math_verify", "latex2sympy2_extended", "antlr4", "sympy"),
 )
 SMOKE = "a smoke run on a CPU at tiny sizes: its figures mean nothing"
 
@@ -79,56 +93,98 @@ Note = Callable[[str, Any], None]
 
 
 def main() -> int:
-    """All parts, one after the other; the JSON in the end."""
+    """All parts, one after the other; the JSON after each."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--out", default="runs/gpu.json")
     parser.add_argument("--budget", type=float, default=480, help="seconds for everything")
     parser.add_argument("--cpu-smoke", action="store_true", help=SMOKE)
     parser.add_argument("--parts", nargs="+", choices=SHARES, default=list(SHARES))
     parser.add_argument("--peers", help="Python of an environment with torch for CUDA and trl")
+    parser.add_argument("--commit", help="what is measured, where there is no .git")
     parser.add_argument("--work", type=pathlib.Path, help=argparse.SUPPRESS)
     parser.add_argument("--part", nargs=2, metavar=("NAME", "FILE"), help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.part:
         return play(args)
-    began, deadline, found, bad = time.monotonic(), 0.0, {}, []
-    with tempfile.TemporaryDirectory() as work:
-        for name in args.parts:
-            deadline += SHARES[name] / sum(SHARES[part] for part in args.parts) * args.budget
-            seconds = deadline - (time.monotonic() - began)
-            found[name], code = part(name, seconds, pathlib.Path(work), args)
-            if code:
-                bad.append(name)
-    gpu_targets.beside(found)
-    device = {}
-    for figures in found.values():
-        device |= figures.pop("device", {})
-    whole = {
+    if gone := lacking():
+        print(
+            f"gpu.py: {sys.executable} lacks {', '.join(gone)}. Install them, or fetch wheels "
+            "(benchmarks/gpu_wheels.sh .whl) and set WHEELS=.whl for benchmarks/gpu.sh.",
+            file=sys.stderr,
+        )
+        return 2
+    signals: list[int] = []  # that ask for an end
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda number, _: signals.append(number))
+    found, bad = {}, []
+    about = {
         "command": "benchmarks/gpu.py " + " ".join(sys.argv[1:]),
         **({"smoke": SMOKE} if args.cpu_smoke else {}),
-        "device": {**device, **nvidia()},
+        "commit": args.commit or commit(),
+        "device": nvidia(),
         "versions": {"python": platform.python_version(), **versions()},
         "budget_s": args.budget,
-        "seconds": round(time.monotonic() - began, 1),
-        "failed": bad,
-        "targets": gpu_targets.judged(found, gpu_sizes.of(args.cpu_smoke)),
-        **found,
     }
-    out = pathlib.Path(args.out)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(json.dumps(whole, indent=1) + "\n")
+    began, deadline = time.monotonic(), 0.0
+
+    def written() -> dict[str, Any]:
+        """All there is so far, which is kept."""
+        gpu_targets.beside(found)
+        whole = {
+            **about,
+            "seconds": round(time.monotonic() - began, 1),
+            "failed": bad,
+            "targets": gpu_targets.judged(found, gpu_sizes.of(args.cpu_smoke)),
+            **found,
+        }
+        out = pathlib.Path(args.out)
+        out.parent.mkdir(parents=True, exist_ok=True)
+        out.with_name(out.name + ".new").write_text(json.dumps(whole, indent=1) + "\n")
+        out.with_name(out.name + ".new").replace(out)
+        return whole
+
+    written()  # fails now, where it cannot be written
+    with tempfile.TemporaryDirectory() as work:
+        for name in args.parts:
+            if signals:
+                break
+            deadline += SHARES[name] / sum(SHARES[part] for part in args.parts) * args.budget
+            seconds = deadline - (time.monotonic() - began)
+            found[name], code = part(name, seconds, pathlib.Path(work), args, signals)
+            about["device"] |= found[name].pop("device", {})
+            if code:
+                bad.append(name)
+            written()
+    whole = written()
     print(json.dumps(whole, indent=1))
     print(gpu_targets.table(whole["targets"], found), file=sys.stderr)
     if args.cpu_smoke:
         print(SMOKE, file=sys.stderr)
-    return 1 if bad else 0
+    return 128 + signals[0] if signals else 1 if bad else 0
+
+
+def lacking() -> list[str]:
+    """The modules among those needed that are not there."""
+    gone = []
+    for name in NEEDED:
+        try:
+            there = importlib.util.find_spec(name)
+        except ModuleNotFoundError:  # of what it lies in
+            there = None
+        if there is None:
+            gone.append(name)
+    return gone
 
 
 def part(
-    name: str, seconds: float, work: pathlib.Path, args: argparse.Namespace
+    name: str,
+    seconds: float,
+    work: pathlib.Path,
+    args: argparse.Namespace,
+    signals: list[int],
 ) -> tuple[dict[str, Any], int]:
     """What a part noted in so many seconds, and its exit code (0 also where it ran out of them).
-    ``work``: a folder of all parts."""
+    ``work``: a folder of all parts. A signal that comes ends it."""
     smoke = args.cpu_smoke
     with tempfile.TemporaryDirectory() as folder:
         notes = pathlib.Path(folder) / "notes"
@@ -145,15 +201,17 @@ def part(
             stdout=sys.stderr,
             start_new_session=True,
         )
-        try:
-            code, late = process.wait(timeout=max(0.0, seconds)), False
-        except subprocess.TimeoutExpired:
-            end(process)
-            code, late = 0, True
+        late = ""
+        while (code := process.poll()) is None:
+            if signals or time.monotonic() - began >= seconds:
+                late, code = CUT if signals else LATE, 0
+                end(process)
+                break
+            time.sleep(0.05)
         lines = notes.read_text().splitlines() if notes.exists() else []
     found = dict(json.loads(line) for line in lines)
     for key in found.pop("planned", [name]):
-        found.setdefault(key, LATE if late else f"failed with exit code {code}")
+        found.setdefault(key, late or f"failed with exit code {code}")
     return {**found, "seconds": round(time.monotonic() - began, 1)}, code
 
 
@@ -209,6 +267,16 @@ def nvidia() -> dict[str, str]:
     query = ["nvidia-smi", "--query-gpu=name,driver_version,memory.total", "--format=csv,noheader"]
     said = subprocess.run(query, capture_output=True, text=True).stdout.splitlines()
     return {"nvidia-smi": said[0]} if said else {}
+
+
+def commit() -> str | None:
+    """Of this checkout, with -dirty where files were changed."""
+    asked = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    try:
+        done = subprocess.run(asked, cwd=ROOT, capture_output=True, text=True)
+    except FileNotFoundError:  # no git
+        return None
+    return done.stdout.strip() or None
 
 
 def versions() -> dict[str, str]:

@@ -68,8 +68,9 @@ def judged(found: Found, sizes: Sizes) -> list[dict[str, Any]]:
     rows = []
     for target in targets(sizes):
         figures = found.get(target.part, {}).get(target.figure, "not measured")
-        value = figures[target.key] if isinstance(figures, dict) else figures
-        told = isinstance(figures, dict) and sizes is not SMOKE
+        value = figures.get(target.key) if isinstance(figures, dict) else figures
+        value = "not measured" if value is None else value
+        told = isinstance(value, (int, float)) and sizes is not SMOKE
         compiled = figures.get("compiled") if told and target.timed else 0
         rows.append(
             {
@@ -89,7 +90,7 @@ def beside(found: Found) -> None:
         if isinstance(figures, dict):
             part, figure = figures["beside"]
             ours = found.get(part, {}).get(figure)
-            if isinstance(ours, dict):
+            if isinstance(ours, dict) and "tokens_per_s" in ours:
                 figures["times_ours"] = ours["tokens_per_s"] / figures["tokens_per_s"]
 
 

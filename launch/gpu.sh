@@ -7,14 +7,13 @@
 # launch/local.sh with JAX for CUDA; see there for what it does. EXTRA=cuda12 is for drivers before 580.
 #
 # JAX takes three quarters of a GPU's memory; here it takes more, for nothing else runs on it. The rest is for
-# what CUDA's libraries take themselves.
+# what CUDA's libraries take themselves (XLA_PYTHON_CLIENT_MEM_FRACTION, 0.92).
 #
 # Bit-identical repetitions of a run need XLA_FLAGS=--xla_gpu_deterministic_ops=true, which costs speed.
 
 set -euo pipefail
 
-if [[ "${1:-}" != "--dry-run" ]]; then
-  nvidia-smi --list-gpus >&2  # fails here, not after the installation, where there is no driver
+if [[ "${1:-}" == -h || "${1:-}" == --help ]]; then
+  sed -n '2,/^$/{s/^# \{0,1\}//;p;}' "${BASH_SOURCE[0]}" && exit
 fi
-export XLA_PYTHON_CLIENT_MEM_FRACTION="${XLA_PYTHON_CLIENT_MEM_FRACTION:-0.92}"
 EXTRA="${EXTRA:-cuda}" exec "$(dirname "${BASH_SOURCE[0]}")/local.sh" "$@"

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # One worker's part of launch/tpu_pod.sh, which calls it through ssh on every worker.
 #
-#   launch/tpu_worker.sh install PYTHON          # package and environment, .venv
+#   launch/tpu_worker.sh install [PYTHON]        # package and environment, .venv; by default 3.12
 #   launch/tpu_worker.sh busy                    # exit code 0 if a command is running
 #   launch/tpu_worker.sh attempt ID COMMAND...   # run it, show its log, end with its exit code
 #
@@ -28,10 +28,12 @@ alive() {
 }
 
 install() {
-  # The images of v5e, v5p and v6e bring a Python that is too old; uv fetches one.
-  python3 -m pip install --quiet --user uv
-  [[ -x .venv/bin/python ]] || python3 -m uv venv --quiet --python "$1" .venv
-  python3 -m uv pip install --quiet --python .venv/bin/python -e '.[tpu,gcs]'
+  # The images of v5e, v5p and v6e bring a Python that is too old; uv fetches one. Into a folder, as pip does
+  # it for every Python: one that the system manages refuses --user, and not all can make environments.
+  local uv=.venv-uv/bin/uv
+  [[ -x "$uv" ]] || python3 -m pip install --quiet --upgrade --target .venv-uv uv
+  [[ -x .venv/bin/python ]] || "$uv" venv --quiet --python "$1" .venv
+  "$uv" pip install --quiet --python .venv/bin/python -e '.[tpu,gcs]'
 }
 
 start() {
@@ -70,11 +72,12 @@ attempt() {
 }
 
 case "${1:-}" in
-  install) install "$2" ;;
+  -h | --help) sed -n '2,/^$/{s/^# \{0,1\}//;p;}' launch/tpu_worker.sh ;;
+  install) install "${2:-3.12}" ;;
   busy) alive ;;
   attempt) shift && attempt "$@" ;;
   *)
-    echo "usage: launch/tpu_worker.sh install PYTHON | busy | attempt ID COMMAND..." >&2
+    echo "usage: launch/tpu_worker.sh install [PYTHON] | busy | attempt ID COMMAND..." >&2
     exit 2
     ;;
 esac

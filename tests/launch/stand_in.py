@@ -10,7 +10,8 @@ plan.json: {"lives": [life, ...]}, one for each time the pod is created. A life 
 queued resource before it is ACTIVE) and "runs", one for each start of the program: {"codes": [of
 each worker]}, {"taken": true} (the pod is preempted, ssh hangs), {"codes": ..., "late": N} (the pod
 is preempted, the service says so N looks later), {"breaks": true, ...} (ssh breaks, the program
-goes on); "seconds" is how long it runs; with "waits" it runs until there is a file "go".
+goes on); "seconds" is how long it runs; with "waits" it runs until there is a file "go". "fails":
+what never works, of gcloud ("delete", "describe tpu-vm", "rsync" ...) or the workers ("install").
 """
 
 import contextlib
@@ -42,8 +43,19 @@ def world():
         os.replace(WORLD / "world.new", path)  # a caller may be killed at any time
 
 
+def planned(key):
+    return json.loads((WORLD / "plan.json").read_text())[key]
+
+
 def plan(created):
-    return json.loads((WORLD / "plan.json").read_text())["lives"][created - 1]
+    return planned("lives")[created - 1]
+
+
+def fails(what):
+    if what in planned("fails"):
+        print(f"ERROR: no permission to {what}", file=sys.stderr)
+        return True
+    return False
 
 
 def home(worker):
@@ -55,7 +67,10 @@ def gcloud(*args):
         calls.write(shlex.join(["gcloud", *args]) + "\n")
     words = [a for a in args if not a.startswith("-")]
     options = dict(a[2:].split("=", 1) for a in args if a.startswith("--") and "=" in a)
+    words = words[words[0] == "alpha" :]
     verb = words[2:4] if words[0] == "compute" else words[:2]
+    if fails(verb[1]) or fails(f"{verb[1]} {verb[0]}"):
+        return 1
     if verb == ["queued-resources", "create"]:
         return create()
     if verb == ["queued-resources", "delete"]:
@@ -112,6 +127,8 @@ def describe(kind, field):
 
 def scp(source, target, workers):
     if workers != "all":
+        if fails("scp from"):
+            return 1
         shutil.copy(home(workers) / source.partition(":")[2], target)
         return 0
     for worker in range(WORKERS):
@@ -144,11 +161,15 @@ def ssh(workers, command):
 
 
 def python3(*args):
-    """Of the workers: makes an environment whose pruner-jax is `program`."""
-    if "venv" in args:
-        where = pathlib.Path(args[-1]) / "bin"
+    """Of the workers, whose system manages their Python; as uv too: makes an environment whose
+    pruner-jax is `program`."""
+    if fails("install") or "--user" in args:
+        return 1
+    made = {"venv": {"python": "python3", "pruner-jax": "program"}, "--target": {"uv": "python3"}}
+    for how in set(made).intersection(args):
+        where = pathlib.Path(args[args.index("--target") + 1 if how == "--target" else -1]) / "bin"
         where.mkdir(parents=True)
-        for name, role in (("python", "python3"), ("pruner-jax", "program")):
+        for name, role in made[how].items():
             script = f'#!/bin/bash\nexec {sys.executable} -S {__file__} {role} "$@"\n'
             (where / name).write_text(script)
             (where / name).chmod(0o755)

@@ -1,21 +1,26 @@
 """benchmarks/gpu.sh: a smoke run measures every part, and one without time says so."""
 
+import configparser
+import importlib.metadata
 import json
 import os
 import pathlib
+import re
+import signal
 import subprocess
 import sys
+import time
 import zipfile
 
+import pip
 import pytest
 
 ROOT = pathlib.Path(__file__).parents[2]
 
 
-def bench(tmp_path, *arguments):
+def bench(tmp_path, *arguments, **settings):
     command = [str(ROOT / "benchmarks" / "gpu.sh"), f"--out={tmp_path}/gpu.json", *arguments]
-    settings = {"PYTHON": sys.executable, "JAX_PLATFORMS": "cpu"}
-    env = {**os.environ, **settings}
+    env = {**os.environ, "PYTHON": sys.executable, "JAX_PLATFORMS": "cpu", **settings}
     env.pop("XLA_FLAGS", None)
     return subprocess.run(command, env=env, capture_output=True, text=True)
 
@@ -31,6 +36,7 @@ def test_carried_wheels_stand_beside_what_a_python_in_a_venv_has(tmp_path):
     (site / "there.py").write_text("")
     (tmp_path / "linked").mkdir()
     (tmp_path / "linked" / "linked.py").write_text("")
+    (tmp_path / "linked" / "pip").symlink_to(pathlib.Path(pip.__file__).parent)
     (site / "linked.pth").write_text(f"{tmp_path}/linked\n")  # as of an editable install
     about = "carried-1.0.dist-info"
     files = {
@@ -43,11 +49,14 @@ def test_carried_wheels_stand_beside_what_a_python_in_a_venv_has(tmp_path):
         for name, text in files.items():
             wheel.writestr(name, text)
     given = {"PYTHON": str(python / "bin" / "python"), "WHEELS": str(tmp_path), "VENV": str(venv)}
-    command = [str(ROOT / "benchmarks" / "gpu.sh"), "--help"]
-    subprocess.run(command, env={**os.environ, **given}, check=True, capture_output=True)
+    done = bench(tmp_path, **given)
+    # Before anything runs, it says what this Python does not have.
+    assert done.returncode == 2 and "lacks jax, flax" in done.stderr, done.stderr
+    assert "jsonargparse" in done.stderr and "gpu_wheels.sh" in done.stderr
     seen = "import there, linked, carried; print(carried.__file__)"
     done = subprocess.run([venv / "bin" / "python", "-c", seen], capture_output=True, text=True)
     assert done.stdout.startswith(str(venv)), done.stderr
+    assert not [*venv.glob("lib/python*/site-packages/pip")]  # so that no ensurepip was needed
 
 
 @pytest.mark.slow
@@ -105,6 +114,10 @@ def test_figures_are_held_against_their_targets(monkeypatch, benchmark):
     told = targets.table(rows, found)
     assert f"| sampler, {sampled}: tokens/s | at least 60000 | 60,000 | yes |" in told
     assert "| transformers | 20,000 | 3x |" in told and "| TRL | not measured (time) | |" in told
+    found["sampler"][sampled].pop("needed_of_copy")  # the part was ended in between
+    rows = targets.judged(found, sizes)
+    assert rows[3]["measured"] == "not measured" and rows[3]["reached"] is None
+    assert "| at least 0.55 | not measured | |" in targets.table(rows, found).replace("  ", " ")
     found["step"][sizes.stepped(1024)] |= {"seconds": 20.0, "compiled": 2.0}
     rows = targets.judged(found, sizes)
     assert [row["reached"] for row in rows[6:]] == [None, True]  # what was compared is as good
@@ -184,6 +197,73 @@ def test_what_there_is_no_time_for_is_not_measured(tmp_path):
     assert done.returncode == 0, done.stderr[-3000:]
     for part in ("learner", "sampler"):
         assert read(tmp_path)[part].pop(part) == "not measured (time)"
+
+
+def test_each_part_is_written_when_it_is_done(tmp_path, monkeypatch, benchmark):
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    script, seen = benchmark("gpu"), []
+
+    def part(name, *_):
+        seen.append(read(tmp_path))
+        return {"device": {"kind": "a GPU"}, name: 1.0}, 0
+
+    monkeypatch.setattr(script, "part", part)
+    given = ["gpu.py", f"--out={tmp_path}/gpu.json", "--commit=abc", "--parts", "parity", "sampler"]
+    monkeypatch.setattr(sys, "argv", given)
+    monkeypatch.setattr(script.signal, "signal", lambda *_: None)
+    assert script.main() == 0
+    first, second = seen
+    assert "parity" not in first and second["parity"] == {"parity": 1.0}
+    assert second["commit"] == "abc" and second["device"]["kind"] == "a GPU"
+    assert {"orbax-checkpoint", "jsonargparse"} <= set(second["versions"])
+    assert {row["measured"] for row in second["targets"]} == {"not measured"}
+
+
+def test_a_signal_ends_the_part_that_runs_and_what_there_is_is_written(tmp_path):
+    command = [sys.executable, str(ROOT / "benchmarks" / "gpu.py"), f"--out={tmp_path}/gpu.json"]
+    command += ["--cpu-smoke", "--budget=900", "--parts", "learner", "sampler"]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    while not (tmp_path / "gpu.json").exists():
+        time.sleep(0.05)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(timeout=30) == 128 + signal.SIGTERM
+    found = read(tmp_path)
+    assert set(found.get("learner", {}).values()) & {"not measured (ended by a signal)"}
+    assert "sampler" not in found and found["commit"]
+
+
+def test_wheels_that_are_not_there_are_said_before_anything_is_made(tmp_path):
+    done = bench(tmp_path, WHEELS=str(tmp_path / "none"), VENV=str(tmp_path / "venv"))
+    assert done.returncode == 2 and "gpu_wheels.sh" in done.stderr
+    assert not (tmp_path / "venv").exists()
+
+
+def test_help_is_the_head_of_the_script_and_the_options():
+    command = [str(ROOT / "benchmarks" / "gpu.sh"), "-h"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert "\n  export WHEELS=.whl" in done.stdout and "--commit" in done.stdout
+
+
+def test_what_is_needed_and_what_is_fetched_is_what_the_package_asks_for(monkeypatch, benchmark):
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    setup = configparser.ConfigParser()
+    setup.read(ROOT / "setup.cfg")
+    asked = setup["options"]["install_requires"].split("\n")
+    names = [re.match(r"[\w-]+", line)[0] for line in asked if line and line[0] != "#"]
+    by_module = importlib.metadata.packages_distributions()
+    packages = {
+        package.lower().replace("_", "-")
+        for module in benchmark("gpu").NEEDED
+        for package in by_module[module.split(".")[0]]
+    }
+    unneeded = {
+        "tensorflow-datasets",
+        "pydantic-monty",
+    }  # where their data or answers are asked for
+    assert {name.lower().replace("_", "-") for name in names} - unneeded <= packages
+    script = (ROOT / "benchmarks" / "gpu_wheels.sh").read_text()
+    fetched = re.search(r"\^ \+\((.*?)\)", script)[1].split("|")
+    assert set(fetched) < set(names)
 
 
 def test_without_a_gpu_it_says_so(tmp_path):

@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 
+import pytest
 import yaml
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -28,12 +29,23 @@ def dry(script, *arguments, **settings):
     return subprocess.run(command, env={**os.environ, **settings}, capture_output=True, text=True)
 
 
-def test_dry_runs_of_laptop_and_gpu_print_the_same_but_for_the_packages(tmp_path):
+@pytest.mark.parametrize("word", ["-h", "--help"])
+@pytest.mark.parametrize("script", ["local.sh", "gpu.sh", "tpu_pod.sh", "tpu_worker.sh"])
+def test_help_is_the_head_of_the_script(script, word):
+    done = dry(script, word)
+    assert done.returncode == 0 and f"\n  launch/{script}" in done.stdout
+    assert "#" not in done.stdout.splitlines()[0] and "set -euo" not in done.stdout
+
+
+def test_dry_runs_of_laptop_and_gpu_print_the_same_but_for_the_gpu(tmp_path):
     given = ("--dry-run", "configs/quickstart.yaml", "--note=two words")
     laptop = dry("local.sh", *given, VENV=str(tmp_path / "none"))
     gpu = dry("gpu.sh", *given, VENV=str(tmp_path / "none"))
     assert laptop.returncode == gpu.returncode == 0
-    assert laptop.stdout.replace("-e .\n", "-e .\\[cuda\\]\n") == gpu.stdout
+    added = ["+ nvidia-smi --list-gpus", "+ export XLA_PYTHON_CLIENT_MEM_FRACTION=0.92"]
+    common = [line for line in gpu.stdout.splitlines() if line not in added]
+    assert laptop.stdout.replace("-e .\n", "-e .\\[cuda\\]\n").splitlines() == common
+    assert gpu.stdout.splitlines()[1:3] == added
     assert laptop.stdout.splitlines()[-1].endswith("configs/quickstart.yaml --note=two\\ words")
     assert not (tmp_path / "none").exists()
 
@@ -41,6 +53,23 @@ def test_dry_runs_of_laptop_and_gpu_print_the_same_but_for_the_packages(tmp_path
 def test_a_missing_config_is_said():
     done = dry("local.sh", "--dry-run")
     assert done.returncode == 2 and "usage: launch/local.sh" in done.stderr
+    done = dry("local.sh", "--dry-run", "configs/nothing.yaml")
+    assert done.returncode == 2 and "there is no configs/nothing.yaml" in done.stderr
+
+
+@pytest.mark.parametrize("script", ["local.sh", "gpu.sh"])
+def test_a_dry_run_that_is_asked_for_too_late_runs_nothing(script):
+    done = dry(script, "configs/quickstart.yaml", "--dry-run", VENV="/nowhere")
+    assert done.returncode == 2 and "give it before CONFIG" in done.stderr and not done.stdout
+
+
+def test_a_machine_without_a_driver_is_told_before_anything_is_installed(tmp_path):
+    (tmp_path / "nvidia-smi").write_text("#!/bin/sh\nexit 9\n")
+    (tmp_path / "nvidia-smi").chmod(0o755)
+    path = f"{tmp_path}:{os.environ['PATH']}"
+    done = dry("gpu.sh", "configs/quickstart.yaml", VENV="/nowhere", PATH=path)
+    assert done.returncode == 1 and "no NVIDIA driver here" in done.stderr
+    assert "venv" not in done.stderr
 
 
 PAGE = (ROOT / "docs" / "pods.md").read_text()
@@ -51,9 +80,12 @@ def test_what_the_page_shows_can_be_read():
         done = subprocess.run(["bash", "-n"], input=block, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr + block
     task, jobset = (yaml.safe_load(block) for block in re.findall(r"```yaml\n(.*?)```", PAGE, re.S))
-    assert task["resources"]["job_recovery"]["recover_on_exit_codes"] == [75, 134]
+    again = [75, 134, 137, 143]  # every recipe starts the same ones again
+    assert task["resources"]["job_recovery"]["recover_on_exit_codes"] == again
     job = jobset["spec"]["replicatedJobs"][0]["template"]["spec"]
-    assert 75 in job["podFailurePolicy"]["rules"][0]["onExitCodes"]["values"]
+    assert job["podFailurePolicy"]["rules"][0]["onExitCodes"]["values"] == again
+    assert f"--restart-on-exit-codes={','.join(map(str, again))} " in PAGE
+    assert f"  {' | '.join(map(str, again))}) " in PAGE
 
 
 def test_the_script_says_the_same_of_workers_as_the_page():

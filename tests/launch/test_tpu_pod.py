@@ -4,6 +4,7 @@ import json
 import os
 import pathlib
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -29,8 +30,8 @@ def play(tmp_path):
         (commands / name).write_text(script)
         (commands / name).chmod(0o755)
 
-    def run(lives, *arguments, when=None, then=None, **settings):
-        (tmp_path / "plan.json").write_text(json.dumps({"lives": lives}))
+    def run(lives, *arguments, fails=(), when=None, then=None, **settings):
+        (tmp_path / "plan.json").write_text(json.dumps({"lives": lives, "fails": fails}))
         quick = {"POLL_S": "0.2", "BACKOFF_S": "0", "GRACE_S": "1", "ATTEMPT": "a", **settings}
         path = f"{commands}:{os.environ['PATH']}"
         command = ["bash", str(ROOT / "launch" / "tpu_pod.sh"), *POD]
@@ -63,7 +64,8 @@ class Played:
 
     def verbs(self):
         """The calls without questions for the state."""
-        verbs = [call[4] if call[1] == "compute" else call[2] for call in self.calls]
+        calls = [[word for word in call if word != "alpha"] for call in self.calls]
+        verbs = [call[4] if call[1] == "compute" else call[2] for call in calls]
         return [verb for verb in verbs if verb != "describe"]
 
 
@@ -83,6 +85,9 @@ def test_a_smooth_run(play):
     assert {start["worker"] for start in played.starts} == {0, 1}
     expected = ["prune", CONFIG[0], BUCKET, *CONFIG[1:]]
     assert all(start["args"] == expected for start in played.starts)  # quotes and spaces arrive
+    for verb in ("ssh", "scp"):  # neither waits for a pod that is gone
+        call = next(call for call in played.calls if call[4:5] == [verb])
+        assert f"--{verb}-flag=-oConnectTimeout=30" in call
     assert {start["pod"] for start in played.starts} == {"pod"}
     assert "WAITING_FOR_RESOURCES" in played.err and "step 1 of worker 1" in played.log
     assert "exit code 0" in played.log and "mine is deleted" in played.err
@@ -165,6 +170,81 @@ def test_a_request_that_fails_says_why_and_is_taken_back(play):
     assert played.verbs() == ["create", "delete"]
 
 
+def test_flags_of_gcloud_are_passed_on(play):
+    flags = (
+        "--create-flag=--internal-ips",
+        "--create-flag=--network=n",
+        "--ssh-flag=--internal-ip",
+    )
+    played = play([{"runs": [DONE]}], *flags, "--out=runs/x", *CONFIG, GCLOUD_TRACK="alpha")
+    assert played.code == 0, played.err
+    assert {"--internal-ips", "--network=n"} <= set(played.calls[1])
+    reached = [call for call in played.calls if {"ssh", "scp"} & set(call)]
+    assert len(reached) == 5 and all("--internal-ip" in call for call in reached)
+    assert all(call[1] == "alpha" for call in played.calls)
+
+
+def test_an_installation_that_fails_is_in_the_log_that_is_named(play):
+    played = play([{"runs": [DONE]}], BUCKET, *CONFIG, fails=["install"], GRACE_S="0")
+    assert played.code == 1 and "a-1.log" in played.err
+    assert "no permission to install" in played.read("a-1.log") and not played.starts
+
+
+def test_a_node_that_cannot_be_asked_for_ends_the_wait(play):
+    played = play([{}], BUCKET, *CONFIG, fails=["describe tpu-vm"], WAIT_S="9")
+    assert played.code == 1 and "no permission to describe tpu-vm" in played.err
+    assert "no pod within" not in played.err and played.verbs() == ["create"]
+
+
+def test_why_a_request_failed_is_said_also_where_it_cannot_be_taken_back(play):
+    played = play([{"states": ["FAILED"]}], BUCKET, *CONFIG, fails=["delete"])
+    assert played.code == 1 and "out of quota for v6e" in played.err
+    assert "could NOT be deleted and costs money until gcloud" in played.err
+
+
+@pytest.mark.parametrize(
+    ("out", "broken", "again"),
+    [
+        (BUCKET, "rsync", "gcloud storage rsync --recursive"),
+        ("--out=runs/my run", "scp from", "--recurse mine:pruner_jax/runs/my\\ run "),
+    ],
+)
+def test_results_that_do_not_come_can_be_fetched_by_hand(play, out, broken, again):
+    played = play([{"runs": [DONE]}], out, *CONFIG, fails=[broken])
+    assert played.code == 1 and "its results are not here" in played.err
+    assert again in played.err.split("could not be fetched from")[1]
+
+
+def test_a_worker_that_fails_again_and_again_is_no_lost_host(play):
+    killed = {"codes": [75, 137]}
+    played = play([{"runs": [killed] * 9}], BUCKET, *CONFIG)
+    assert played.code == 137 and len(played.starts) == 6
+    assert "failed three times on the same pod with exit code 137, see" in played.err
+
+
+def test_other_failures_between_are_no_such_row(play):
+    one, other = {"codes": [75, 137]}, {"codes": [75, 75]}
+    played = play([{"runs": [one, one, other, one, DONE]}], BUCKET, *CONFIG)
+    assert played.code == 0, played.err
+
+
+def test_stopped_before_it_asked_for_anything_nothing_stands(play):
+    played = play(
+        [{}], *(BUCKET, *CONFIG), fails=["describe queued-resources"],
+        when=lambda played: played.calls, then=lambda process: process.send_signal(signal.SIGTERM),
+        BACKOFF_S="1",
+    )  # fmt: skip
+    assert played.code == 130 and "stopped before anything was asked for" in played.err
+
+
+def test_without_gcloud_it_says_so_at_once(tmp_path):
+    (tmp_path / "dirname").symlink_to(shutil.which("dirname"))
+    command = [shutil.which("bash"), str(ROOT / "launch" / "tpu_pod.sh"), *POD, BUCKET, *CONFIG]
+    env = {**os.environ, "PATH": str(tmp_path)}
+    done = subprocess.run(command, env=env, capture_output=True, text=True)
+    assert done.returncode == 2 and "there is no gcloud here" in done.stderr
+
+
 def test_starts_are_bounded(play):
     saved = {"codes": [75, 75]}
     played = play([{"runs": [saved] * 3}], BUCKET, "--restarts=1", *CONFIG)
@@ -202,7 +282,13 @@ def test_nobody_waits_for_ever_and_the_request_is_taken_back(play):
         ([BUCKET, "--at-end=sell", *CONFIG], "allowed: delete, keep"),
         ([BUCKET, "--restarts=many", *CONFIG], "allowed: 0 or more"),
         ([BUCKET, "--nme=x", *CONFIG], "--nme=x is no option"),
-        ([BUCKET, *CONFIG, "--out=x"], "give --out before CONFIG"),
+        ([BUCKET, *CONFIG, "--out=x"], "--out=x: give it before CONFIG"),
+        ([BUCKET, *CONFIG, "--dry-run"], "--dry-run: give it before CONFIG"),
+        ([BUCKET, *CONFIG, "--at-end=keep"], "--at-end=keep: give it before CONFIG"),
+        ([BUCKET, "--name", "other", *CONFIG], "write --name=other"),
+        ([BUCKET, "--type=v5e-16", *CONFIG], "calls it v5litepod-16"),
+        ([BUCKET, "--name=My_pod", *CONFIG], "small letters"),
+        (["--out=s3://bucket/mine", *CONFIG], "allowed: gs://"),
     ],
 )
 def test_bad_arguments_are_refused_before_anything_is_called(play, arguments, said):

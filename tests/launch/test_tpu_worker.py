@@ -71,3 +71,19 @@ def test_a_machine_that_was_restarted_asks_to_be_started_again(worker):
     assert ended(first)[0] == 75
     pid.write_text(f"{os.getpid()} another-boot\n")  # the number belongs to somebody else now
     assert ended(worker("busy"))[0] != 0
+
+
+def test_an_installation_needs_no_version_and_no_user_site(worker, tmp_path, monkeypatch):
+    """python3 stands in for pip, which puts uv, which is python3 again, where it was told to."""
+    tools = tmp_path / "tools"
+    tools.mkdir()
+    (tools / "python3").write_text(
+        '#!/bin/bash\necho "$*" >>calls\n[[ " $* " != *" --user "* ]] || exit 1\n'
+        f"mkdir -p .venv-uv/bin && cp {tools}/python3 .venv-uv/bin/uv\n"
+    )
+    (tools / "python3").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tools}:{os.environ['PATH']}")
+    assert ended(worker("install"))[0] == 0
+    pip, venv, package = (worker.folder / "calls").read_text().splitlines()
+    assert "--target .venv-uv uv" in pip and "--python 3.12 .venv" in venv
+    assert package.endswith("-e .[tpu,gcs]")
