@@ -44,12 +44,12 @@ POD = [
 PATIENT = 400  # seconds; machines that run these tests may be busy
 
 
-def pod(out, count, folder, *words):
+def pod(out, count, folder, *words, devices=None):
     """The run in ``out`` by so many processes, with two devices in all or one each."""
     command = ["-m", "pruner_jax", *SHORT, f"--out={out}", *(POD if count > 1 else ()), *words]
     env = {"PYTHONPATH": str(ROOT)}
     os.chdir(ROOT)
-    return started(command, count, folder, devices=max(1, 2 // count), env=env)
+    return started(command, count, folder, devices=devices or max(1, 2 // count), env=env)
 
 
 @pytest.fixture(scope="module")
@@ -141,6 +141,19 @@ def test_a_signal_to_one_of_four_stops_all_and_one_host_goes_on(whole, tmp_path)
         assert group.wait(PATIENT) == [75] * 4
     assert 2 <= steps(out) < 4
     with pod(out, 1, tmp_path / "again") as group:
+        group.results(PATIENT)
+        assert "continuing" in group.err(0)
+    assert_alike(out, whole)
+
+
+def test_the_first_is_killed_where_two_share_a_model_and_four_go_on(whole, tmp_path):
+    out = tmp_path / "run"
+    with pod(out, 2, tmp_path / "first", "--mesh.tensor=2", devices=2) as group:
+        when(group, lambda: steps(out) >= 2)
+        os.kill(group.processes[0].pid, signal.SIGKILL)
+        # JAX ends the other, for the first has its coordination service.
+        assert group.wait(60) == [-signal.SIGKILL, -signal.SIGABRT]
+    with pod(out, 4, tmp_path / "again") as group:
         group.results(PATIENT)
         assert "continuing" in group.err(0)
     assert_alike(out, whole)
