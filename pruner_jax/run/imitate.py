@@ -41,7 +41,7 @@ from pruner_jax.report.progress import Progress
 from pruner_jax.run.engine import Engine
 from pruner_jax.run.interrupts import Interrupts
 from pruner_jax.run.measuring import measure, measured
-from pruner_jax.run.surroundings import Surroundings, open_surroundings
+from pruner_jax.run.surroundings import Surroundings, check_hosts, open_surroundings
 from pruner_jax.store.mirror import local
 from pruner_jax.types import Graded, Problem, Purpose
 
@@ -62,6 +62,7 @@ def warm_up(settings: WarmupConfig, pod: Pod = ALONE) -> dict[str, Any]:
     """The same by the processes of a pod: the learner's state lies on the devices of all, each
     samples and checks its share of the test, and the first one writes and shows. Nothing is kept of
     a warm-up that is stopped."""
+    check_hosts(settings, pod)
     out = pod.lead(lambda: settings.out)
     pod.lead(lambda: check_target(local(out, "out")))
     module = source.find(settings.problems.name)

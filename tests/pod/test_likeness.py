@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import importlib.metadata
 import itertools
+import threading
 import types
 
 import jax
@@ -15,6 +16,7 @@ from pruner_jax.config import PruneConfig, load
 from pruner_jax.pod import likeness as module
 from pruner_jax.pod.likeness import LIKE, digests_of_problems, likeness
 from pruner_jax.pod.together import Unlike
+from pruner_jax.run import prune as main_job
 from pruner_jax.run.surroundings import Surroundings
 from pruner_jax.types import Problem
 
@@ -186,3 +188,20 @@ def test_models_that_differ_are_refused(tmp_path):
             assert (error is None) is (not changed), name
             for file in changed:
                 assert isinstance(error, Unlike) and f"model: {file} is " in str(error)
+
+
+def test_hosts_agree_on_their_programs_before_anything_else(monkeypatch):
+    """They would not even meet, did one have to ask for a finished run in another way."""
+    settings, count = load(PruneConfig, None, ["--model=m", "--out=nowhere"]), itertools.count()
+    pods = {}
+    monkeypatch.setattr(module, "digest", lambda *_: next(count))
+    monkeypatch.setattr(main_job, "use_processors", lambda *_: None)
+    own = lambda _: contextlib.nullcontext(pods[threading.get_ident()])  # noqa: E731
+    monkeypatch.setattr(main_job, "start_pod", own)
+
+    def work(pod):
+        pods[threading.get_ident()] = pod
+        return main_job.prune(settings)
+
+    for error in meet(work, work):
+        assert isinstance(error, Unlike) and "program is " in str(error)
