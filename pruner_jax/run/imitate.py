@@ -29,6 +29,7 @@ from pruner_jax.measure.outcomes import outcomes
 from pruner_jax.measure.summary import plain
 from pruner_jax.mesh import LEARN_RULES
 from pruner_jax.objective.loss_spec import LossSpec
+from pruner_jax.pod.likeness import check_rows
 from pruner_jax.pod.start import start as start_pod
 from pruner_jax.pod.together import ALONE, Pod
 from pruner_jax.policy import handle, hf, weights
@@ -204,9 +205,11 @@ def _train(
     update = make_update(policy.config, SPEC, settings.learn, optimizer, mesh)
     progress.start(settings.steps, "warm-up")
     for step in range(settings.steps):
+        rows = _batch(settings, engine, write, around.problems["train"], step)
+        check_rows(around.pod, f"the hosts' traces of step {step + 1}", rows)
         state, metrics = learn(
             state,
-            _batch(settings, engine, write, around.problems["train"], step),
+            rows,
             update,
             spec=SPEC,
             options=settings.learn,

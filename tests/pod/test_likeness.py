@@ -13,9 +13,10 @@ import pytest
 from board import meet
 
 from pruner_jax.config import PruneConfig, load
+from pruner_jax.learn.rows import Rows
 from pruner_jax.pod import likeness as module
-from pruner_jax.pod.likeness import LIKE, digests_of_problems, likeness
-from pruner_jax.pod.together import Unlike
+from pruner_jax.pod.likeness import LIKE, check_rows, digests_of_problems, likeness
+from pruner_jax.pod.together import ALONE, Unlike
 from pruner_jax.run import prune as main_job
 from pruner_jax.run.surroundings import Surroundings
 from pruner_jax.types import Problem
@@ -188,6 +189,60 @@ def test_models_that_differ_are_refused(tmp_path):
             assert (error is None) is (not changed), name
             for file in changed:
                 assert isinstance(error, Unlike) and f"model: {file} is " in str(error)
+
+
+ROWS = Rows(
+    prompt=(np.array([7, 7], np.int32), np.array([7], np.int32)),
+    response=(np.array([1, 2, 9], np.int32), np.array([3, 9], np.int32)),
+    train_BT=np.array([[True, True, True], [True, True, False]]),
+    weight_BT=np.array([[1, 1, 1], [-1, -1, 0]], np.float32),
+    old_logp_BT=np.full((2, 3), -0.5, np.float32),
+    ref_logp_BT=np.full((2, 3), -0.25, np.float32),
+    limit=3,
+)
+
+
+def changed(name, place, value):
+    array = getattr(ROWS, name).copy()
+    array[place] = value
+    return dataclasses.replace(ROWS, **{name: array})
+
+
+@pytest.mark.parametrize(
+    ("other", "says"),
+    [
+        (dataclasses.replace(ROWS, prompt=ROWS.response, response=ROWS.prompt), "prompt"),
+        (dataclasses.replace(ROWS, response=(ROWS.response[0], ROWS.prompt[0])), "response"),
+        (changed("train_BT", (0, 0), False), "train"),
+        (changed("weight_BT", (1, 0), -2), "weight"),
+        (changed("old_logp_BT", (1, 1), np.nextafter(np.float32(-0.5), 0)), "old logp"),
+        (changed("ref_logp_BT", (0, 2), np.nan), "ref logp"),
+        (dataclasses.replace(ROWS, ref_logp_BT=None), "ref logp"),
+        (dataclasses.replace(ROWS, pair_B=np.zeros(2, np.int32)), "pair"),
+        (dataclasses.replace(ROWS, temperature=0.5), "temperature"),
+        (dataclasses.replace(ROWS, limit=4), "limit"),
+        (ROWS.take(np.array([0])), "rows"),
+    ],
+    ids=lambda x: x if isinstance(x, str) else "",
+)
+def test_rows_that_differ_never_reach_the_devices(other, says):
+    found = meet(*(lambda pod, rows=rows: check_rows(pod, "it", rows) for rows in (ROWS, other)))
+    for error in found:
+        assert isinstance(error, Unlike) and f"{says} is " in str(error)
+        assert "on process 0 and " in str(error) and "on process 1" in str(error)
+
+
+def test_numbers_that_go_with_rows_are_compared_and_padding_is_not():
+    works = [lambda pod, n=n: check_rows(pod, "rows", None, part=(n, 2)) for n in range(2)]
+    assert all("part is (0, 2) on process 0 and (1, 2)" in str(error) for error in meet(*works))
+    padded = [ROWS, changed("weight_BT", (1, 2), 5)]
+    works = [lambda pod, rows=rows: check_rows(pod, "rows", rows) for rows in padded]
+    assert meet(*works) == [None, None]
+
+
+def test_a_process_alone_works_out_nothing(monkeypatch):
+    monkeypatch.setattr(module, "digests_of_rows", None)
+    check_rows(ALONE, "rows", ROWS)
 
 
 def test_hosts_agree_on_their_programs_before_anything_else(monkeypatch):
