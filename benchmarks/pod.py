@@ -3,7 +3,8 @@
     python benchmarks/pod.py [--processes 4] [--rows 2048] [--limit 4096] [--mean 1500]
 
 Starts processes on the loopback interface, each with a share of made-up rows of a step, and times
-the exchange (`run.spread`): bytes, seconds, and what a step's metrics would show. Beside it, for
+the exchange (`run.spread`): bytes, seconds, and what a step's metrics would show; and the digests
+of a step's rows, which the hosts compare before they learn from them. Beside it, for
 more and more hosts, how full the learner's micro-batches are when it packs from the rows of all
 hosts, and when each host packs its own and all run as many micro-batches as the fullest has.
 """
@@ -106,6 +107,30 @@ def exchange(options: argparse.Namespace) -> dict[str, float]:
     return json.loads(lines[-1])
 
 
+# -- what is compared ------------------------------------------------------------------------------
+
+
+def comparison(options: argparse.Namespace) -> float:
+    """Processor seconds for the digests of a step's rows, which every host compares first."""
+    from pruner_jax.learn.rows import Rows
+    from pruner_jax.pod.likeness import digests_of_rows
+
+    length_B = lengths(options.rows, options.mean, options.limit, seed=1)
+    train_BT = np.arange(length_B.max()) < length_B[:, None]
+    number_BT = np.random.default_rng(1).normal(size=train_BT.shape).astype(np.float32)
+    rows = Rows(
+        prompt=tuple(np.zeros(200, np.int32) for _ in length_B),
+        response=tuple(np.arange(n, dtype=np.int32) for n in length_B),
+        train_BT=train_BT,
+        weight_BT=number_BT,
+        old_logp_BT=number_BT,
+        ref_logp_BT=number_BT,
+    )
+    began = time.process_time()
+    digests_of_rows(rows)
+    return time.process_time() - began
+
+
 # -- packing ---------------------------------------------------------------------------------------
 
 
@@ -135,7 +160,7 @@ def fill(options: argparse.Namespace, hosts: int, rows: int) -> tuple[float, flo
 
 
 def main() -> None:
-    """Both tables."""
+    """All of it."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--processes", type=int, default=4)
     parser.add_argument("--rows", type=int, default=2048, help="of a step, on all hosts")
@@ -153,6 +178,7 @@ def main() -> None:
         f"{found['bytes'] / 1e6:.1f} MB ({found['bytes_per_token']:.1f} bytes a token) "
         f"in {found['seconds']:.2f} s"
     )
+    print(f"digests of a step's rows: {comparison(options):.3f} s of a processor")
     for hosts in (1, 2, 4, 8, 16, 32):
         together, apart = fill(options, hosts, options.rows)
         print(f"{hosts:>3} hosts of 4 chips: fill {together:.3f} from all rows, {apart:.3f} apart")

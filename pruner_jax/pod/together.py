@@ -10,6 +10,7 @@ so waiting always ends: with the value, or with a clear error once somebody is d
 from __future__ import annotations
 
 import functools
+import hashlib
 import itertools
 import signal
 import time
@@ -26,6 +27,7 @@ __all__ = ["ALONE", "Pod", "PodError", "Unlike"]
 _SMALL = 16 * 1024  # bytes that go through the coordination service
 _TOGETHER = 64 * 1024 * 1024  # bytes of all processes that are on a device at a time
 _SAY_AFTER = 30.0  # seconds of waiting before it is told
+_TOLD = 80  # characters of a value that is compared
 
 
 class Unlike(ValueError):
@@ -133,14 +135,15 @@ class Pod:
 
     def agree(self, what: str, describe: Callable[[], Mapping[str, Any]], cure: str) -> None:
         """Refuse to go on where the processes have different values, which ``describe`` gives; a
-        process alone need not work them out.
+        process alone need not work them out. Long ones are compared by their digests: all together
+        stay small, for processes that are unlike may have no program in common for their devices.
 
         Raises:
           Unlike: which differ, with both values, and ``cure``.
         """
         if self._watch is None:
             return
-        others = self.gather(dict(describe()), what)
+        others = self.gather({name: _short(value) for name, value in describe().items()}, what)
         for index, other in enumerate(others):
             first = others[0]
             names = sorted(n for n in first.keys() | other.keys() if first.get(n) != other.get(n))
@@ -220,6 +223,15 @@ class Pod:
 
 
 ALONE = Pod()
+
+
+def _short(value: Any) -> str:
+    """A value as it is told; of a long one how it begins, and a digest."""
+    said = str(value)
+    if len(said) <= _TOLD:
+        return said
+    digest = hashlib.blake2b(said.encode(), digest_size=8).hexdigest()
+    return f"{said[: _TOLD - 20]}... ({digest})"
 
 
 def _name(work: Callable[..., Any]) -> str:

@@ -217,6 +217,18 @@ def idle_parts(method: Method, settings: PruneConfig) -> Iterator[str]:
         yield f"{method.name}: {line} (rounds.limits {', '.join(map(str, under))})"
 
 
+def idle_hosts(settings: PruneConfig, method: Method, hosts: int) -> Iterator[str]:
+    """A line for every phase whose steps have fewer prompts than there are hosts to share them."""
+    for phase in method.phases:
+        prompts = problems_of(phase, settings, train=hosts)
+        if phase.collect.every == "step" and prompts < hosts:
+            yield (
+                f"phase {phase.name!r} has {prompts} prompts a step (rounds.prompts) for {hosts} "
+                f"hosts, and all rows of a prompt are sampled on one: {hosts - prompts} of them "
+                f"have nothing to sample; set rounds.prompts to {hosts} or a multiple of it"
+            )
+
+
 def check_context(
     settings: PruneConfig, method: Method, engine: Engine, problems: dict[str, list[Problem]]
 ) -> dict[str, int]:

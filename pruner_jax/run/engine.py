@@ -44,6 +44,9 @@ Progress = Callable[[int, int, int], None]  # rows done, rows in all, tokens so 
 # Of what is sampled and written together: most rows and tokens; but so many rows for each seat, as
 # long as that is not four times as many tokens; and two rows for each seat whatever they are.
 _TOGETHER, _TOKENS, _REFILLS = 4096, 4096 * 512, 8
+# Most tokens of them, padding counted: every process holds the rows of all, for a while several
+# times (31 bytes a token, so some 16 GB). On a large pod that is less than two rows for each seat.
+_HELD = 1 << 29
 
 
 @dataclasses.dataclass(frozen=True)
@@ -172,11 +175,12 @@ class Engine:
     def rows_together(self, limit: int) -> int:
         """How many rows of up to so many tokens are sampled and written together, where they last:
         no more than a stop may cost, for what is written of it is lost then, but each seat is taken
-        several times, for most stand empty while the last rows are written."""
+        several times, for most stand empty while the last rows are written; and no more than fit
+        into the memory of every host."""
         shards = 1 if self.mesh is None else math.prod(self.mesh.shape[axis] for axis in ROWS)
         seats = self.sampling.rows * shards * self.pod.count
         refilled = max(2 * seats, min(_REFILLS * seats, 4 * _TOKENS // limit))
-        return max(refilled, min(_TOGETHER, _TOKENS // limit))
+        return min(max(refilled, min(_TOGETHER, _TOKENS // limit)), _HELD // limit)
 
     def rollout(
         self,

@@ -39,7 +39,7 @@ from pruner_jax.run.memory import check_memory, device_bytes, evaluation_stages
 from pruner_jax.run.processors import use_processors
 from pruner_jax.run.programs import answer, check_are_programs, lines
 from pruner_jax.run.second import Second, check_room, load_expander, load_second
-from pruner_jax.run.surroundings import Surroundings, open_surroundings
+from pruner_jax.run.surroundings import Surroundings, check_hosts, open_surroundings
 from pruner_jax.sample.steps import Scorer
 from pruner_jax.store.folder import lock, write_atomically
 from pruner_jax.store.mirror import local
@@ -107,6 +107,7 @@ def evaluate(settings: EvaluateConfig, pod: Pod = ALONE) -> dict[str, Any]:
 @contextlib.contextmanager
 def _open(settings: EvaluateConfig, pod: Pod) -> Iterator[Evaluation]:
     """All that is needed, checked, before weights are loaded; those of the expander then are."""
+    check_hosts(settings, pod)
     settings = dataclasses.replace(settings, out=pod.lead(lambda: settings.out))
     score = load_scorer(settings.programs.scorer)
     load = functools.partial(load_problems, settings.problems, settings.split)

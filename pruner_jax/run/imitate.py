@@ -29,6 +29,7 @@ from pruner_jax.measure.outcomes import outcomes
 from pruner_jax.measure.summary import plain
 from pruner_jax.mesh import LEARN_RULES
 from pruner_jax.objective.loss_spec import LossSpec
+from pruner_jax.pod.likeness import check_rows
 from pruner_jax.pod.start import start as start_pod
 from pruner_jax.pod.together import ALONE, Pod
 from pruner_jax.policy import handle, hf, weights
@@ -41,7 +42,7 @@ from pruner_jax.report.progress import Progress
 from pruner_jax.run.engine import Engine
 from pruner_jax.run.interrupts import Interrupts
 from pruner_jax.run.measuring import measure, measured
-from pruner_jax.run.surroundings import Surroundings, open_surroundings
+from pruner_jax.run.surroundings import Surroundings, check_hosts, open_surroundings
 from pruner_jax.store.mirror import local
 from pruner_jax.types import Graded, Problem, Purpose
 
@@ -62,6 +63,7 @@ def warm_up(settings: WarmupConfig, pod: Pod = ALONE) -> dict[str, Any]:
     """The same by the processes of a pod: the learner's state lies on the devices of all, each
     samples and checks its share of the test, and the first one writes and shows. Nothing is kept of
     a warm-up that is stopped."""
+    check_hosts(settings, pod)
     out = pod.lead(lambda: settings.out)
     pod.lead(lambda: check_target(local(out, "out")))
     module = source.find(settings.problems.name)
@@ -203,9 +205,11 @@ def _train(
     update = make_update(policy.config, SPEC, settings.learn, optimizer, mesh)
     progress.start(settings.steps, "warm-up")
     for step in range(settings.steps):
+        rows = _batch(settings, engine, write, around.problems["train"], step)
+        check_rows(around.pod, f"the hosts' traces of step {step + 1}", rows)
         state, metrics = learn(
             state,
-            _batch(settings, engine, write, around.problems["train"], step),
+            rows,
             update,
             spec=SPEC,
             options=settings.learn,

@@ -17,6 +17,7 @@ from pruner_jax.learn.optimizer import learning_rate
 from pruner_jax.learn.rows import Rows, rows_of
 from pruner_jax.objective.condition import Begin
 from pruner_jax.objective.method import Phase
+from pruner_jax.pod.likeness import check_rows
 from pruner_jax.run import collect
 from pruner_jax.run.heap import give_back_freed
 from pruner_jax.run.interrupts import Interrupted
@@ -51,14 +52,7 @@ def finish(run: Session, state: RunState, work: Work, collected: bool) -> dict[s
         return {}
     if not wants_reference(run, state):
         state.reference = None
-    if phase.name in state.store.shards:
-        rows = stored(run, state, phase)
-        steps = iteration_steps(phase, run.settings)
-        since = state.store.since[phase.name]
-        part = ((state.steps - since) % steps, steps)
-    else:
-        rows, since, part = rows_of(work.weighted, phase.loss), state.steps, (0, 1)
-        rows = dataclasses.replace(rows, prompt_limit=run.longest["train"])
+    rows, how = _to_learn_from(run, state, work)
     with run.clock.phase("save"):
         run.checkpoints.release()
     with run.clock.phase("learn"):
@@ -71,10 +65,8 @@ def finish(run: Session, state: RunState, work: Work, collected: bool) -> dict[s
             spec=phase.loss,
             options=run.settings.learn,
             mesh=run.mesh,
-            seed=run.settings.seed + since,
-            rate=_rates(run, state, phase),
-            part=part,
             on_update=heeds_signals(run, state, collected),
+            **how,
         )
     if phase.loss.kind != "pg" and "entropy" in metrics:
         # Imitation ends where nothing is left to chance: no alarm.
@@ -82,6 +74,31 @@ def finish(run: Session, state: RunState, work: Work, collected: bool) -> dict[s
     if is_on_policy(phase):
         return metrics
     return {name: x for name, x in metrics.items() if not name.startswith("sampling/")}
+
+
+def _to_learn_from(run: Session, state: RunState, work: Work) -> tuple[Rows, dict[str, Any]]:
+    """The rows of a phase at this step, and how `learn` passes over them: the seed of their order,
+    the part of their updates, the learning rate. The same on all hosts, or an error."""
+    phase, since, part = work.phase, state.steps, (0, 1)
+    files = state.store.shards.get(phase.name)
+    if files is not None:
+        rows = stored(run, state, phase)
+        steps, since = iteration_steps(phase, run.settings), state.store.since[phase.name]
+        part = ((state.steps - since) % steps, steps)
+    else:
+        rows = rows_of(work.weighted, phase.loss)
+        rows = dataclasses.replace(rows, prompt_limit=run.longest["train"])
+    seed, rate = run.settings.seed + since, _rates(run, state, phase)
+    check_rows(
+        run.pod,
+        f"the hosts' rows of phase {phase.name} at step {state.steps + 1}",
+        rows if files is None else None,  # stored ones were compared as they were read
+        files=files,
+        seed=seed,
+        part=part,
+        rate=rate(0.0, 1.0),
+    )
+    return rows, {"seed": seed, "part": part, "rate": rate}
 
 
 def heeds_signals(
@@ -155,6 +172,7 @@ def stored(run: Session, state: RunState, phase: Phase) -> Rows:
         fresh = names[len(known) :] if grown else names
         more = run.pod.lead(read_shards, [run.folder.store / name for name in fresh])
         rows = join([rows, more]) if grown else more
+        check_rows(run.pod, f"the hosts' stored rows of phase {phase.name}", rows)
         run.rows[phase.name] = (names, rows)
     return rows
 

@@ -15,6 +15,7 @@ from pruner_jax.measure.outcomes import outcomes
 from pruner_jax.measure.pick import Candidate, Judgement, judge, recovers, still_possible
 from pruner_jax.objective import memory
 from pruner_jax.objective.groups import Groups
+from pruner_jax.pod.likeness import check_rows
 from pruner_jax.run.measuring import as_told, measure
 from pruner_jax.run.session import PyTree, Session
 from pruner_jax.run.state import Mark, RunState
@@ -160,11 +161,12 @@ def compare_sampler_with_learner(run: Session, state: RunState) -> None:
     params = run.engine.decode_params(state.learn.params)
     graded, _ = run.engine.rollout(params, prompts, samples=4, limit=limit)
     few = graded.rollouts
-    temperature = few.temperature or 1.0
+    rows = rows_of_rollouts(few, few.temperature or 1.0)
+    check_rows(run.pod, "the hosts' rows of the self-test", rows)
     logp_BT = score(
         state.learn.params,
         run.engine.config,
-        rows_of_rollouts(few, temperature),
+        rows,
         options=run.settings.learn,
         mesh=run.mesh,
     )

@@ -19,6 +19,7 @@ from pruner_jax.learn.rows import Rows, rows_of_rollouts
 from pruner_jax.learn.step import score
 from pruner_jax.objective.context import Context, PolicyName
 from pruner_jax.objective.method import Phase
+from pruner_jax.pod.likeness import check_rows
 from pruner_jax.run import second
 from pruner_jax.run.collect import (
     GENERATED,
@@ -145,6 +146,7 @@ def log_probabilities(
 def _scored(run: Session, params: PyTree, rows: Rows, check: Callable[[], None]) -> np.ndarray:
     """Log-probabilities of the trained tokens, float32 [B, T]; NaN elsewhere. So many rows at a
     time that a whole training set fits; ``check`` is called before each and may raise."""
+    check_rows(run.pod, "the hosts' rows to be scored", rows)
     B, T = rows.train_BT.shape
     found = np.full((B, T), np.nan, np.float32)
     at_once = max(1, _SCORED // max(1, T))

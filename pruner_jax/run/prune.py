@@ -54,6 +54,7 @@ from pruner_jax.run.state import (
     state_of,
 )
 from pruner_jax.run.step import train_step
+from pruner_jax.run.surroundings import check_hosts
 from pruner_jax.store.folder import RunFolder, write_atomically
 from pruner_jax.store.records import keep_only
 from pruner_jax.types import Graded
@@ -83,6 +84,7 @@ def prune(settings: PruneConfig | str | os.PathLike[str], out: str | None = None
     models = (settings.model, settings.expander.model, settings.teacher.model)
     use_processors(models, settings.mesh, settings.pod)
     with start_pod(settings.pod) as pod:
+        check_hosts(settings, pod)
         if not settings.dry_run and (found := pod.lead(_finished, settings)) is not None:
             return found
         return _play(settings, pod)

@@ -42,6 +42,7 @@ from pruner_jax.run.checks import (
     check_method,
     check_settings,
     collection_limit,
+    idle_hosts,
     idle_parts,
     inputs,
     problems_of,
@@ -327,7 +328,11 @@ def open_session(settings: PruneConfig, pod: Pod = ALONE) -> Iterator[Session]:
             check_room(session.expander, settings.expander, train, limit, "rounds.limits")
         session.stages = stages_of(session, session.longest)
         progress.log(check_memory(session.stages, device_bytes(session.mesh)))
-        for line in (*unlike_published(method, settings), *idle_parts(method, settings)):
+        for line in (
+            *unlike_published(method, settings),
+            *idle_parts(method, settings),
+            *idle_hosts(settings, method, pod.count),
+        ):
             progress.log(line)
         if not settings.dry_run:
             session.models = _models(settings, names)

@@ -1,9 +1,10 @@
 """What prune, evaluate and warmup open before all that is their own, the same on all hosts.
 
 Takes the settings of one of these verbs and the processes of the pod; gives problems, mesh,
-verifier and progress, and what every model of the verb is sampled with. Hosts that differ in
-settings, program, files or problems are refused here; models by `Surroundings.check_models`. Leaves
-out signals and folders, which are the verbs' own.
+verifier and progress, and what every model of the verb is sampled with. Hosts that differ are
+refused here: in settings, program or machine by `check_hosts`, which comes before all that they
+do together; in files or problems by `open_surroundings`; in models by `Surroundings.check_models`.
+Leaves out signals and folders, which are the verbs' own.
 """
 
 from __future__ import annotations
@@ -81,16 +82,27 @@ class Surroundings:
         self.pod.agree("the hosts' models", found, "give all the same model")
 
 
+def check_hosts(settings: Settings, pod: Pod) -> None:
+    """Refuse processes that differ in settings, program or machine: before anything else, for other
+    programs would not even meet at the same places.
+
+    Raises:
+      Unlike: what differs, and where.
+    """
+    pod.agree("the hosts' settings and programs", lambda: likeness(settings), LIKE)
+
+
 @contextlib.contextmanager
 def open_surroundings(
     settings: Settings, pod: Pod, load: Callable[[], dict[str, list[Problem]]]
 ) -> Iterator[Surroundings]:
-    """The surroundings of a verb, checked against those of the other processes.
+    """The surroundings of a verb, checked against those of the other processes, which have the same
+    settings (`check_hosts`).
 
     ``load`` gives the sets of problems.
 
     Raises:
-      Unlike: the processes have different settings, programs, files or problems.
+      Unlike: the processes have different files or problems.
       ValueError: the problems cannot be loaded, nor the mesh be laid, or a checker is not there.
     """
     keep_compiled_programs()
@@ -98,7 +110,6 @@ def open_surroundings(
     with contextlib.ExitStack() as stack:
         shown = None if pod.leads else stack.enter_context(open(os.devnull, "w"))
         progress = stack.enter_context(Progress(shown))
-        pod.agree("the hosts' settings and programs", lambda: likeness(settings), LIKE)
         pod.agree("the hosts' files", lambda: digests(named_files(settings)), "give all the same")
         problems = load()
         pod.agree(

@@ -14,9 +14,11 @@ from jax.sharding import NamedSharding, PartitionSpec
 from processes import print_alone
 
 from pruner_jax.learn.options import PodOptions
+from pruner_jax.learn.rows import rows_of_examples
 from pruner_jax.pod import likeness
-from pruner_jax.pod.likeness import check_shared
+from pruner_jax.pod.likeness import check_rows, check_shared
 from pruner_jax.pod.start import start
+from pruner_jax.pod.together import Unlike
 from pruner_jax.pod.watch import Interrupted
 from pruner_jax.run.interrupts import Interrupts
 from pruner_jax.run.session import _closing
@@ -83,6 +85,13 @@ with start(options) as pod:
         written = pod.lead(lambda: (folder / "note").write_text(f"by {pod.index}"))
         assert written == 4 and (folder / "note").read_text() == "by 0"
         check_shared(pod, folder)
+        # Rows of which the last process has another weight reach no device, and all are told so.
+        same = np.arange(3)
+        for weight in (1.0, 1.0 + (pod.index == pod.count - 1)):
+            try:
+                check_rows(pod, "the rows", rows_of_examples([(same, same, weight)]))
+            except Unlike as error:
+                print(error)
         print("met")
     if how == "slow":
         # One that works for longer than a dead one would be waited for.

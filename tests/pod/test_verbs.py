@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+import re
 
 import numpy as np
 import processes
@@ -102,8 +103,19 @@ def test_two_processes_are_one(pair, tmp_path, monkeypatch, number):
 def test_a_signal_to_one_stops_a_warm_up_of_which_nothing_is_kept(pair):
     (first, second), folder = pair
     says = "stopped by SIGTERM; the same command begins again, for nothing was kept"
-    assert first[len(COMMANDS) :] == second[len(COMMANDS) :] == [says]
+    assert first[len(COMMANDS) + 1 :] == second[len(COMMANDS) + 1 :] == [says]
     assert not list(folder.glob("stopped-*"))
+
+
+def test_hosts_with_other_data_at_a_step_are_told(pair):
+    """They would learn from a mixture without a word."""
+    (first, second), folder = pair
+    assert first[len(COMMANDS)] == second[len(COMMANDS)]
+    assert re.match(
+        r"the hosts' traces of step 2 differ: weight is \w+ on process 0 and \w+ on process 1; ",
+        first[len(COMMANDS)],
+    )
+    assert not list(folder.glob("unlike-*"))
 
 
 def test_a_signal_to_one_stops_an_evaluation_and_one_host_goes_on(tmp_path, monkeypatch):

@@ -7,7 +7,7 @@ import pytest
 
 from pruner_jax import methods
 from pruner_jax.methods import MethodOptions
-from pruner_jax.run.checks import cap, check_method, check_settings, idle_parts
+from pruner_jax.run.checks import cap, check_method, check_settings, idle_hosts, idle_parts
 from pruner_jax.run.prune import prune, say_what_can_be_told
 
 
@@ -51,6 +51,14 @@ def test_parts_that_are_inert_under_the_limits(settings, words, says):
     method = methods.build(MethodOptions.of(given.method))
     told = list(idle_parts(method, given))
     assert len(told) == (says is not None) and all(says in line for line in told)
+
+
+def test_hosts_without_prompts_are_told(settings):
+    given = settings("--rounds.prompts=32")
+    method = methods.build(MethodOptions.of(given.method))
+    (told,) = idle_hosts(given, method, 64)
+    assert "32 prompts a step (rounds.prompts) for 64 hosts" in told and "32 of them" in told
+    assert not list(idle_hosts(given, method, 32))
 
 
 def test_settings_without_which_a_method_does_nothing_are_demanded(settings):

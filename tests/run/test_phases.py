@@ -16,8 +16,10 @@ from test_prune import Died, at_visit, die, left_behind
 from pruner_jax import methods
 from pruner_jax.config import plain
 from pruner_jax.learn import learn
+from pruner_jax.learn.rows import Rows
+from pruner_jax.pod.likeness import digests_of_rows
 from pruner_jax.problems import last_digit
-from pruner_jax.run import ahead, collect, learning, offers, step
+from pruner_jax.run import ahead, collect, learning, monitor, offers, step
 from pruner_jax.run import prune as prune_module
 from pruner_jax.run.checks import check_thoughts
 from pruner_jax.run.engine import Engine
@@ -56,10 +58,44 @@ def small_parts():
 
 
 @pytest.fixture(scope="module")
-def whole(settings, tmp_path_factory, small_parts):
+def whole(settings, tmp_path_factory, small_parts, went):
     out = tmp_path_factory.mktemp("phases") / "run"
-    prune(everything(settings, out))
+    with pytest.MonkeyPatch.context() as patch:
+        for module, names in (
+            (learning, ("check_rows", "learn")),
+            (offers, ("check_rows", "score")),
+            (monitor, ("check_rows", "score")),
+        ):
+            for name in names:
+                patch.setattr(module, name, _noted(getattr(module, name), went))
+        prune(everything(settings, out))
     return out, files(out)
+
+
+def _noted(function, went):
+    def noted(*args, **kwargs):
+        rows = [digests_of_rows(arg) for arg in args if isinstance(arg, Rows)]
+        went.append((function.__name__, *rows))
+        return function(*args, **kwargs)
+
+    return noted
+
+
+@pytest.fixture(scope="module")
+def went():
+    """Rows that were compared with those of the other hosts, and that reached the devices: names
+    of functions, and digests, in order."""
+    return []
+
+
+def test_rows_are_compared_before_they_reach_the_devices(whole, went):
+    compared = []
+    for number, (name, *rows) in enumerate(went):
+        if name == "check_rows":
+            compared += rows
+        else:  # right before it, at least the numbers that go with rows that were read before
+            assert went[number - 1][0] == "check_rows" and rows[0] in compared
+    assert {name for name, *_ in went} == {"check_rows", "learn", "score"}
 
 
 def rows(path, *names):

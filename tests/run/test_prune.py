@@ -15,7 +15,7 @@ import pytest
 import pruner_jax as pj
 from pruner_jax.measure import guards
 from pruner_jax.measure.guards import Alarm
-from pruner_jax.pod.together import ALONE
+from pruner_jax.pod.together import Pod
 from pruner_jax.report.read import read_run
 from pruner_jax.run import collect, learning, monitor, step
 from pruner_jax.run import prune as prune_module
@@ -161,22 +161,26 @@ def test_a_test_goes_on_with_the_part_that_it_was_at(
 
 
 @pytest.mark.parametrize(
-    ("limit", "shape", "seats", "rows"),
+    ("limit", "shape", "seats", "hosts", "rows"),
     [
-        (512, None, 64, 4096),
-        (1024, None, 64, 2048),
-        (8192, None, 64, 512),
-        (1024, {"data": 2, "fsdp": 4}, 64, 4096),
-        (8192, {"data": 2, "fsdp": 4}, 64, 1024),
-        (4096, None, 256, 2048),
-        (16384, None, 256, 512),
-        (65536, None, 256, 512),
+        (512, None, 64, 1, 4096),
+        (1024, None, 64, 1, 2048),
+        (8192, None, 64, 1, 512),
+        (1024, {"data": 2, "fsdp": 4}, 64, 1, 4096),
+        (8192, {"data": 2, "fsdp": 4}, 64, 1, 1024),
+        (4096, None, 256, 1, 2048),
+        (16384, None, 256, 1, 512),
+        (65536, None, 256, 1, 512),
+        (4096, {"data": 4, "fsdp": 1}, 256, 32, 65536),
+        (16384, {"data": 4, "fsdp": 1}, 256, 64, 32768),
     ],
 )
-def test_long_rows_are_written_a_few_at_a_time(limit, shape, seats, rows):
-    """Some two million tokens, but eight rows for each seat up to eight million, or two rows."""
+def test_long_rows_are_written_a_few_at_a_time(limit, shape, seats, hosts, rows):
+    """Some two million tokens, but eight rows for each seat up to eight million, or two rows, as
+    long as that is not more than a host holds."""
     mesh = shape and types.SimpleNamespace(shape=shape)
-    engine = types.SimpleNamespace(mesh=mesh, sampling=SampleOptions(rows=seats), pod=ALONE)
+    sampling, pod = SampleOptions(rows=seats), Pod(count=hosts)
+    engine = types.SimpleNamespace(mesh=mesh, sampling=sampling, pod=pod)
     assert Engine.rows_together(engine, limit) == rows
 
 
