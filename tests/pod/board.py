@@ -12,6 +12,8 @@ from pruner_jax.pod.together import Pod
 class Board:
     """What `watch.Watch` keeps at the coordination service; nobody is ever in trouble."""
 
+    left = {}
+
     def __init__(self):
         self._notes, self._news = {}, threading.Condition()
 
@@ -29,7 +31,7 @@ class Board:
         with self._news:
             del self._notes[key]
 
-    def check(self):
+    def check(self, left):
         pass
 
     def wait_for_trouble(self):
