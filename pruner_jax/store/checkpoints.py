@@ -1,9 +1,9 @@
 """Checkpoints of a run, by Orbax: full states to continue from, and parameters alone to pick from.
 
-A full state is a tree of arrays and a JSON-able ``meta``; the two latest are kept, saved in the
-background and counted only once all of it would survive a power cut. Parameters alone (the start of
-the run and of the round, the candidates of a round) are kept under a name for as long as a full
-state speaks of them.
+A full state is a tree of arrays and a JSON-able ``meta``; the two latest are kept. Parameters alone
+(the start of the run and of the round, the candidates of a round) are kept under a name for as long
+as a full state speaks of them. Both are saved in the background, at most one of each at a time: a
+state counts only once all of it, and the parameters it speaks of, would survive a power cut.
 
 In a bucket (``gs://``) the same: there Orbax completes a folder by a last object in it, not by its
 name, and nothing has to be flushed. A run that a later one has taken over may still be writing. Its
@@ -78,8 +78,10 @@ class Checkpoints:
         self._keep = keep
         with self._writing():
             self._first = 0 if read_only else lead(self._tidy)  # the least position of a new state
-        self._uncounted: int | None = None  # position of the state that was saved last
-        self._saving = 0  # bytes of the newest full state, which may still be on their way
+        # What is on its way: a state, by its position; parameters, by their name; their bytes.
+        self._uncounted: int | None = None
+        self._unflushed: str | None = None
+        self._saving = 0
         logging.getLogger("absl").addFilter(_worth_saying)
         self._states = ocp.CheckpointManager(
             states,
@@ -92,7 +94,12 @@ class Checkpoints:
                 enable_async_checkpointing=not read_only,
             ),
         )
-        self._writer = ocp.Checkpointer(_handler())
+        self._writer = ocp.AsyncCheckpointer(  # its barriers are not those of the states
+            _handler(),
+            multiprocessing_options=ocp.options.MultiprocessingOptions(
+                barrier_sync_key_prefix="parameters"
+            ),
+        )
 
     def latest(self) -> int | None:
         """Position of the newest complete state, or None."""
@@ -115,12 +122,13 @@ class Checkpoints:
         """
         import orbax.checkpoint as ocp
 
-        self.wait()
+        if self._uncounted is not None:  # else parameters may be on their way: they go together
+            self.wait()
         self._lead(self._check_owner)
         with self._writing():
             self._drop_unused(meta["parameters"])
             position = self._lead(self._next)
-        self._saving = self._lead(self._check_room, _bytes_of(arrays))
+        self._saving += self._lead(self._check_room, _bytes_of(arrays))
         parts = ocp.args.Composite(
             arrays=ocp.args.PyTreeSave(arrays), meta=ocp.args.JsonSave(dict(meta))
         )
@@ -154,19 +162,23 @@ class Checkpoints:
         return restored.arrays
 
     def save_parameters(self, name: str, parameters: PyTree) -> None:
-        """Keep parameters under a name, whole or not at all; a later save replaces them."""
+        """Start keeping parameters under a name, whole or not at all; a later save replaces them.
+        Call ``release`` before they are donated. What was on its way is waited for, so that a state
+        which fails, or is the first to speak of them, is told from those before."""
         import orbax.checkpoint as ocp
 
-        self._lead(self._check_room, _bytes_of(parameters))
+        self.wait()
+        self._saving = self._lead(self._check_room, _bytes_of(parameters))
         with self._writing():
             self._writer.save(
                 self._parameters / name, args=ocp.args.PyTreeSave(parameters), force=True
             )
-            if not self._in_bucket:
-                self._lead(_flush, self._parameters / name)
+        self._unflushed = name
 
     def load_parameters(self, name: str, like: PyTree) -> PyTree:
         """Parameters kept under a name, with the shapes, dtypes and shardings of ``like``."""
+        if self._unflushed is not None:
+            self.wait()
         path = self._parameters / name
         if not self._lead(path.is_dir):
             raise ValueError(
@@ -184,22 +196,30 @@ class Checkpoints:
         On a CPU it reads them where they are, and an update would have to copy them all; elsewhere
         they have been copied to the host.
         """
-        if jax.default_backend() == "cpu" or not self._lead(self._states.is_saving_in_progress):
+        if self._uncounted is None and self._unflushed is None:
+            return
+        if jax.default_backend() == "cpu":
+            self.wait()
+        elif self._uncounted is not None and not self._lead(self._states.is_saving_in_progress):
             self.wait()
 
     def wait(self) -> None:
         """Return when nothing is being saved any more; a failed save raises here."""
         with self._writing():
             try:
+                self._writer.wait_until_finished()
                 self._states.wait_until_finished()
             except BaseException:
-                self._uncounted = None  # whatever is there of it
+                self._uncounted = self._unflushed = None  # whatever is there of them
                 raise
             if not self._read_only:
                 self._lead(self._make_durable)
+        self._uncounted, self._unflushed, self._saving = None, None, 0
 
     def _make_durable(self) -> None:
         """Count the newest state, now that all have written their part of it."""
+        if self._unflushed is not None and not self._in_bucket:
+            _flush(self._parameters / self._unflushed)
         if self._uncounted is None:
             return
         state = self._states_folder / str(self._uncounted)
@@ -209,7 +229,6 @@ class Checkpoints:
             (state / DURABLE).touch()
         if not self._in_bucket:
             flush_to_disk(state)
-        self._uncounted = None
 
     def close(self) -> None:
         """Finish what is being saved and stop the background threads."""
@@ -258,7 +277,7 @@ class Checkpoints:
             return 0
         needed = int((1 + _MEANWHILE) * arrays) + _METADATA
         if needed + self._saving > shutil.disk_usage(self._folder).free:
-            self._states.wait_until_finished()  # what goes on has not taken all that it will
+            self._writer.wait_until_finished()  # what goes on has not taken all that it will
             free = shutil.disk_usage(self._folder).free
             if needed > free:
                 room = f"a checkpoint needs {needed / 1e6:,.1f} MB, {free / 1e6:,.1f} MB are free"
@@ -285,7 +304,7 @@ class Checkpoints:
         self._lead(self._drop, used)
 
     def _drop(self, used: set[str]) -> None:
-        unused = self.names() - used
+        unused = self.names() - used - {self._unflushed}
         if unused:
             self._check_owner()
         for name in unused:

@@ -1,5 +1,6 @@
 import errno
 import shutil
+import threading
 
 import jax
 import jax.numpy as jnp
@@ -125,3 +126,67 @@ def test_what_an_interrupted_save_left_is_removed_by_the_next_writer_only(tmp_pa
     assert not halves[0].exists()
     with pytest.raises(ValueError, match="holds no checkpoints"):
         Checkpoints(tmp_path / "nowhere", read_only=True)
+
+
+@pytest.fixture
+def held(monkeypatch):
+    """``held(writer)``: the writes of an Orbax writer last until the event that it gives."""
+
+    def until(writer):
+        event, real = threading.Event(), writer._handler.finalize
+        monkeypatch.setattr(
+            writer._handler, "finalize", lambda folder: event.wait(20) and real(folder)
+        )
+        return event
+
+    return until
+
+
+def test_parameters_go_in_the_background_and_a_state_counts_after_them(tmp_path, held):
+    store = Checkpoints(tmp_path)
+    event = held(store._writer)
+    store.save_parameters("candidate", tree(2))
+    store.save(tree(0), {"parameters": ["candidate"]})  # waits for neither
+    store._states.wait_until_finished()
+    assert store.names() == set() and store.latest() is None
+    threading.Timer(0.1, event.set).start()
+    store.wait()
+    assert store.names() == {"candidate"} and store.latest() == 0
+    # They are there when they are asked for, though on their way.
+    event.clear()
+    store.save_parameters("other", tree(3))
+    threading.Timer(0.1, event.set).start()
+    back = store.load_parameters("other", jax.eval_shape(lambda: tree(0)))
+    np.testing.assert_array_equal(back["w"], tree(3)["w"])
+    store.close()
+
+
+def test_where_parameters_fail_no_state_that_speaks_of_them_counts(tmp_path, monkeypatch):
+    store = Checkpoints(tmp_path)
+    store.save(tree(0), {"parameters": []})
+
+    def fail(folder):
+        raise ValueError(FULL)
+
+    monkeypatch.setattr(store._writer._handler, "finalize", fail)
+    store.save_parameters("candidate", tree(2))
+    store.save(tree(0), {"parameters": ["candidate"]})
+    with pytest.raises(OSError, match="No space left"):
+        store.wait()
+    store.close()
+    assert store.latest() == 0 and store.names() == set()
+
+
+def test_what_an_update_donates_is_waited_for(tmp_path, held):
+    """On a CPU, where it is read where it lies; of parameters alone, too."""
+    store, donated = Checkpoints(tmp_path), jax.jit(lambda x: x * 0, donate_argnums=0)
+    event = held(store._writer)
+    params = tree(2)
+    store.save_parameters("candidate", params)
+    threading.Timer(0.1, event.set).start()
+    store.release()
+    assert store.names() == {"candidate"}
+    jax.block_until_ready(jax.tree.map(donated, params))
+    back = store.load_parameters("candidate", jax.eval_shape(lambda: tree(0)))
+    np.testing.assert_array_equal(back["w"], tree(2)["w"])
+    store.close()
