@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import functools
 import logging
 import os
 import pathlib
@@ -44,6 +45,17 @@ def _alone(work: Callable[..., Any], *args: Any) -> Any:
     return work(*args)
 
 
+def _holds_up(method: Callable[..., None]) -> Callable[..., None]:
+    """A method of `Checkpoints` in which a save holds up whoever calls."""
+
+    @functools.wraps(method)
+    def measured(self: Checkpoints, *args: Any) -> None:
+        with self._held_up():
+            method(self, *args)
+
+    return measured
+
+
 class Checkpoints:
     """The ``checkpoints`` folder of a run.
 
@@ -52,7 +64,8 @@ class Checkpoints:
 
     Where a run has several processes all of them call the same methods: arrays are written and read
     by all, the rest is done by one, by ``lead(work, *args)``. ``mirror``: of a run in a bucket,
-    whose other files must be there before a state counts.
+    whose other files must be there before a state counts. ``held_up``: what is entered for as long
+    as a save holds up the caller.
     """
 
     def __init__(
@@ -63,6 +76,7 @@ class Checkpoints:
         read_only: bool = False,
         lead: Callable[..., Any] = _alone,
         mirror: Mirror | None = None,
+        held_up: Callable[[], contextlib.AbstractContextManager[Any]] = contextlib.nullcontext,
     ):
         import orbax.checkpoint as ocp
 
@@ -75,7 +89,7 @@ class Checkpoints:
         if read_only and not states.is_dir():
             raise ValueError(f"{str(folder)!r} holds no checkpoints")
         self._read_only, self._states_folder, self._lead = read_only, states, lead
-        self._keep = keep
+        self._keep, self._held_up = keep, held_up
         with self._writing():
             self._first = 0 if read_only else lead(self._tidy)  # the least position of a new state
         # What is on its way: a state, by its position; parameters, by their name; their bytes.
@@ -114,6 +128,7 @@ class Checkpoints:
         marks = (DURABLE, _COMPLETE) if self._in_bucket else (DURABLE,)
         return {int(path.name): all((path / mark).exists() for mark in marks) for path in paths}
 
+    @_holds_up
     def save(self, arrays: PyTree, meta: Mapping[str, Any]) -> None:
         """Start saving a full state; call ``release`` before its arrays are donated.
 
@@ -161,6 +176,7 @@ class Checkpoints:
         restored = self._states.restore(position, args=ocp.args.Composite(arrays=_restore(like)))
         return restored.arrays
 
+    @_holds_up
     def save_parameters(self, name: str, parameters: PyTree) -> None:
         """Start keeping parameters under a name, whole or not at all; a later save replaces them.
         Call ``release`` before they are donated. What was on its way is waited for, so that a state
@@ -196,13 +212,15 @@ class Checkpoints:
         On a CPU it reads them where they are, and an update would have to copy them all; elsewhere
         they have been copied to the host.
         """
-        if self._uncounted is None and self._unflushed is None:
-            return
+        state = self._uncounted is not None
         if jax.default_backend() == "cpu":
-            self.wait()
-        elif self._uncounted is not None and not self._lead(self._states.is_saving_in_progress):
+            over = state or self._unflushed is not None
+        else:
+            over = state and not self._lead(self._states.is_saving_in_progress)
+        if over:
             self.wait()
 
+    @_holds_up
     def wait(self) -> None:
         """Return when nothing is being saved any more; a failed save raises here."""
         with self._writing():

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from pruner_jax.run.clock import Clock
 from pruner_jax.store.checkpoints import Checkpoints
 from pruner_jax.store.folder import DURABLE
 
@@ -189,4 +190,18 @@ def test_what_an_update_donates_is_waited_for(tmp_path, held):
     jax.block_until_ready(jax.tree.map(donated, params))
     back = store.load_parameters("candidate", jax.eval_shape(lambda: tree(0)))
     np.testing.assert_array_equal(back["w"], tree(2)["w"])
+    store.close()
+
+
+def test_all_seconds_in_which_a_save_holds_up_the_caller_are_counted(tmp_path, held):
+    clock = Clock()
+    store = Checkpoints(tmp_path, held_up=lambda: clock.phase("save"))
+    like = jax.eval_shape(lambda: tree(0))
+    for act in (store.wait, store.release, lambda: store.load_parameters("last", like)):
+        event = held(store._writer)
+        store.save_parameters("last", tree(1))
+        clock.lap()
+        threading.Timer(0.1, event.set).start()
+        act()
+        assert clock.lap()["time/save"] > 0.05
     store.close()
