@@ -252,11 +252,12 @@ class Checkpoints:
         """Finish what is being saved and stop the background threads."""
         try:
             self.wait()
+            # After a failure here another start may already write there: its own tidies up.
+            if not (self._read_only or self._in_bucket):
+                self._lead(self._remove_half_written)
         finally:
             self._states.close()
             self._writer.close()
-            if not (self._read_only or self._in_bucket):
-                self._remove_half_written()
 
     def _tidy(self) -> int:
         """Remove what does not count; the least position of a new state. In a bucket it leaves one

@@ -51,6 +51,19 @@ def test_named_parameters_live_as_long_as_a_state_speaks_of_them(tmp_path):
     store.close()
 
 
+def test_what_others_write_by_now_is_left_alone(tmp_path, monkeypatch):
+    first = Checkpoints(tmp_path)
+    follower = Checkpoints(tmp_path, lead=lambda work, *args: None)
+    half = tmp_path / "states" / "2.orbax-checkpoint-tmp-123"  # of a pod that was just started
+    half.mkdir()
+    follower.close()
+    assert half.exists()
+    monkeypatch.setattr(first, "wait", lambda: int("x"))
+    with pytest.raises(ValueError, match="invalid literal"):
+        first.close()
+    assert half.exists()
+
+
 FULL = (
     'RESOURCE_EXHAUSTED: Error writing "w/0.0" in OCDBT database: Failed to write 8 bytes to file '
     "7: No space left on device [os_error_code='28']"
