@@ -140,7 +140,8 @@ class Watch:
         if isinstance(error, KeyboardInterrupt):
             self.ask_to_stop(signal.SIGINT)
         elif not _of_a_collective(error):
-            said = f"{type(error).__name__}: {error}"[:2000]
+            code = getattr(error, "exit_code", PodError.exit_code)  # the others end with it, too
+            said = f"{code} {type(error).__name__}: {error}"[:2000]
             with contextlib.suppress(jax.errors.JaxRuntimeError):
                 self.put(f"failed/{self._index}", said.encode())
 
@@ -189,7 +190,10 @@ class Watch:
     def _failed(self) -> PodError | None:
         for index, said in self._all("failed").items():
             if index != self._index:
-                return PodError(f"{self._name(index)} failed: {said.decode()}")
+                code, _, words = said.decode().partition(" ")
+                trouble = PodError(f"{self._name(index)} failed: {words}")
+                trouble.exit_code = int(code)
+                return trouble
         return None
 
     def _hear(self) -> None:

@@ -29,10 +29,13 @@ from etils import epath
 
 from pruner_jax.store.folder import DURABLE, flush_to_disk, is_address
 from pruner_jax.store.mirror import FolderError, Mirror
+from pruner_jax.store.service import Away
 
 PyTree = Any
 
 PARTIAL = "*.orbax-checkpoint-tmp*"  # what Orbax calls a checkpoint until it is complete
+
+LONGEST = 3600  # seconds that a save may take; Orbax's own 1200 are too few for a slow bucket
 
 _COMPLETE = "commit_success.txt"  # what Orbax writes last into a checkpoint in a bucket
 
@@ -97,6 +100,7 @@ class Checkpoints:
         self._unflushed: str | None = None
         self._saving = 0
         logging.getLogger("absl").addFilter(_worth_saying)
+        patience = ocp.options.AsyncOptions(timeout_secs=LONGEST)
         self._states = ocp.CheckpointManager(
             states,
             item_handlers={"arrays": _handler(), "meta": ocp.JsonCheckpointHandler()},
@@ -106,10 +110,12 @@ class Checkpoints:
                 read_only=read_only,
                 save_interval_steps=0 if read_only else 1,
                 enable_async_checkpointing=not read_only,
+                async_options=patience,
             ),
         )
         self._writer = ocp.AsyncCheckpointer(  # its barriers are not those of the states
             _handler(),
+            async_options=patience,
             multiprocessing_options=ocp.options.MultiprocessingOptions(
                 barrier_sync_key_prefix="parameters"
             ),
@@ -306,15 +312,21 @@ class Checkpoints:
     @contextlib.contextmanager
     def _writing(self) -> Iterator[None]:
         """A full disk shows as the OSError it is: Orbax tells of it in words only. What fails
-        because a later run has tidied it away, or the bucket is away, shows as that."""
+        because a later run has tidied it away, the bucket is away, or a save or a host that is
+        waited for in it takes too long, shows as that."""
         try:
             yield
         except Exception as error:
-            if not _says_disk_full(error):
-                if not isinstance(error, FolderError):
-                    self._check_owner()
-                raise
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self._folder)) from error
+            if _says_disk_full(error):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self._folder)) from error
+            if not isinstance(error, FolderError):
+                self._check_owner()
+            if isinstance(error, TimeoutError):
+                raise Away(
+                    f"{self._folder}: a checkpoint was not written in time ({error}); start the "
+                    "same command again, it goes on from the one before"
+                ) from error
+            raise
 
     def _drop_unused(self, needed: Iterable[str]) -> None:
         used = set(needed)

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from pruner_jax.run.clock import Clock
-from pruner_jax.store.checkpoints import Checkpoints
+from pruner_jax.store.checkpoints import LONGEST, Checkpoints
 from pruner_jax.store.folder import DURABLE
+from pruner_jax.store.service import Away
 
 
 def tree(scale):
@@ -92,6 +93,26 @@ def test_a_full_disk_is_an_oserror_wherever_orbax_tells_of_it(tmp_path, monkeypa
     with pytest.raises(ValueError, match="invalid literal"):  # other errors stay what they are
         store.save_parameters("start", tree(1))
     store.close()
+
+
+def test_a_save_that_takes_too_long_is_to_be_started_again(tmp_path, monkeypatch):
+    store = Checkpoints(tmp_path)
+    for writer in (store._writer, store._states._checkpointer):
+        assert writer._async_manager._timeout_secs == LONGEST
+
+    def slow():
+        raise TimeoutError("Timed out while waiting for async_write_complete barrier.")
+
+    for writer in (store._writer, store._states):
+        store.save(tree(1), {"parameters": []})
+        store._states.wait_until_finished()
+        with monkeypatch.context() as patch:
+            patch.setattr(writer, "wait_until_finished", slow)
+            with pytest.raises(Away, match=r"not written in time.*same command") as caught:
+                store.wait()
+        assert caught.value.exit_code == 75
+    store.close()
+    assert store.latest() is None  # what was not seen to be whole does not count
 
 
 def test_too_little_room_is_seen_before_a_save_begins(tmp_path, monkeypatch):
