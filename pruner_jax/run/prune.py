@@ -441,4 +441,5 @@ def export(run: Session, params: PyTree) -> None:
     """The picked model as a Hugging Face folder."""
     policy = dataclasses.replace(run.policy, params=params)
     with run.clock.phase("save"):
-        handle.save(policy, run.folder.export, dtype=policy.config.stored_dtype)
+        dtype = policy.config.stored_dtype
+        handle.save(policy, run.folder.export, dtype=dtype, each=run.pod.each)
