@@ -25,8 +25,8 @@ from pruner_jax.run.interrupts import Interrupted
 from pruner_jax.run.prune import prune
 from pruner_jax.run.state import meta_of
 from pruner_jax.sample.options import SampleOptions
-from pruner_jax.store import checkpoints
 from pruner_jax.store.folder import FolderError
+from pruner_jax.store.media import Disk
 from pruner_jax.store.records import read_rollouts
 from pruner_jax.types import Purpose
 
@@ -59,13 +59,13 @@ def whole(settings, tmp_path_factory):
 
 
 def test_a_run_leaves_what_it_promises(settings, tmp_path, monkeypatch):
-    flush, slept = checkpoints._flush, []
+    flush, slept = Disk.flush, []
 
-    def slow(folder):
+    def slow(disk, folder):
         slept.append(time.sleep(0.02))
-        flush(folder)
+        flush(disk, folder)
 
-    monkeypatch.setattr(checkpoints, "_flush", slow)
+    monkeypatch.setattr(Disk, "flush", slow)
     summary = prune(settings(f"--out={tmp_path / 'run'}"))
     out = tmp_path / "run"
     assert json.loads((out / "summary.json").read_text()) == summary
