@@ -142,10 +142,7 @@ class Watch:
         if self._trouble is not None:
             raise self._trouble
         for index, note in (left or {}).items():
-            code, _, said = note.decode().partition(" ")
-            error = PodError(f"{self._name(index)} has ended: {said}")
-            error.exit_code = int(code)
-            raise error
+            raise self._theirs(index, "has ended", note)
 
     def wait_for_trouble(self) -> None:
         """Raise what is wrong with the pod as soon as it is known; return if nothing is found in
@@ -165,7 +162,7 @@ class Watch:
             self.ask_to_stop(signal.SIGINT)
         elif not _of_a_collective(error):
             with contextlib.suppress(jax.errors.JaxRuntimeError):
-                self.put(f"failed/{self._index}", _said(error).encode())
+                self.put(f"failed/{self._index}", _note(error))
 
     def ended_by(self, error: BaseException) -> BaseException:
         """What this process ends with: the error, which the others are told; but where a collective
@@ -222,9 +219,9 @@ class Watch:
                 leave(self._trouble.exit_code)
 
     def _failed(self) -> PodError | None:
-        for index, said in self._all("failed").items():
+        for index, note in self._all("failed").items():
             if index != self._index:
-                return PodError(f"{self._name(index)} failed: {said.decode()}")
+                return self._theirs(index, "failed", note)
         return None
 
     def _dead(self, left: Mapping[int, bytes]) -> PodError | None:
@@ -244,6 +241,13 @@ class Watch:
             elif now - since > self._patience:
                 self._gone.add(index)
 
+    def _theirs(self, index: int, what: str, note: bytes) -> PodError:
+        """What another process has met with, of which this one ends with the same code."""
+        code, _, said = note.decode().partition(" ")
+        error = PodError(f"{self._name(index)} {what}: {said}")
+        error.exit_code = int(code)
+        return error
+
     def _name(self, index: int) -> str:
         host = self._all("host").get(index, b"?").decode()
         return f"process {index} (host {host})"
@@ -253,8 +257,7 @@ class Watch:
     def _take_leave(self, error: BaseException) -> None:
         """Say that this process ends, and with what. The first one, which has the board, lets the
         others go before it: those that are alive. For `_BYE` seconds at most, answer or not."""
-        note = f"{_exit_code(error)} {_said(error)}".encode()
-        bye = threading.Thread(target=self._say_bye, args=(note,), daemon=True)
+        bye = threading.Thread(target=self._say_bye, args=(_note(error),), daemon=True)
         bye.start()
         bye.join(_BYE + 2 * _LOOK)
 
@@ -286,8 +289,9 @@ def _unheard_of(who: str, patience: float) -> str:
     )
 
 
-def _said(error: BaseException) -> str:
-    return f"{type(error).__name__}: {error}"[:2000]
+def _note(error: BaseException) -> bytes:
+    """What the others are told of an error: the code that it ends with, and what it says."""
+    return f"{_exit_code(error)} {type(error).__name__}: {error}"[:2000].encode()
 
 
 def _exit_code(error: BaseException) -> int:

@@ -2,8 +2,8 @@
 
 A hidden folder beside the target is filled and then renamed, so a folder is whole or not there.
 What is written loads in ``transformers`` 4 and 5 and in servers that read its format. Weights come
-from their shards one tensor at a time; of several processes the first one writes, and the others
-help to gather.
+from their shards one tensor at a time, narrowed where they lie; of several processes the first one
+writes, and the others help to gather.
 """
 
 from __future__ import annotations
@@ -16,14 +16,13 @@ import math
 import os
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.experimental import multihost_utils
 from jax.sharding import NamedSharding, PartitionSpec
 
 from pruner_jax.policy.config import ModelConfig, families
@@ -52,31 +51,32 @@ def write_folder(
     generation: dict[str, Any] | None = None,
     dtype: str | None = None,
     shard_bytes: int = SHARD_BYTES,
+    each: Callable[[Callable[[], None]], Any] | None = None,
 ) -> Path:
     """Writes the folder, whole or not at all, and gives its path.
 
     Tokenizer files come from the folder ``source`` byte by byte, or from ``tokenizer`` if that is
     None. ``dtype`` None keeps that of the parameters. Weights of more than ``shard_bytes`` are
     split. A folder that is there already is replaced if it holds nothing but such a model. Where
-    there are several processes, all call it; the first needs the folder, and all learn how it went.
+    there are several processes, all call it, and the first needs the folder; what it fails with all
+    fail with by ``each`` (`Pod.each`), which does the work of each.
     """
     target = Path(folder).expanduser().absolute()
     _check(config, params, dtype)
     kind = jnp.dtype(dtype or params["embed"].dtype)
-    gathered = _gathered(config, params)
-    written = False
-    try:
-        if jax.process_index() == 0:
-            check_target(target)
-            _fill(target, config, gathered, kind, shard_bytes, (source, tokenizer, generation))
-        written = True
-    finally:
-        if jax.process_count() > 1:
-            for _ in gathered:  # the others come to the end only if this one does
-                pass
-            written = bool(multihost_utils.broadcast_one_to_all(np.array(written)))
-    if not written:
-        raise OSError(f"{target}: process 0 could not write it; its message says why")
+    gathered = _gathered(config, params, kind)
+
+    def write() -> None:
+        try:
+            if jax.process_index() == 0:
+                check_target(target)
+                _fill(target, config, gathered, kind, shard_bytes, (source, tokenizer, generation))
+        finally:
+            if jax.process_count() > 1:
+                for _ in gathered:  # the others come to the end only if the first one does
+                    pass
+
+    write() if each is None else each(write)
     return target
 
 
@@ -203,11 +203,12 @@ class _Shard:
         return sum(math.prod(shape) * dtype.itemsize for shape, dtype in self.tensors.values())
 
 
-def _gathered(config: ModelConfig, params: Tree) -> Iterator[np.ndarray | None]:
+def _gathered(config: ModelConfig, params: Tree, kind: np.dtype) -> Iterator[np.ndarray | None]:
     """Every tensor of the checkpoint in its order, whole on the host; None but on process 0.
 
     One layer at a time comes from its shards, wherever they lie, and nothing of it is kept: so a
-    host and a device have one tensor beside what they hold anyway.
+    host and a device have one tensor beside what they hold anyway. What is written in fewer bytes
+    travels in fewer.
     """
     for _, path, layer, _ in tensors(config):
         weight = functools.reduce(lambda tree, key: tree[key], path, params)
@@ -217,7 +218,8 @@ def _gathered(config: ModelConfig, params: Tree) -> Iterator[np.ndarray | None]:
         place = None  # where it lies
         if not weight.is_fully_addressable:
             place = NamedSharding(weight.sharding.mesh, PartitionSpec())
-        one = jax.block_until_ready(_one(weight, layer, place))
+        narrow = kind if kind.itemsize < weight.dtype.itemsize else weight.dtype
+        one = jax.block_until_ready(_one(weight, layer, narrow, place))
         if jax.process_index() > 0:
             yield None
         elif place is None:
@@ -226,10 +228,12 @@ def _gathered(config: ModelConfig, params: Tree) -> Iterator[np.ndarray | None]:
             yield np.asarray(one.addressable_data(0))
 
 
-@functools.partial(jax.jit, static_argnames="place")
-def _one(weight: jax.Array, layer: int | None, place: NamedSharding | None) -> jax.Array:
+@functools.partial(jax.jit, static_argnames=("kind", "place"))
+def _one(
+    weight: jax.Array, layer: int | None, kind: np.dtype, place: NamedSharding | None
+) -> jax.Array:
     """One layer, or a copy of what has none: an array remembers what the host asked of it."""
-    one = jnp.copy(weight) if layer is None else weight[layer]
+    one = (jnp.copy(weight) if layer is None else weight[layer]).astype(kind)
     return one if place is None else jax.lax.with_sharding_constraint(one, place)
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -86,9 +87,16 @@ def _check_ids(folder: Path, tokenizer: Any, config: ModelConfig) -> None:
         )
 
 
-def save(policy: Policy, folder: str | os.PathLike[str], *, dtype: str | None = None) -> Path:
+def save(
+    policy: Policy,
+    folder: str | os.PathLike[str],
+    *,
+    dtype: str | None = None,
+    each: Callable[[Callable[[], None]], Any] | None = None,
+) -> Path:
     """Writes the policy as a Hugging Face folder; ``dtype`` None keeps that of the parameters.
-    Where there are several processes, all call it and the first one writes."""
+    Where there are several processes, all call it and the first one writes; by ``each``
+    (`Pod.each`) all learn how it went."""
     return export.write_folder(
         folder,
         policy.config,
@@ -97,6 +105,7 @@ def save(policy: Policy, folder: str | os.PathLike[str], *, dtype: str | None = 
         tokenizer=policy.tokenizer,
         generation=policy.generation,
         dtype=dtype,
+        each=each,
     )
 
 

@@ -100,7 +100,7 @@ def warm_up(settings: WarmupConfig, pod: Pod = ALONE) -> dict[str, Any]:
             title="test set",
             check=interrupts.check,
         )
-        handle.save(policy, out, dtype=settings.export_dtype)
+        handle.save(policy, out, dtype=settings.export_dtype, each=pod.each)
         return _tell(settings, graded, around.progress, out)
 
 

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 from pruner_jax.learn.learn import learn
 from pruner_jax.learn.optimizer import learning_rate
@@ -53,8 +54,7 @@ def finish(run: Session, state: RunState, work: Work, collected: bool) -> dict[s
     if not wants_reference(run, state):
         state.reference = None
     rows, how = _to_learn_from(run, state, work)
-    with run.clock.phase("save"):
-        run.checkpoints.release()
+    run.checkpoints.release()
     with run.clock.phase("learn"):
         if jax.default_backend() == "cpu":  # the sampler's copy of them was in the host's memory
             give_back_freed(sum(x.nbytes for x in jax.tree.leaves(state.learn.params)))
@@ -180,11 +180,10 @@ def stored(run: Session, state: RunState, phase: Phase) -> Rows:
 def start_anew(run: Session, state: RunState, phase: Phase) -> None:
     """What a phase resets by iteration: after its rows were weighed, before they train."""
     if phase.reset.reference == "iteration" and run.needs_reference:
+        state.reference = None  # makes room
         state.reference_parameters = f"reference-{state.steps:05d}"
         run.checkpoints.save_parameters(state.reference_parameters, state.learn.params)
-        state.reference = run.checkpoints.load_parameters(
-            state.reference_parameters, run.parameters_like
-        )
+        state.reference = jax.tree.map(jnp.copy, state.learn.params)  # an update donates the others
     if phase.reset.parameters == "iteration":
         back_to_start(run, state)
     if phase.reset.optimiser == "iteration":

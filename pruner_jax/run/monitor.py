@@ -93,7 +93,7 @@ def add_candidate(run: Session, state: RunState) -> None:
     name = f"round-{state.round + 1:02d}-step-{state.steps:05d}"
     graded = evaluate(run, state.learn.params, "monitor", f"monitor after step {state.steps}")
     state.candidates.append(record_evaluation(run, state, graded, f"{name}-monitor", name))
-    with run.clock.phase("save"):
+    with run.clock.phase("pick"):
         base, options = run.outcomes(state.start), run.settings.pick
         judgements = [judge(base, run.candidate(mark), options) for mark in state.candidates]
         run.progress.log(judgements[-1].reason)

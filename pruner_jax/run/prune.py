@@ -126,12 +126,12 @@ def start(run: Session) -> RunState:
     """A new run: keep and measure the model that came."""
     run.pod.lead(_clear, run)
     params = run.load_parameters()
-    run.checkpoints.save_parameters("start", params)
     state = RunState(
         learn=init_state(params, run.engine.config, run.optimizer, run.mesh),
         reference=None,
     )
     del params
+    run.checkpoints.save_parameters("start", state.learn.params)
     compare_sampler_with_learner(run, state)
     graded = evaluate(run, state.learn.params, "monitor", "monitor, start model")
     check_thoughts(run.method, graded)
@@ -385,6 +385,7 @@ def finish(run: Session, state: RunState) -> dict[str, Any]:
     final = merged(run, state)
     after = test(run, final, "final")
     export(run, final)
+    run.checkpoints.wait()
     result = summary(
         before,
         after,
@@ -396,7 +397,6 @@ def finish(run: Session, state: RunState) -> dict[str, Any]:
         seed=run.settings.seed,
         budget=run.settings.test.budget,
     )
-    run.checkpoints.wait()
     result["models"] = run.models
     result["ended"] = state.ended
     result["alarms"] = [record for record in run.history if record["kind"] == "alarm"]
@@ -443,4 +443,5 @@ def export(run: Session, params: PyTree) -> None:
     """The picked model as a Hugging Face folder."""
     policy = dataclasses.replace(run.policy, params=params)
     with run.clock.phase("save"):
-        handle.save(policy, run.folder.export, dtype=policy.config.stored_dtype)
+        dtype = policy.config.stored_dtype
+        handle.save(policy, run.folder.export, dtype=dtype, each=run.pod.each)

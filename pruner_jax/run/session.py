@@ -362,7 +362,10 @@ def open_session(settings: PruneConfig, pod: Pod = ALONE) -> Iterator[Session]:
             stack.callback(session.profile.close)
             session.metrics = Metrics(session.folder.metrics, session.tracker)
             session.checkpoints = Checkpoints(
-                session.folder.checkpoints, lead=pod.lead, mirror=session.folder.mirror
+                session.folder.checkpoints,
+                lead=pod.lead,
+                mirror=session.folder.mirror,
+                held_up=functools.partial(session.clock.phase, "save"),
             )
             stack.enter_context(_closing(session.checkpoints, pod))
             if session.expander is not None:

@@ -1,47 +1,57 @@
 """Checkpoints of a run, by Orbax: full states to continue from, and parameters alone to pick from.
 
-A full state is a tree of arrays and a JSON-able ``meta``; the two latest are kept, saved in the
-background and counted only once all of it would survive a power cut. Parameters alone (the start of
-the run and of the round, the candidates of a round) are kept under a name for as long as a full
-state speaks of them.
+A full state is a tree of arrays and a JSON-able ``meta``; the two latest are kept. Parameters alone
+(the start of the run and of the round, the candidates of a round) are kept under a name for as long
+as a full state speaks of them. Both are saved in the background, at most one of each at a time: a
+state counts only once all of it, and the parameters it speaks of, would survive a power cut.
 
-In a bucket (``gs://``) the same: there Orbax completes a folder by a last object in it, not by its
-name, and nothing has to be flushed. A run that a later one has taken over may still be writing. Its
-states have numbers of their own; a mark that comes late, of a state that was tidied away, counts
-for nothing; before it writes or drops a whole thing it asks who owns the folder. What remains:
-parameters under a name that it had begun to write then, which the later run writes too.
+In a bucket (``gs://``) the same (`media`), though a run that a later one has taken over may still
+be writing there. Its states have numbers of their own; a mark that comes late, of a state that was
+tidied away, counts for nothing; before it writes or drops a whole thing it asks who owns the
+folder. What remains: parameters under a name that it had begun to write then, which the later run
+writes too.
 """
 
 from __future__ import annotations
 
 import contextlib
 import errno
+import functools
 import logging
 import os
 import pathlib
-import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import jax
-from etils import epath
 
-from pruner_jax.store.folder import DURABLE, flush_to_disk, is_address
+from pruner_jax.store.folder import DURABLE
+from pruner_jax.store.media import Bucket, Disk, inside
 from pruner_jax.store.mirror import FolderError, Mirror
+from pruner_jax.store.service import Away
 
 PyTree = Any
 
-PARTIAL = "*.orbax-checkpoint-tmp*"  # what Orbax calls a checkpoint until it is complete
+LONGEST = 3600  # seconds that a save may take; Orbax's own 1200 are too few for a slow bucket
 
-_COMPLETE = "commit_success.txt"  # what Orbax writes last into a checkpoint in a bucket
-
-# What a save takes on the disk beside its numbers: per array three blocks (its folder, its header,
-# the end of its last block); once its metadata; and a share for what the run writes meanwhile.
-_PER_ARRAY, _METADATA, _MEANWHILE = 3 * 4096, 1_000_000, 0.05
+# What an array takes on the disk beside its numbers: three blocks (its folder, its header, the end
+# of its last block).
+_PER_ARRAY = 3 * 4096
 
 
 def _alone(work: Callable[..., Any], *args: Any) -> Any:
     return work(*args)
+
+
+def _holds_up(method: Callable[..., None]) -> Callable[..., None]:
+    """A method of `Checkpoints` in which a save holds up whoever calls."""
+
+    @functools.wraps(method)
+    def measured(self: Checkpoints, *args: Any) -> None:
+        with self._held_up():
+            method(self, *args)
+
+    return measured
 
 
 class Checkpoints:
@@ -52,7 +62,8 @@ class Checkpoints:
 
     Where a run has several processes all of them call the same methods: arrays are written and read
     by all, the rest is done by one, by ``lead(work, *args)``. ``mirror``: of a run in a bucket,
-    whose other files must be there before a state counts.
+    whose other files must be there before a state counts. ``held_up``: what is entered for as long
+    as a save holds up the caller.
     """
 
     def __init__(
@@ -63,24 +74,25 @@ class Checkpoints:
         read_only: bool = False,
         lead: Callable[..., Any] = _alone,
         mirror: Mirror | None = None,
+        held_up: Callable[[], contextlib.AbstractContextManager[Any]] = contextlib.nullcontext,
     ):
         import orbax.checkpoint as ocp
 
-        self._folder, self._mirror = epath.Path(folder), mirror
-        self._in_bucket = is_address(self._folder)
-        if not self._in_bucket:
-            self._folder = self._folder.absolute()
-        self._parameters = self._folder / "parameters"
-        states = self._folder / "states"
+        self._medium = Disk(folder) if mirror is None else Bucket(folder, mirror)
+        self._parameters = self._medium.folder / "parameters"
+        states = self._medium.folder / "states"
         if read_only and not states.is_dir():
             raise ValueError(f"{str(folder)!r} holds no checkpoints")
         self._read_only, self._states_folder, self._lead = read_only, states, lead
-        self._keep = keep
+        self._keep, self._held_up = keep, held_up
         with self._writing():
             self._first = 0 if read_only else lead(self._tidy)  # the least position of a new state
-        self._uncounted: int | None = None  # position of the state that was saved last
-        self._saving = 0  # bytes of the newest full state, which may still be on their way
+        # What is on its way: a state, by its position; parameters, by their name; their bytes.
+        self._uncounted: int | None = None
+        self._unflushed: str | None = None
+        self._saving = 0
         logging.getLogger("absl").addFilter(_worth_saying)
+        patience = ocp.options.AsyncOptions(timeout_secs=LONGEST)
         self._states = ocp.CheckpointManager(
             states,
             item_handlers={"arrays": _handler(), "meta": ocp.JsonCheckpointHandler()},
@@ -90,9 +102,16 @@ class Checkpoints:
                 read_only=read_only,
                 save_interval_steps=0 if read_only else 1,
                 enable_async_checkpointing=not read_only,
+                async_options=patience,
             ),
         )
-        self._writer = ocp.Checkpointer(_handler())
+        self._writer = ocp.AsyncCheckpointer(  # its barriers are not those of the states
+            _handler(),
+            async_options=patience,
+            multiprocessing_options=ocp.options.MultiprocessingOptions(
+                barrier_sync_key_prefix="parameters"
+            ),
+        )
 
     def latest(self) -> int | None:
         """Position of the newest complete state, or None."""
@@ -103,10 +122,11 @@ class Checkpoints:
 
     def _found(self) -> dict[int, bool]:
         """Positions of the states that are there, and whether each counts."""
-        paths = [path for path in _inside(self._states_folder) if path.name.isdecimal()]
-        marks = (DURABLE, _COMPLETE) if self._in_bucket else (DURABLE,)
-        return {int(path.name): all((path / mark).exists() for mark in marks) for path in paths}
+        paths = [path for path in inside(self._states_folder) if path.name.isdecimal()]
+        whole = self._medium.is_whole
+        return {int(path.name): (path / DURABLE).exists() and whole(path) for path in paths}
 
+    @_holds_up
     def save(self, arrays: PyTree, meta: Mapping[str, Any]) -> None:
         """Start saving a full state; call ``release`` before its arrays are donated.
 
@@ -115,12 +135,13 @@ class Checkpoints:
         """
         import orbax.checkpoint as ocp
 
-        self.wait()
-        self._lead(self._check_owner)
+        if self._uncounted is not None:  # else parameters may be on their way: they go together
+            self.wait()
+        self._lead(self._medium.check_owner)
         with self._writing():
             self._drop_unused(meta["parameters"])
             position = self._lead(self._next)
-        self._saving = self._lead(self._check_room, _bytes_of(arrays))
+        self._saving += self._lead(self._check_room, _bytes_of(arrays))
         parts = ocp.args.Composite(
             arrays=ocp.args.PyTreeSave(arrays), meta=ocp.args.JsonSave(dict(meta))
         )
@@ -129,12 +150,10 @@ class Checkpoints:
         self._uncounted = position
 
     def _next(self) -> int:
-        """Position of a new state. In a bucket those that will be dropped for it lose their mark
-        before, for they go object by object."""
+        """Position of a new state, for which the oldest will be dropped."""
         counted = sorted(position for position, counts in self._found().items() if counts)
-        for position in counted[: max(0, len(counted) - self._keep + 1)] if self._in_bucket else ():
-            self._check_owner()
-            (self._states_folder / str(position) / DURABLE).unlink()
+        for position in counted[: max(0, len(counted) - self._keep + 1)]:
+            self._medium.retire(self._states_folder / str(position))
         return max(self._first, counted[-1] + 1 if counted else 0)
 
     def meta(self, position: int) -> dict[str, Any]:
@@ -153,20 +172,25 @@ class Checkpoints:
         restored = self._states.restore(position, args=ocp.args.Composite(arrays=_restore(like)))
         return restored.arrays
 
+    @_holds_up
     def save_parameters(self, name: str, parameters: PyTree) -> None:
-        """Keep parameters under a name, whole or not at all; a later save replaces them."""
+        """Start keeping parameters under a name, whole or not at all; a later save replaces them.
+        Call ``release`` before they are donated. What was on its way is waited for, so that a state
+        which fails, or is the first to speak of them, is told from those before."""
         import orbax.checkpoint as ocp
 
-        self._lead(self._check_room, _bytes_of(parameters))
+        self.wait()
+        self._saving = self._lead(self._check_room, _bytes_of(parameters))
         with self._writing():
             self._writer.save(
                 self._parameters / name, args=ocp.args.PyTreeSave(parameters), force=True
             )
-            if not self._in_bucket:
-                self._lead(_flush, self._parameters / name)
+        self._unflushed = name
 
     def load_parameters(self, name: str, like: PyTree) -> PyTree:
         """Parameters kept under a name, with the shapes, dtypes and shardings of ``like``."""
+        if self._unflushed is not None:
+            self.wait()
         path = self._parameters / name
         if not self._lead(path.is_dir):
             raise ValueError(
@@ -176,7 +200,7 @@ class Checkpoints:
 
     def names(self) -> set[str]:
         """Names of the kept parameters."""
-        return {path.name for path in _inside(self._parameters) if "." not in path.name}
+        return {path.name for path in inside(self._parameters) if "." not in path.name}
 
     def release(self) -> None:
         """Return when the arrays of a save that goes on may be donated; called at every step.
@@ -184,99 +208,83 @@ class Checkpoints:
         On a CPU it reads them where they are, and an update would have to copy them all; elsewhere
         they have been copied to the host.
         """
-        if jax.default_backend() == "cpu" or not self._lead(self._states.is_saving_in_progress):
+        state = self._uncounted is not None
+        if jax.default_backend() == "cpu":
+            over = state or self._unflushed is not None
+        else:
+            over = state and not self._lead(self._states.is_saving_in_progress)
+        if over:
             self.wait()
 
+    @_holds_up
     def wait(self) -> None:
         """Return when nothing is being saved any more; a failed save raises here."""
         with self._writing():
             try:
+                self._writer.wait_until_finished()
                 self._states.wait_until_finished()
             except BaseException:
-                self._uncounted = None  # whatever is there of it
+                self._uncounted = self._unflushed = None  # whatever is there of them
                 raise
             if not self._read_only:
                 self._lead(self._make_durable)
+        self._uncounted, self._unflushed, self._saving = None, None, 0
 
     def _make_durable(self) -> None:
         """Count the newest state, now that all have written their part of it."""
-        if self._uncounted is None:
-            return
-        state = self._states_folder / str(self._uncounted)
-        if not self._in_bucket:
-            _flush(state)
-        with contextlib.nullcontext() if self._mirror is None else self._mirror.counting():
-            (state / DURABLE).touch()
-        if not self._in_bucket:
-            flush_to_disk(state)
-        self._uncounted = None
+        if self._unflushed is not None:
+            self._medium.flush(self._parameters / self._unflushed)
+        if self._uncounted is not None:
+            self._medium.count(self._states_folder / str(self._uncounted))
 
     def close(self) -> None:
         """Finish what is being saved and stop the background threads."""
         try:
             self.wait()
+            # After a failure here another start may already write there: its own tidies up.
+            if self._medium.locked and not self._read_only:
+                self._lead(self._remove_half_written)
         finally:
             self._states.close()
             self._writer.close()
-            if not (self._read_only or self._in_bucket):
-                self._remove_half_written()
 
     def _tidy(self) -> int:
-        """Remove what does not count; the least position of a new state. In a bucket it leaves one
-        out: a run that was stopped by this one may still begin the state after the newest."""
-        self._check_owner()
-        if not self._in_bucket:
-            self._parameters.mkdir(parents=True, exist_ok=True)
+        """Remove what does not count; the least position of a new state."""
+        self._medium.check_owner()
+        self._medium.make(self._parameters)
         self._remove_half_written()
         found = self._found()
         for position, counts in found.items():
             if not counts:
-                (self._states_folder / str(position)).rmtree(missing_ok=self._in_bucket)
-        return max(found, default=-1) + 2 if self._in_bucket else 0
+                (self._states_folder / str(position)).rmtree(missing_ok=True)
+        return self._medium.first(found)
 
     def _remove_half_written(self) -> None:
-        if self._in_bucket:
-            for path in _inside(self._parameters):
-                if not (path / _COMPLETE).exists():
-                    path.rmtree(missing_ok=True)
-            return
-        for folder in (self._parameters, self._states_folder):
-            for half_written in folder.glob(PARTIAL):
-                shutil.rmtree(half_written, ignore_errors=True)
-
-    def _check_owner(self) -> None:
-        """Stop where a later start has taken over the run in a bucket."""
-        if self._mirror is not None:
-            self._mirror.check_owner()
+        self._medium.remove_half_written(self._parameters, self._states_folder)
 
     def _check_room(self, arrays: int) -> int:
-        """Bytes that a save of ``arrays`` will take. Refused before it begins if the disk cannot
-        hold them: once it goes on, each of its threads would print what it failed with. Of a run
-        in a bucket that a later start has taken over, all saves are."""
-        if self._in_bucket:
-            self._check_owner()
-            return 0
-        needed = int((1 + _MEANWHILE) * arrays) + _METADATA
-        if needed + self._saving > shutil.disk_usage(self._folder).free:
-            self._states.wait_until_finished()  # what goes on has not taken all that it will
-            free = shutil.disk_usage(self._folder).free
-            if needed > free:
-                room = f"a checkpoint needs {needed / 1e6:,.1f} MB, {free / 1e6:,.1f} MB are free"
-                raise OSError(errno.ENOSPC, room, str(self._folder))
-        return needed
+        """Bytes that a save of ``arrays`` will take; refused now where it could not end."""
+        return self._medium.check_room(arrays, self._saving, self._writer.wait_until_finished)
 
     @contextlib.contextmanager
     def _writing(self) -> Iterator[None]:
         """A full disk shows as the OSError it is: Orbax tells of it in words only. What fails
-        because a later run has tidied it away, or the bucket is away, shows as that."""
+        because a later run has tidied it away, the bucket is away, or a save or a host that is
+        waited for in it takes too long, shows as that."""
         try:
             yield
         except Exception as error:
-            if not _says_disk_full(error):
-                if not isinstance(error, FolderError):
-                    self._check_owner()
-                raise
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self._folder)) from error
+            if _says_disk_full(error):
+                where = str(self._medium.folder)
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), where) from error
+            if not isinstance(error, FolderError):
+                self._medium.check_owner()
+            if isinstance(error, TimeoutError):
+                raise Away(
+                    f"{self._medium.folder}: a checkpoint was not written in time ({error}); "
+                    "start the same command again, it goes on from the one before"
+                ) from error
+            raise
 
     def _drop_unused(self, needed: Iterable[str]) -> None:
         used = set(needed)
@@ -285,29 +293,16 @@ class Checkpoints:
         self._lead(self._drop, used)
 
     def _drop(self, used: set[str]) -> None:
-        unused = self.names() - used
+        unused = self.names() - used - {self._unflushed}
         if unused:
-            self._check_owner()
+            self._medium.check_owner()
         for name in unused:
             (self._parameters / name).rmtree()
-
-
-def _inside(folder: epath.Path) -> list[epath.Path]:
-    return list(folder.iterdir()) if folder.is_dir() else []
 
 
 def _bytes_of(tree: PyTree) -> int:
     """What arrays take in files of their own."""
     return sum(leaf.nbytes + _PER_ARRAY for leaf in jax.tree.leaves(tree))
-
-
-def _flush(folder: epath.Path) -> None:
-    """Return once all that lies in a folder, and its own name, would survive a power cut. Of many
-    hosts each has seen to the numbers that it wrote."""
-    alone = jax.process_count() == 1
-    folder = pathlib.Path(folder)
-    for path in (*(folder.rglob("*") if alone else ()), folder, folder.parent):
-        flush_to_disk(path)
 
 
 def _handler() -> Any:

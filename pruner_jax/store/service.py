@@ -22,7 +22,8 @@ class FolderError(ValueError):
 
 
 class Away(FolderError):
-    """The service was not to be reached for all of ``PATIENCE``; the same command continues."""
+    """The service was not to be reached for all of ``PATIENCE``, or was too slow for a checkpoint;
+    the same command continues."""
 
     exit_code = os.EX_TEMPFAIL  # what starts the run is to start the same command again
 

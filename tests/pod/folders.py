@@ -11,6 +11,8 @@ import numpy as np
 from processes import join
 
 from pruner_jax.mesh import DECODE_RULES, LEARN_RULES, make_mesh
+from pruner_jax.pod.together import Pod
+from pruner_jax.pod.watch import Watch
 from pruner_jax.policy import export, hf
 from pruner_jax.policy.handle import load, save
 
@@ -49,10 +51,12 @@ def main(source: Path, room: Path) -> None:
         save(policy, room / f"{name}_half", dtype="bfloat16")
     (room / "full").mkdir(exist_ok=True)
     (room / "full" / "thesis.txt").write_text("of value")
-    refused(policy, room, "full")
-    if process == 0:
-        export.write_tensors = breaks
-    refused(policy, room, "broken")
+    with Watch(60) as watch:
+        pod = Pod(process, jax.process_count(), watch)
+        refused(policy, room, "full", pod)
+        if process == 0:
+            export.write_tensors = breaks
+        refused(policy, room, "broken", pod)
     try:
         make_mesh(1, 1, -1)
     except ValueError as error:
@@ -66,10 +70,10 @@ def breaks(path, tensors, numbers) -> None:
     raise OSError(errno.ENOSPC, "full")
 
 
-def refused(policy, room: Path, name: str) -> None:
-    """What process 0 cannot write, none has written; and all go on."""
+def refused(policy, room: Path, name: str, pod: Pod) -> None:
+    """What process 0 cannot write, none has written, and all know why; and all go on."""
     try:
-        save(policy, room / name)
+        save(policy, room / name, each=pod.each)
     except (ValueError, OSError) as error:
         print(type(error).__name__, str(error).replace(str(room), "ROOM"))
 

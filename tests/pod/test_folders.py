@@ -54,10 +54,10 @@ def test_two_processes_read_their_slices_and_write_one_folder(model, tmp_path):
         assert contents(tmp_path / name) == contents(model)
         assert contents(tmp_path / f"{name}_half") == half
     assert first[3][0] == "ValueError" and "thesis.txt, which is no part" in first[3][1]
-    assert second[3] == ["OSError", "ROOM/full: process 0 could not write it; its message says why"]
+    assert second[3] == ["PodError", f"process 0 failed: ValueError: {first[3][1]}"]
     assert [path.name for path in (tmp_path / "full").iterdir()] == ["thesis.txt"]
     assert first[4][0] == "OSError" and "nothing left behind" in first[4][1]  # full on the way
-    assert second[4][1] == "ROOM/broken: process 0 could not write it; its message says why"
+    assert second[4] == ["PodError", f"process 0 failed: OSError: {first[4][1]}"]
     assert not (tmp_path / "broken").exists() and not list(
         tmp_path.glob(".*")
     )  # nothing half-written

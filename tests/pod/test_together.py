@@ -18,7 +18,7 @@ from pruner_jax.pod import wire
 from pruner_jax.pod.notice import Notices
 from pruner_jax.pod.start import wanted
 from pruner_jax.pod.together import ALONE, Pod, PodError, _note
-from pruner_jax.pod.watch import AGAIN
+from pruner_jax.pod.watch import AGAIN, Watch
 from pruner_jax.run.interrupts import Interrupted, Interrupts
 from pruner_jax.store.service import Away
 
@@ -127,6 +127,15 @@ def test_all_are_started_again_where_one_has_to_be():
     with pytest.raises(PodError, match="process 0 failed: Away: cannot be reached") as caught:
         pod.lead(print)
     assert caught.value.exit_code == AGAIN
+
+
+def test_all_are_started_again_where_one_fails_with_that_by_itself():
+    board, watch = {}, object.__new__(Watch)
+    watch.put, watch._index = board.__setitem__, 0
+    watch.tell(Away("a checkpoint was not written in time"))
+    watch._index, watch._all = 1, lambda room: {0: board[f"{room}/0"]} if room == "failed" else {}
+    trouble = watch._failed()
+    assert trouble.exit_code == AGAIN and "failed: Away: a checkpoint was not" in str(trouble)
 
 
 def test_a_process_alone_is_a_pod():

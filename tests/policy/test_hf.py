@@ -291,6 +291,17 @@ def test_a_model_folder_is_replaced_and_nothing_else_is(folder, tmp_path):
     assert {path.name for path in tmp_path.iterdir()} == {"model", "empty"}
 
 
+def test_what_is_written_in_fewer_bytes_comes_from_the_devices_in_fewer(folder):
+    policy = load(folder)
+    for kind in ("float32", "bfloat16", "float16"):
+        pieces = export._gathered(policy.config, policy.params, jnp.dtype(kind))
+        assert {piece.dtype for piece in pieces} == {jnp.dtype(kind)}
+    half = load(folder, "bfloat16")
+    assert {x.dtype for x in export._gathered(half.config, half.params, np.dtype("f4"))} == {
+        jnp.dtype("bfloat16")
+    }
+
+
 def test_a_tree_that_is_not_the_config_s_is_refused(folder, tmp_path):
     policy = load(folder)
     params = policy.params | {"final_norm": jnp.ones(3)}

@@ -7,6 +7,7 @@ import pathlib
 import signal
 import subprocess
 import sys
+import time
 import types
 
 import numpy as np
@@ -25,6 +26,7 @@ from pruner_jax.run.prune import prune
 from pruner_jax.run.state import meta_of
 from pruner_jax.sample.options import SampleOptions
 from pruner_jax.store.folder import FolderError
+from pruner_jax.store.media import Disk
 from pruner_jax.store.records import read_rollouts
 from pruner_jax.types import Purpose
 
@@ -56,14 +58,26 @@ def whole(settings, tmp_path_factory):
     return left_behind(out)
 
 
-def test_a_run_leaves_what_it_promises(settings, tmp_path):
+def test_a_run_leaves_what_it_promises(settings, tmp_path, monkeypatch):
+    flush, slept = Disk.flush, []
+
+    def slow(disk, folder):
+        slept.append(time.sleep(0.02))
+        flush(disk, folder)
+
+    monkeypatch.setattr(Disk, "flush", slow)
     summary = prune(settings(f"--out={tmp_path / 'run'}"))
     out = tmp_path / "run"
     assert json.loads((out / "summary.json").read_text()) == summary
     assert [r["limit"] for r in summary["rounds"]] == [24, 16]
     assert {"value", "low", "high"} <= summary["token_ratio"].keys()
     assert summary["base"]["n_problems"] == 8
-    kinds = [json.loads(line)["kind"] for line in (out / "metrics.jsonl").read_text().splitlines()]
+    lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    kinds = [line["kind"] for line in lines]
+    # Whatever a save holds the run up for is told, at the step or evaluation after it.
+    assert all("time/save" in line for line in lines if line["kind"] == "step")
+    assert sum(line.get("time/save", 0) for line in lines) >= 0.02 * (len(slept) - 2)
+    assert summary["seconds"]["save"] >= 0.02 * len(slept) >= 0.2
     assert kinds.count("step") == 8 and kinds.count("pick") == 2
     assert kinds.count("evaluate") == 1 + 2 * 2
     assert "<html" in (out / "report.html").read_text()[:200]

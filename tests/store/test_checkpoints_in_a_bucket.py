@@ -49,6 +49,7 @@ def test_a_run_that_was_taken_over_drops_and_writes_nothing(start):
     save(old, "start")
     new = start("second")
     new.save_parameters("late", TREE)  # of which no state speaks yet
+    new.wait()
     for act in (
         lambda: save(old, "start"),
         lambda: old.save_parameters("late", {"w": jnp.zeros(3)}),
