@@ -12,9 +12,8 @@ from pruner_jax.pod.together import Pod
 class Board:
     """What `watch.Watch` keeps at the coordination service; nobody is ever in trouble."""
 
-    left = {}
-
     def __init__(self):
+        self.left = {}
         self._notes, self._news = {}, threading.Condition()
 
     def put(self, key, value):
