@@ -31,7 +31,7 @@ from pruner_jax.sample import decode as device
 from pruner_jax.sample.layout import Shapes
 from pruner_jax.sample.options import SampleOptions
 from pruner_jax.sample.pick import Picking
-from pruner_jax.sample.sampler import PREFILL_TOKENS, shapes_of
+from pruner_jax.sample.sampler import prefill_rows, shapes_of
 
 PyTree = Any
 
@@ -143,9 +143,10 @@ def sampler(
     prompt: int,
     limit: int,
     end_ids: tuple[int, ...],
+    samples: int = 1,
     group: int = 1,
 ) -> Sampler:
-    """The decode block with its cache at its largest, and a prefill of prompts.
+    """The decode block with its cache at its largest, and the largest prefill of prompts.
 
     Args:
       config: of the model.
@@ -155,6 +156,7 @@ def sampler(
       prompt: tokens of a prompt.
       limit: tokens of a response.
       end_ids: tokens that end a response.
+      samples: rows of a prompt.
       group: samples of a prompt that share its slots, 1: none do.
 
     Raises:
@@ -172,7 +174,7 @@ def sampler(
     )
     return Sampler(
         _decode(config, options, mesh, params, shapes, own, prefix, group, end_ids),
-        _prefill(config, mesh, params, shapes, prompt),
+        _prefill(config, mesh, params, shapes, prompt, shapes.most_prompts(count, samples)),
         shapes.full,
         own + prefix,
     )
@@ -224,17 +226,17 @@ def _decode(
 
 
 def _prefill(
-    config: ModelConfig, mesh: Mesh, params: PyTree, shapes: Shapes, prompt: int
+    config: ModelConfig, mesh: Mesh, params: PyTree, shapes: Shapes, prompt: int, distinct: int
 ) -> Program:
     width = shapes.slots(prompt - 1)
-    some = shapes.shards * max(1, min(shapes.full, PREFILL_TOKENS // width))
+    some = shapes.shards * prefill_rows(width, distinct)
     tokens = _shape((some, width), jnp.int32, _spread(mesh))
     start = _shape((some,), jnp.int32, _spread(mesh))
     return Program(
         functools.partial(
             device.prefill.lower, params, tokens, start, config=config, mesh=_alone(mesh)
         ),
-        {"weights": params},
+        {"weights": params, "tokens": tokens},
     )
 
 
