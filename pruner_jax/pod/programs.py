@@ -53,6 +53,7 @@ class Learner:
     rows: int  # of a micro-batch, on a device
     micro_batches: int  # of an update
     updates: int  # of a collection
+    chunks: int  # of logits, of a micro-batch
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,6 +64,7 @@ class Sampler:
     prefill: Program
     rows: int  # on a device
     slots: int  # of each
+    fewer: int  # rows once half of them have ended
 
 
 def for_tpu(learn: LearnOptions, sample: SampleOptions) -> tuple[LearnOptions, SampleOptions]:
@@ -97,6 +99,7 @@ def learner(
     sizes = pack.plan(
         collected, spec, options, shards=row_shards(mesh), shares=shares(collected, spec)
     )
+    micro_rows = sizes.rows // row_shards(mesh)
     each = list(updates(collected, spec, seed=0))
     batch, _ = pack.pack(collected.take(each[0]), spec, sizes)
     state = abstract_state(config, optimizer, mesh)
@@ -107,9 +110,11 @@ def learner(
     return Learner(
         Program(functools.partial(update.lower, state, placed, rate), arguments),
         sizes.tokens,
-        sizes.rows // row_shards(mesh),
+        micro_rows,
         int(batch.steps),
         len(each),
+        # As learn.step cuts them.
+        -(-batch.micro.place_RN.shape[-1] // max(1, options.logp_chunk // micro_rows)),
     )
 
 
@@ -177,6 +182,7 @@ def sampler(
         _prefill(config, mesh, params, shapes, prompt, shapes.most_prompts(count, samples)),
         shapes.full,
         own + prefix,
+        shapes.rows(-(-shapes.full // 2)),
     )
 
 
