@@ -27,6 +27,7 @@ from pruner_jax.objective.loss_spec import LossSpec
 from pruner_jax.policy import weights
 from pruner_jax.policy.cache import init_cache
 from pruner_jax.policy.config import ModelConfig
+from pruner_jax.policy.handover import hand_over_layer, hand_over_rest
 from pruner_jax.sample import decode as device
 from pruner_jax.sample.layout import Shapes
 from pruner_jax.sample.options import SampleOptions
@@ -183,6 +184,18 @@ def sampler(
         shapes.full,
         own + prefix,
         shapes.rows(-(-shapes.full // 2)),
+    )
+
+
+def hand_over(config: ModelConfig, params: PyTree, dtype: str, mesh: Mesh) -> tuple[Program, ...]:
+    """How the learner's weights come to the sampler: the program of a layer, and that of the rest.
+    ``params``: shapes and places of the learner's."""
+    rest = {name: x for name, x in params.items() if name != "layers"}
+    given = (config, dtype, _alone(mesh))
+    parts = ((hand_over_layer, (params["layers"], 0)), (hand_over_rest, (rest,)))
+    return tuple(
+        Program(functools.partial(part.lower, *first, *given), {"weights": first[0]})
+        for part, first in parts
     )
 
 

@@ -24,7 +24,7 @@ from pruner_jax.objective.condition import Begin, EndThought
 from pruner_jax.objective.method import Method, Phase, most_kept, needs
 from pruner_jax.pod import chips, programs, roofline
 from pruner_jax.pod.chips import Chip
-from pruner_jax.pod.compiled import compile_program
+from pruner_jax.pod.compiled import Compiled, compile_program
 from pruner_jax.policy import hf
 from pruner_jax.policy.config import ModelConfig
 from pruner_jax.run import traffic
@@ -253,6 +253,8 @@ def sampling(here: Slice, name: str) -> Finding:
     if group > 1:  # until half of the rows have ended
         half = make(count=row_shards(here.mesh) * made.fewer)
         compiled["decode_later"] = compile_program(half.decode)
+    if not writing.teacher:
+        compiled["hand_over"] = _handed_over(here, counted["weights"])
     passing = {}
     if not compiled["decode"].refusal:
         passing = traffic.of_decode(compiled["decode"].text, given["weights"], given["cache"])
@@ -261,6 +263,18 @@ def sampling(here: Slice, name: str) -> Finding:
         arguments = compiled["prefill"].arguments + on_a_device(given["cache"])
         compiled["prefill"] = dataclasses.replace(compiled["prefill"], arguments=arguments)
     return dataclasses.replace(found, compiled=compiled, traffic=passing)
+
+
+def _handed_over(here: Slice, weights: int) -> Compiled:
+    """The larger of both programs that give the sampler its weights, of so many bytes, with all of
+    these as what it makes: what a device holds beside the learner just before the cache is there.
+    (The learner's weights, which it takes, are counted there.)"""
+    dtype = here.settings.sample.dtype
+    made = programs.hand_over(here.config, here.state.params, dtype, here.mesh)
+    found = [compile_program(one) for one in made]
+    refused = [one for one in found if one.refusal]
+    most = max(refused or found, key=lambda one: one.temporaries)
+    return dataclasses.replace(most, arguments=0, results=weights)
 
 
 def shared_by(here: Slice, writing: Writing) -> int:

@@ -88,6 +88,8 @@ def test_the_bytes_that_are_counted_are_those_of_the_compiled_programs(plan):
     cache = counted["cache"] * layers / (layers + 1)  # one is there twice while rows move
     assert sampler["decode"]["arguments"] == pytest.approx(counted["weights"] + cache, rel=0.05)
     assert learner["true_flops"] > learner["update"]["flops"]  # of 2 layers XLA counts one
+    moved = sampler["hand_over"]  # one layer and the table; beside it lies the learner
+    assert moved["results"] == counted["weights"] and moved["temporaries"] < counted["weights"]
     assert found["fits"] and learner["bytes"] > learner["update"]["temporaries"] > 0
 
 
