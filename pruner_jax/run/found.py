@@ -44,8 +44,11 @@ class Finding:
         return self.bytes is not None and self.bytes <= memory
 
     def like(self, other: Finding) -> bool:
-        """Whether both are of the same programs, whatever lies beside them."""
-        return (self.sizes, self.compiled) == (other.sizes, other.compiled)
+        """Whether both are of the same programs, whatever is held beside them."""
+        mine, others = (
+            (one.sizes, one.compiled, one.counted | {"held": 0}) for one in (self, other)
+        )
+        return mine == others
 
     def plain(self, memory: int) -> dict[str, Any]:
         """For JSON."""

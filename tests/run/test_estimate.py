@@ -179,6 +179,8 @@ def test_a_program_that_was_there_before_is_named_only():
         "  3.0 GiB of 15.8 GiB: fits",
     ]
     assert "decode: arguments 1.0 GiB" in telling.told("sample test", other, here, {})
+    teacher = dataclasses.replace(first, counted={"held": GIB, "cache": 2 * GIB})
+    assert "cache 2.0 GiB" in telling.told("sample teacher", teacher, here, {"train": first})
 
 
 def test_the_last_line_says_whether_it_fits_and_what_a_step_takes():
