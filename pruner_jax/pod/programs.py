@@ -174,12 +174,13 @@ def sampler(
     own, prefix = shapes.most_slots(prompt, limit, options.block), 0
     if group > 1:
         own, prefix = shapes.whole(limit), shapes.slots(prompt - 1)
+    seats = _Seats(shapes.full * shapes.shards, own, group, prefix)
     params = _placed(
         weights.abstract(config, options.dtype, stacked=False),
         weights.weight_shardings(config, mesh, DECODE_RULES, stacked=False),
     )
     return Sampler(
-        _decode(config, options, mesh, params, shapes, own, prefix, group, end_ids),
+        _decode(config, options, mesh, params, seats, end_ids),
         _prefill(config, mesh, params, shapes, prompt, shapes.most_prompts(count, samples)),
         shapes.full,
         own + prefix,
@@ -212,27 +213,34 @@ def _whole(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec())
 
 
+@dataclasses.dataclass(frozen=True)
+class _Seats:
+    """Of all devices that decode rows."""
+
+    count: int
+    own: int  # slots of each
+    group: int  # of neighbours that share the first slots, 1: none do
+    prefix: int  # how many these are
+
+
 def _decode(
     config: ModelConfig,
     options: SampleOptions,
     mesh: Mesh,
     params: PyTree,
-    shapes: Shapes,
-    own: int,
-    prefix_slots: int,
-    group: int,
+    seats: _Seats,
     end_ids: tuple[int, ...],
 ) -> Program:
-    seats, dtype = shapes.full * shapes.shards, jnp.dtype(options.dtype)
+    dtype = jnp.dtype(options.dtype)
 
     def cache(rows: int, slots: int) -> PyTree:
         layers = jax.eval_shape(lambda: init_cache(config, rows, slots, dtype).layers)
         return jax.tree.map(lambda x: _shape(x.shape, x.dtype, device.cache_place(mesh)), layers)
 
-    layers = cache(seats, own)
-    prefix = cache(seats // group, prefix_slots) if prefix_slots else None
-    rows = _rows(seats, _spread(mesh))
-    slot_s = _shape((shapes.shards,), jnp.int32, _spread(mesh))
+    layers = cache(seats.count, seats.own)
+    prefix = cache(seats.count // seats.group, seats.prefix) if seats.prefix else None
+    rows = _rows(seats.count, _spread(mesh))
+    slot_s = _shape((row_shards(mesh),), jnp.int32, _spread(mesh))
     limits = _shape((2,), jnp.int32, _whole(mesh))
     key = _shape((), jax.eval_shape(lambda: jax.random.key(0)).dtype, _whole(mesh))
     picking = Picking(options.temperature, options.top_k, options.top_p, options.min_p)

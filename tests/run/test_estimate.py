@@ -108,7 +108,7 @@ def test_what_selection_leaves_is_learnt_from_and_what_a_draw_once_takes_is_all_
 
 
 @pytest.mark.parametrize(
-    ("name", "kept"), [("dpo_shortest", 2), ("sft_shortest", 2), ("rational_metareasoning", 1)]
+    ("name", "kept"), [("dpo_shortest", 4), ("sft_shortest", 2), ("rational_metareasoning", 1)]
 )
 def test_how_many_rows_of_a_problem_are_kept_at_most(collected, name, kept):
     found = collected(f"--method.name={name}", "--problems.train_limit=512")

@@ -98,11 +98,18 @@ def test_what_the_samples_of_a_prompt_begin_with_is_read_once(samples, places):
     assert stats.slot_steps == 16 * per_step
 
 
-@pytest.mark.parametrize("rows, most", [(16, 8), (4, 2), (1, 1)])
-def test_the_largest_prefill_is_known_beforehand(monkeypatch, rows, most):
+@pytest.mark.parametrize(
+    "changes, most",
+    [
+        ({}, 8),
+        ({"rows": 8, "refill": 1.0, "slot_multiple": 4, "slot_growth": 1.0}, 4),
+        ({"rows": 1}, 1),
+    ],
+)
+def test_the_largest_prefill_is_known_beforehand(monkeypatch, changes, most):
     """Prompts that one program reads, as a plan has them."""
     sizes = {"count": 15, "samples": 3, "prompt": 14, "limit": LIMIT, "end_ids": END}
-    options = dataclasses.replace(small.OPTIONS, rows=rows, dtype="float32")
+    options = dataclasses.replace(small.OPTIONS, **changes, dtype="float32")
     mesh = make_mesh(1, 1, 1, jax.devices()[:1])
     planned = programs.sampler(small.CONFIG, options, mesh, **sizes)
     seen, read = [], device.prefill
@@ -112,7 +119,7 @@ def test_the_largest_prefill_is_known_beforehand(monkeypatch, rows, most):
         return read(params, tokens, *rest, **named)
 
     monkeypatch.setattr(device, "prefill", prefill)
-    run(rows=rows)
+    run(**changes)
     assert max(seen) == planned.prefill.arguments["tokens"].shape == (most, 16)
 
 
