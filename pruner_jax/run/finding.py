@@ -219,7 +219,7 @@ def learning(here: Slice, phase: Phase) -> Finding:
 def sampling(here: Slice, name: str) -> Finding:
     """A model that writes (`Slice.writings`), and what lies beside it."""
     settings, memory = here.settings, here.chip.memory
-    writing = here.writings.get(name) or here.writings["teacher"]  # it may write all of train
+    writing = here.writings.get(name) or next(iter(here.writings.values()))  # a teacher, of train
     config, rows = here.config_of(writing), writing.rows
     group = shared_by(here, writing)
     make = functools.partial(
@@ -240,41 +240,46 @@ def sampling(here: Slice, name: str) -> Finding:
         "weights": sampler_bytes(engine, here.mesh),
         "cache": engine.cache_bytes(writing.limit, settings.prompt_tokens, made.rows),
     }
-    sizes = {"rows": made.rows, "slots": made.slots} | (
-        {"share_a_prompt": group} if group > 1 else {}
-    )
+    sizes = {"rows": made.rows, "slots": made.slots}
+    sizes |= {"share_a_prompt": group} if group > 1 else {}
     given, tensor = made.decode.arguments, here.mesh.shape["tensor"]
     flops = roofline.decode_flops(config, made.rows, made.slots) / tensor
     least = traffic.least(given["weights"], given["cache"])
     found = Finding(counted, held, sizes, {}, flops, least)
     if settings.dry_run or sum(counted.values()) > memory:
         return found
-    compiled = {"decode": compile_program(made.decode), "prefill": compile_program(made.prefill)}
-    if group > 1:  # until half of the rows have ended
-        half = make(count=row_shards(here.mesh) * made.fewer)
-        compiled["decode_later"] = compile_program(half.decode)
+    # Samples share their prompt until half of the rows have ended.
+    later = make(count=row_shards(here.mesh) * made.fewer) if group > 1 else None
+    compiled = _compiled(made, later)
     if not writing.teacher:
         compiled["hand_over"] = _handed_over(here, counted["weights"])
     passing = {}
     if not compiled["decode"].refusal:
         passing = traffic.of_decode(compiled["decode"].text, given["weights"], given["cache"])
-    # The cache is there while prompts are read, though their program does not see it.
-    if not compiled["prefill"].refusal:
-        arguments = compiled["prefill"].arguments + on_a_device(given["cache"])
-        compiled["prefill"] = dataclasses.replace(compiled["prefill"], arguments=arguments)
     return dataclasses.replace(found, compiled=compiled, traffic=passing)
 
 
+def _compiled(made: programs.Sampler, later: programs.Sampler | None) -> dict[str, Compiled]:
+    """The programs of a sampler, and the decode block of what becomes of it ``later``."""
+    compiled = {"decode": compile_program(made.decode), "prefill": compile_program(made.prefill)}
+    if later is not None:
+        compiled["decode_later"] = compile_program(later.decode)
+    # The cache is there while prompts are read, though their program does not see it.
+    if not compiled["prefill"].refusal:
+        arguments = compiled["prefill"].arguments + on_a_device(made.decode.arguments["cache"])
+        compiled["prefill"] = dataclasses.replace(compiled["prefill"], arguments=arguments)
+    return compiled
+
+
 def _handed_over(here: Slice, weights: int) -> Compiled:
-    """The larger of both programs that give the sampler its weights, of so many bytes, with all of
-    these as what it makes: what a device holds beside the learner just before the cache is there.
-    (The learner's weights, which it takes, are counted there.)"""
+    """Of the programs that give the sampler its weights, so many bytes in all, the one beside which
+    the most lies: that of a layer beside all of them, that of the rest, which comes first, beside
+    nothing. (The learner's weights, which they take, are counted with it.)"""
     dtype = here.settings.sample.dtype
     made = programs.hand_over(here.config, here.state.params, dtype, here.mesh)
-    found = [compile_program(one) for one in made]
-    refused = [one for one in found if one.refusal]
-    most = max(refused or found, key=lambda one: one.temporaries)
-    return dataclasses.replace(most, arguments=0, results=weights)
+    layer, rest = (dataclasses.replace(compile_program(one), arguments=0) for one in made)
+    layer = dataclasses.replace(layer, results=weights)
+    return max(layer, rest, key=lambda one: (one.refusal is not None, one.bytes))
 
 
 def shared_by(here: Slice, writing: Writing) -> int:

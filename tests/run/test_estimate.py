@@ -13,7 +13,7 @@ from pruner_jax.pod import chips, programs, roofline
 from pruner_jax.pod.compiled import Compiled
 from pruner_jax.policy.config import from_hf
 from pruner_jax.report.words import brief
-from pruner_jax.run import estimate, telling
+from pruner_jax.run import estimate, finding, telling
 from pruner_jax.run.finding import Slice, learning, sampling, shared_by
 from pruner_jax.run.found import Finding
 
@@ -35,7 +35,7 @@ SAMPLER = Finding({}, 0, {"rows": 8, "slots": 384}, {}, flops=1e6, least=7 * 10*
 LEARNER = Finding({}, 0, {"updates": 2, "micro_batches": 3}, {})
 
 
-def slice_of(*words, folder=None):
+def slice_of(*words):
     words = [
         "--model=m",
         "--out=o",
@@ -129,6 +129,15 @@ def test_of_a_set_that_nobody_has_read_the_times_are_not_known():
     assert learning(known, known.training[0]).sizes["updates"] == 64 * 2 // 32
 
 
+def test_the_sampler_gets_its_weights_beside_the_learner(monkeypatch):
+    here, GIB = slice_of("--method.name=grpo"), 1 << 30
+    made = [Compiled(1.0, None, 9 * GIB, GIB, 2 * GIB), Compiled(1.0, None, GIB, 3 * GIB, 4 * GIB)]
+    for weights, most in ((6 * GIB, 8 * GIB), (4 * GIB, 7 * GIB)):  # after the last layer; the rest
+        compiled = iter(made)
+        monkeypatch.setattr(finding, "compile_program", lambda one, left=compiled: next(left))
+        assert finding._handed_over(here, weights).bytes == most
+
+
 def test_a_phase_samples_in_its_own_way_and_a_teacher_is_counted(tmp_path):
     here = slice_of("--method.name=o1_pruner")
     assert here.writings["train"].sampling == {"temperature": 0.5, "top_p": 0.8}
@@ -140,8 +149,8 @@ def test_a_phase_samples_in_its_own_way_and_a_teacher_is_counted(tmp_path):
     found, own = sampling(here, "teacher").counted, sampling(here, "monitor").counted
     assert found["weights"] > 2 * own["weights"] and found["cache"] == 3 * own["cache"]  # 9 : 3
     assert sampling(here, "train").counted == found  # all that is written of that set
-    file = slice_of("--method.name=pad", "--teacher.file=t.jsonl")
-    assert list(file.writings) == ["monitor", "test"]
+    read = slice_of("--method.name=pad", "--teacher.file=t.jsonl")
+    assert list(read.writings) == ["monitor", "test"]
 
 
 def test_what_is_not_planned_is_said():
