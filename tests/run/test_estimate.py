@@ -13,7 +13,7 @@ from pruner_jax.pod import chips, programs, roofline
 from pruner_jax.pod.compiled import Compiled
 from pruner_jax.policy.config import from_hf
 from pruner_jax.report.words import brief
-from pruner_jax.run import estimate, finding, telling
+from pruner_jax.run import estimate, finding, telling, traffic
 from pruner_jax.run.finding import Slice, learning, sampling, shared_by
 from pruner_jax.run.found import Finding
 
@@ -79,6 +79,23 @@ def test_a_decode_step_reads_what_was_compiled_or_the_least():
     assert estimate.decode_seconds(here, shared) == pytest.approx(0.01 + 0.005)
     busy = dataclasses.replace(SAMPLER, flops=4e11)
     assert estimate.decode_seconds(here, busy) == pytest.approx(1.0)
+
+
+def test_bytes_between_chips_are_those_of_all_rounds():
+    found = [
+        {"kind": "all-gather", "where": "each update", "bytes": 5, "count": 1},
+        {"kind": "all-reduce", "where": "each micro-batch, each layer backward", "bytes": 7},
+        {
+            "kind": "all-gather",
+            "where": "each micro-batch, each chunk of logits forward",
+            "bytes": 2,
+        },
+    ]
+    rounds = {"micro-batch": 3, "layer": 4, "chunk": 2}
+    passed = traffic._passed(found, rounds)
+    assert passed == 5 + 3 * 4 * 2 * 7 + 3 * 2 * 2
+    said = traffic.said({"collectives": found[:1], "collective_bytes": passed}, 1e6)
+    assert said[0] == "collectives: small ones only" and "0.19 ms over the links" in said[1]
 
 
 def test_draws_in_place_of_others_are_not_learnt_from(collected):
