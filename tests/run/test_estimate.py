@@ -95,7 +95,7 @@ def test_bytes_between_chips_are_those_of_all_rounds():
     passed = traffic._passed(found, rounds)
     assert passed == 5 + 3 * 4 * 2 * 7 + 3 * 2 * 2
     said = traffic.said({"collectives": found[:1], "collective_bytes": passed}, 1e6)
-    assert said[0] == "collectives: small ones only" and "0.19 ms over the links" in said[1]
+    assert said[0] == "collectives: small ones only" and "0.18 ms over the links" in said[1]
 
 
 def test_draws_in_place_of_others_are_not_learnt_from(collected):
