@@ -300,7 +300,7 @@ class PruneConfig:
 class PlanConfig(PruneConfig):
     """Compile the programs of a prune run for a TPU slice that nobody needs to have."""
 
-    topology: str
+    topology: str = ""
     """The slice: v5e:4x4, v6e:2x4, v5p:2x2x4 and so on; of a wrong one the right ones are named."""
 
     prompt_tokens: int = 512

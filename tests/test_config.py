@@ -16,7 +16,7 @@ from pruner_jax.config import (
     load,
     plain,
 )
-from pruner_jax.run.planned import plan
+from pruner_jax.run.planned import runs_of
 
 CONFIGS = pathlib.Path(__file__).parents[1] / "configs"
 
@@ -246,7 +246,7 @@ def test_every_shipped_config_is_valid_and_tells_its_story(path, monkeypatch):
     monkeypatch.chdir(CONFIGS.parent)  # a comparison names the file of its base
     settings = shipped(path)
     if isinstance(settings, CompareConfig):
-        runs = [run.settings for run in plan(settings)]
+        runs = [run.settings for run in runs_of(settings)]
         assert len(runs) >= len(settings.entries) * len(settings.seeds)
     else:
         runs = [settings] if isinstance(settings, PruneConfig) else []

@@ -12,13 +12,13 @@ from collections.abc import Collection, Mapping
 from typing import Any, Literal
 
 from pruner_jax.objective import slots
-from pruner_jax.objective.advantage import Advantage, Boost, Clip, Guard, Uniform, Whiten
+from pruner_jax.objective.advantage import Advantage, Boost, Clip, Guard, Pairs, Uniform, Whiten
 from pruner_jax.objective.condition import Condition
 from pruner_jax.objective.credit import Broadcast, Credit
 from pruner_jax.objective.length import Length
 from pruner_jax.objective.loss_spec import LossSpec
 from pruner_jax.objective.merge import Merge
-from pruner_jax.objective.selection import Select
+from pruner_jax.objective.selection import Select, TopK
 from pruner_jax.objective.shape import Finish, Shape
 from pruner_jax.objective.task import Outcome, Task
 
@@ -224,6 +224,15 @@ class Method:
                     f"method {self.name!r}, phase {phase.name!r}: {needs(phase)['reference'][0]} "
                     f"needs a reference table; give it {OFFERS['reference']}"
                 )
+
+
+def most_kept(phase: Phase) -> int:
+    """The most rows of a problem that reach the learner, as far as selection says it by a number;
+    what shapes and verdicts do to them is not known before."""
+    steps = (*phase.select, *phase.adjust)
+    best = [step.k for step in steps if isinstance(step, TopK) and isinstance(step.k, int)]
+    pairs = [2 * phase.advantage.count] if isinstance(phase.advantage, Pairs) else []
+    return min([phase.collect.samples, *best, *pairs])
 
 
 def needs(phase: Phase) -> dict[str, list[str]]:

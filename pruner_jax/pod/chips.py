@@ -73,14 +73,23 @@ def find(topology: str) -> Chip:
     """
     name, _, layout = topology.partition(":")
     chip = next((chip for chip in CHIPS if chip.name == name), None)
-    if chip is None:
-        known = "; ".join(", ".join(chip.slices()) for chip in CHIPS)
-        raise ValueError(f"topology is {topology!r}, whose chip is not known; allowed: {known}")
-    if layout not in chip.layouts:
-        raise ValueError(
-            f"topology is {topology!r}; the slices of that chip are {', '.join(chip.slices())}"
-        )
-    return chip
+    if chip is not None and layout in chip.layouts:
+        return chip
+    said = f"topology is {topology!r}" if topology else "topology is missing (--topology=v5e:4x4)"
+    if meant := _of_cloud(topology):
+        said += f"; you mean {meant}"
+    known = CHIPS if chip is None else (chip,)
+    raise ValueError(f"{said}; allowed: {'; '.join(', '.join(c.slices()) for c in known)}")
+
+
+def _of_cloud(name: str) -> str | None:
+    """The slice that Google Cloud calls by an accelerator type, such as v5litepod-16; of v4 and v5p
+    that counts cores, two of a chip."""
+    kind, _, count = name.partition("-")
+    kind = {"v5litepod": "v5e"}.get(kind, kind)
+    cores = 2 if kind in ("v4", "v5p") else 1
+    slices = [s for chip in CHIPS if chip.name == kind for s in chip.slices()]
+    return next((s for s in slices if str(size(s) * cores) == count), None)
 
 
 def size(topology: str) -> int:

@@ -27,11 +27,12 @@ from pruner_jax.objective.loss_spec import LossSpec
 from pruner_jax.policy import weights
 from pruner_jax.policy.cache import init_cache
 from pruner_jax.policy.config import ModelConfig
+from pruner_jax.policy.handover import hand_over_layer, hand_over_rest
 from pruner_jax.sample import decode as device
 from pruner_jax.sample.layout import Shapes
 from pruner_jax.sample.options import SampleOptions
 from pruner_jax.sample.pick import Picking
-from pruner_jax.sample.sampler import PREFILL_TOKENS, shapes_of
+from pruner_jax.sample.sampler import prefill_rows, shapes_of
 
 PyTree = Any
 
@@ -53,6 +54,7 @@ class Learner:
     rows: int  # of a micro-batch, on a device
     micro_batches: int  # of an update
     updates: int  # of a collection
+    chunks: int  # of logits, of a micro-batch
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,6 +65,7 @@ class Sampler:
     prefill: Program
     rows: int  # on a device
     slots: int  # of each
+    fewer: int  # rows once half of them have ended
 
 
 def for_tpu(learn: LearnOptions, sample: SampleOptions) -> tuple[LearnOptions, SampleOptions]:
@@ -97,6 +100,7 @@ def learner(
     sizes = pack.plan(
         collected, spec, options, shards=row_shards(mesh), shares=shares(collected, spec)
     )
+    micro_rows = sizes.rows // row_shards(mesh)
     each = list(updates(collected, spec, seed=0))
     batch, _ = pack.pack(collected.take(each[0]), spec, sizes)
     state = abstract_state(config, optimizer, mesh)
@@ -107,9 +111,11 @@ def learner(
     return Learner(
         Program(functools.partial(update.lower, state, placed, rate), arguments),
         sizes.tokens,
-        sizes.rows // row_shards(mesh),
+        micro_rows,
         int(batch.steps),
         len(each),
+        # As learn.step cuts them.
+        -(-batch.micro.place_RN.shape[-1] // max(1, options.logp_chunk // micro_rows)),
     )
 
 
@@ -143,9 +149,10 @@ def sampler(
     prompt: int,
     limit: int,
     end_ids: tuple[int, ...],
+    samples: int = 1,
     group: int = 1,
 ) -> Sampler:
-    """The decode block with its cache at its largest, and a prefill of prompts.
+    """The decode block with its cache at its largest, and the largest prefill of prompts.
 
     Args:
       config: of the model.
@@ -155,6 +162,7 @@ def sampler(
       prompt: tokens of a prompt.
       limit: tokens of a response.
       end_ids: tokens that end a response.
+      samples: rows of a prompt.
       group: samples of a prompt that share its slots, 1: none do.
 
     Raises:
@@ -166,15 +174,29 @@ def sampler(
     own, prefix = shapes.most_slots(prompt, limit, options.block), 0
     if group > 1:
         own, prefix = shapes.whole(limit), shapes.slots(prompt - 1)
+    seats = _Seats(shapes.full * shapes.shards, own, group, prefix)
     params = _placed(
         weights.abstract(config, options.dtype, stacked=False),
         weights.weight_shardings(config, mesh, DECODE_RULES, stacked=False),
     )
     return Sampler(
-        _decode(config, options, mesh, params, shapes, own, prefix, group, end_ids),
-        _prefill(config, mesh, params, shapes, prompt),
+        _decode(config, options, mesh, params, seats, end_ids),
+        _prefill(config, mesh, params, shapes, prompt, shapes.most_prompts(count, samples)),
         shapes.full,
         own + prefix,
+        shapes.rows(-(-shapes.full // 2)),
+    )
+
+
+def hand_over(config: ModelConfig, params: PyTree, dtype: str, mesh: Mesh) -> tuple[Program, ...]:
+    """How the learner's weights come to the sampler: the program of a layer, and that of the rest.
+    ``params``: shapes and places of the learner's."""
+    rest = {name: x for name, x in params.items() if name != "layers"}
+    given = (config, dtype, _alone(mesh))
+    parts = ((hand_over_layer, (params["layers"], 0)), (hand_over_rest, (rest,)))
+    return tuple(
+        Program(functools.partial(part.lower, *first, *given), {"weights": first[0]})
+        for part, first in parts
     )
 
 
@@ -191,27 +213,34 @@ def _whole(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec())
 
 
+@dataclasses.dataclass(frozen=True)
+class _Seats:
+    """Of all devices that decode rows."""
+
+    count: int
+    own: int  # slots of each
+    group: int  # of neighbours that share the first slots, 1: none do
+    prefix: int  # how many these are
+
+
 def _decode(
     config: ModelConfig,
     options: SampleOptions,
     mesh: Mesh,
     params: PyTree,
-    shapes: Shapes,
-    own: int,
-    prefix_slots: int,
-    group: int,
+    seats: _Seats,
     end_ids: tuple[int, ...],
 ) -> Program:
-    seats, dtype = shapes.full * shapes.shards, jnp.dtype(options.dtype)
+    dtype = jnp.dtype(options.dtype)
 
     def cache(rows: int, slots: int) -> PyTree:
         layers = jax.eval_shape(lambda: init_cache(config, rows, slots, dtype).layers)
         return jax.tree.map(lambda x: _shape(x.shape, x.dtype, device.cache_place(mesh)), layers)
 
-    layers = cache(seats, own)
-    prefix = cache(seats // group, prefix_slots) if prefix_slots else None
-    rows = _rows(seats, _spread(mesh))
-    slot_s = _shape((shapes.shards,), jnp.int32, _spread(mesh))
+    layers = cache(seats.count, seats.own)
+    prefix = cache(seats.count // seats.group, seats.prefix) if seats.prefix else None
+    rows = _rows(seats.count, _spread(mesh))
+    slot_s = _shape((row_shards(mesh),), jnp.int32, _spread(mesh))
     limits = _shape((2,), jnp.int32, _whole(mesh))
     key = _shape((), jax.eval_shape(lambda: jax.random.key(0)).dtype, _whole(mesh))
     picking = Picking(options.temperature, options.top_k, options.top_p, options.min_p)
@@ -224,17 +253,17 @@ def _decode(
 
 
 def _prefill(
-    config: ModelConfig, mesh: Mesh, params: PyTree, shapes: Shapes, prompt: int
+    config: ModelConfig, mesh: Mesh, params: PyTree, shapes: Shapes, prompt: int, distinct: int
 ) -> Program:
     width = shapes.slots(prompt - 1)
-    some = shapes.shards * max(1, min(shapes.full, PREFILL_TOKENS // width))
+    some = shapes.shards * prefill_rows(width, distinct)
     tokens = _shape((some, width), jnp.int32, _spread(mesh))
     start = _shape((some,), jnp.int32, _spread(mesh))
     return Program(
         functools.partial(
             device.prefill.lower, params, tokens, start, config=config, mesh=_alone(mesh)
         ),
-        {"weights": params},
+        {"weights": params, "tokens": tokens},
     )
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Mapping
 
 import jax
 
@@ -69,7 +70,24 @@ def learn_flops(config: ModelConfig, prompt: int, response: int) -> float:
     return 3 * (2 * size.body * length + 2 * size.vocabulary * response + size.attention * pairs)
 
 
-def gather_seconds(chip: Chip, parameters: int, fsdp: int) -> float:
-    """Of the traffic of a micro-batch of which weights lie split over so many devices: gathered for
-    the forward and the backward pass, gradients reduced, in bfloat16."""
-    return 3 * 2 * parameters * (fsdp - 1) / fsdp / (chip.links / 2)
+def gather_seconds(chip: Chip, parameters: int, mesh: Mapping[str, int]) -> float:
+    """Of the traffic of a micro-batch of which each device has its part of the weights: those along
+    ``fsdp`` gather it for the forward and the backward pass and reduce gradients, in bfloat16."""
+    fsdp, own = mesh["fsdp"], parameters / mesh["tensor"]
+    return 3 * 2 * own * (fsdp - 1) / fsdp / (chip.links / 2)
+
+
+def sum_seconds(chip: Chip, parameters: int, mesh: Mapping[str, int]) -> float:
+    """Of the sum of float32 gradients over the replicas (``data``): of the part that each device
+    has, reduced and given to all again."""
+    data, own = mesh["data"], parameters / mesh["tensor"] / mesh["fsdp"]
+    return 2 * 4 * own * (data - 1) / data / (chip.links / 2)
+
+
+def update_seconds(
+    chip: Chip, parameters: int, mesh: Mapping[str, int], micro_batches: int, *, together: bool
+) -> float:
+    """Of the traffic of an update, at least. Replicas sum once, at its end; where they work
+    ``together`` (preference pairs), at every micro-batch."""
+    gathered = micro_batches * gather_seconds(chip, parameters, mesh)
+    return gathered + (micro_batches if together else 1) * sum_seconds(chip, parameters, mesh)

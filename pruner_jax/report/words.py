@@ -47,6 +47,11 @@ def duration(seconds: float) -> str:
     return f"{whole // 86400} d {whole % 86400 // 3600:02d} h"
 
 
+def brief(seconds: float) -> str:
+    """A duration that may be less than a tenth of a second: 0.94 ms, 34 ms, 12 s."""
+    return duration(seconds) if seconds >= 0.095 else f"{1e3 * seconds:.2g} ms"
+
+
 def tick_labels(values: Sequence[float], percents: bool = False) -> list[str]:
     """The values with as many decimals as tell them exactly, the same for all; or as per cents."""
     scaled = [100 * v if percents else v for v in values]

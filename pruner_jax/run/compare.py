@@ -30,7 +30,7 @@ from pruner_jax.report.frontier import frontier
 from pruner_jax.report.progress import Progress
 from pruner_jax.report.words import duration
 from pruner_jax.run.interrupts import Interrupts
-from pruner_jax.run.planned import Run, plan
+from pruner_jax.run.planned import Run, runs_of
 from pruner_jax.run.played import Played, read
 from pruner_jax.run.processors import stay_with_one
 from pruner_jax.run.prune import prune
@@ -59,7 +59,7 @@ def compare(settings: CompareConfig) -> dict[str, Any]:
     local(settings.out, "out")
     # The runs are checked in this process and may be played in others: all on one device.
     stay_with_one()
-    runs = plan(settings)
+    runs = runs_of(settings)
     for run in runs:
         refuse("compare", run.settings.pod)
     if settings.workers > 1 and jax.default_backend() != "cpu":

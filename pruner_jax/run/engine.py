@@ -19,12 +19,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from pruner_jax import text
-from pruner_jax.mesh import DECODE_RULES, LEARN_RULES, ROWS, local_mesh, on_this_process
+from pruner_jax.mesh import ROWS, local_mesh, on_this_process
 from pruner_jax.pod.start import MANY
 from pruner_jax.pod.together import ALONE, Pod
 from pruner_jax.policy.config import ModelConfig
 from pruner_jax.policy.handle import Policy
-from pruner_jax.policy.weights import unstack, weight_shardings
+from pruner_jax.policy.handover import hand_over
 from pruner_jax.problems.options import ProblemsOptions
 from pruner_jax.run.clock import Clock
 from pruner_jax.run.environment import environment
@@ -122,7 +122,7 @@ class Engine:
 
     def decode_params(self, params: PyTree) -> PyTree:
         """The sampler's form of the learner's parameters: cast, a list of layers."""
-        params = _decode_params(params, self.config, self.dtype, self.everywhere)
+        params = hand_over(params, self.config, self.dtype, self.everywhere)
         return jax.tree.map(on_this_process, params)
 
     @property
@@ -302,19 +302,3 @@ class Engine:
     def opened(self, prompts: Prompts) -> np.ndarray:
         """Which prompts open the thought themselves, bool [P]."""
         return np.array([text.opens_thought(prompt, self.text) for prompt in prompts.text], bool)
-
-
-@jax.jit(static_argnames=("config", "dtype", "mesh"))
-def _decode_params(
-    params: PyTree, config: ModelConfig, dtype: str, mesh: jax.sharding.Mesh | None
-) -> PyTree:
-    """From one layout to the other in one program: every device casts the shards that it has, and
-    what it gathers from others has half the bytes."""
-    cast = jax.tree.map(lambda x: x.astype(dtype), params)
-    if mesh is None:
-        return unstack(cast, cast["embed"].dtype)
-    # Both places are said: with the second alone the compiler may gather first and cast then.
-    here = weight_shardings(config, mesh, LEARN_RULES)
-    there = weight_shardings(config, mesh, DECODE_RULES, stacked=False)
-    cast = jax.lax.with_sharding_constraint(cast, here)
-    return jax.lax.with_sharding_constraint(unstack(cast, cast["embed"].dtype), there)

@@ -1,15 +1,15 @@
 """A run's programs on a TPU slice, compiled or only counted, and what lies on a device meanwhile.
 
 `prepare` checks the settings of a plan; `learning` finds out about the update of a phase,
-`sampling` about the sampler of a set of problems, both as a run would make them from the same
-settings. Left out: a force hook's part of the decode loop, and a teacher.
+`sampling` about a model that writes, both as a run would make them from the same settings. What is
+left out, `Slice.not_planned` says.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import functools
-from typing import Any
+import math
 
 import optax
 from jax.sharding import Mesh
@@ -19,8 +19,10 @@ from pruner_jax.config import PlanConfig
 from pruner_jax.learn.optimizer import make_optimizer
 from pruner_jax.learn.step import LearnState, abstract_state, row_shards
 from pruner_jax.mesh import make_mesh
-from pruner_jax.objective.method import Method, Phase
-from pruner_jax.pod import chips, programs
+from pruner_jax.objective import slots
+from pruner_jax.objective.condition import Begin, EndThought
+from pruner_jax.objective.method import Method, Phase, most_kept, needs
+from pruner_jax.pod import chips, programs, roofline
 from pruner_jax.pod.chips import Chip
 from pruner_jax.pod.compiled import Compiled, compile_program
 from pruner_jax.policy import hf
@@ -28,10 +30,12 @@ from pruner_jax.policy.config import ModelConfig
 from pruner_jax.run import traffic
 from pruner_jax.run.checks import cap, check_method, check_settings, collection_limit, problems_of
 from pruner_jax.run.engine import Engine
-from pruner_jax.run.memory import on_a_device, sampler_bytes
-from pruner_jax.sample.options import SampleOptions
+from pruner_jax.run.found import Finding
+from pruner_jax.run.memory import Writing, on_a_device, sampler_bytes, writings
+from pruner_jax.sample.sampler import shapes_of
 
 SETS = ("train", "monitor", "test")
+UNKNOWN = 1 << 40  # problems of a set that nobody has read: more than there are seats
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,6 +70,55 @@ class Slice:
             found["reference"] = found["weights"]
         return found
 
+    @functools.cached_property
+    def writings(self) -> dict[str, Writing]:
+        """What models write in the run, as the run counts it; of a set that nobody has read the
+        rows take every seat."""
+        problems = {"train": self.settings.problems.train_limit}
+        for name in ("monitor", "test"):
+            given = getattr(self.settings, name).problems
+            problems[name] = given or getattr(self.settings.problems, f"{name}_limit")
+        known = {name: UNKNOWN if n is None else n for name, n in problems.items()}
+        return writings(self.settings, self.method, known)
+
+    def problems(self, phase: Phase) -> int | None:
+        """Of a collection of a phase; None: as many as there are, which is not known."""
+        limit = self.settings.problems.train_limit
+        found = problems_of(phase, self.settings, UNKNOWN if limit is None else limit)
+        return None if found == UNKNOWN else found
+
+    def learnt(self, phase: Phase) -> int:
+        """Rows of a collection that reach the learner, at most; those of an update, or one for each
+        seat, while their number is not known."""
+        problems = self.problems(phase)
+        if problems is not None:
+            return problems * most_kept(phase)
+        return phase.loss.update_rows or self.settings.sample.rows * row_shards(self.mesh)
+
+    def not_planned(self) -> list[str]:
+        """What the run does beside, of which a plan says nothing."""
+        found = [f"the expander's answers ({self.settings.expander.model})"]
+        found = found if self.settings.expander.model else []
+        for phase in self.method.phases:
+            walked = [slot for _, slot in slots.walk(phase)]
+            if any(isinstance(s, Begin | EndThought) and s.text is not None for s in walked):
+                found.append(f"what phase {phase.name} writes in the policy's place (a force hook)")
+            if phase.shape:
+                kinds = ", ".join(slots.kind_of(type(step)) for step in phase.shape)
+                found.append(f"what phase {phase.name} makes of its rows ({kinds})")
+            if "answers" in needs(phase):
+                found.append(f"the likelihoods of answers that phase {phase.name} asks for")
+            if phase.collect.keep:
+                found.append(f"rows of earlier collections, which phase {phase.name} learns again")
+        for name in ("monitor", "test"):
+            if getattr(self.settings, name).thinking_budget is not None:
+                found.append(f"the end of thoughts in the {name} set (a force hook)")
+        return found
+
+    def config_of(self, writing: Writing) -> ModelConfig:
+        """Of the model that writes."""
+        return _describe_model(self.settings.teacher.model) if writing.teacher else self.config
+
     def engine(self, config: ModelConfig) -> Engine:
         """What counts a sampler's bytes."""
         return Engine(
@@ -83,47 +136,6 @@ class Slice:
         )
 
 
-@dataclasses.dataclass(frozen=True)
-class Finding:
-    """A program, and what lies on a device while it runs, in bytes."""
-
-    counted: dict[str, int]  # what is known without a compiler, by what it is
-    beside: int  # of that, what the program itself does not see
-    sizes: dict[str, int]
-    compiled: dict[str, Compiled]  # by name; empty: not compiled
-    traffic: dict[str, Any] = dataclasses.field(default_factory=dict)
-
-    @property
-    def refusal(self) -> str | None:
-        """Why the compiler would not, if so."""
-        return next((c.refusal for c in self.compiled.values() if c.refusal), None)
-
-    @property
-    def bytes(self) -> int | None:
-        """The most that lies there at a time; at least, while nothing is compiled."""
-        if self.refusal:
-            return None
-        least = sum(self.counted.values())
-        return max([least, *(self.beside + c.bytes for c in self.compiled.values())])
-
-    def fits(self, memory: int) -> bool:
-        """Whether it does, as far as it is known."""
-        return self.bytes is not None and self.bytes <= memory
-
-    def plain(self, memory: int) -> dict[str, Any]:
-        """For JSON."""
-        found = {
-            **self.sizes,
-            "counted_bytes": self.counted,
-            "bytes": self.bytes,
-            "fits": self.fits(memory),
-        }
-        for name, one in self.compiled.items():
-            values = {k: v for k, v in dataclasses.asdict(one).items() if k != "text"}
-            found[name] = values | {"bytes": None if one.refusal else one.bytes}
-        return found | self.traffic
-
-
 def prepare(settings: PlanConfig) -> Slice:
     """Everything a plan needs, checked."""
     method = methods.build(methods.MethodOptions.of(settings.method))
@@ -134,9 +146,10 @@ def prepare(settings: PlanConfig) -> Slice:
     for name in SETS:
         if settings.prompt_tokens + limit_of(settings, name) > config.context:
             raise ValueError(
-                f"prompt_tokens is {settings.prompt_tokens} and the {name} limit "
-                f"{limit_of(settings, name)}, more than the model's context of {config.context}; "
-                "lower one of them"
+                f"prompt_tokens is {settings.prompt_tokens} (512 if it is not said) and the {name} "
+                f"limit {limit_of(settings, name)}, more than the model's context of "
+                f"{config.context}; lower one of them: --prompt_tokens=N to the length of the "
+                "longest prompt, or the limit"
             )
     options = settings.mesh
     devices = chips.devices(settings.topology)
@@ -169,30 +182,22 @@ def limit_of(settings: PlanConfig, name: str) -> int:
 # -- the programs ----------------------------------------------------------------------------------
 
 
-def rows_of(here: Slice, phase: Phase) -> int:
-    """Rows of a collection of a phase; of the training set ``rounds.prompts`` problems count."""
-    problems = problems_of(phase, here.settings, here.settings.rounds.prompts)
-    return problems * phase.collect.samples * (1 + phase.collect.extra_draws)
-
-
 def learning(here: Slice, phase: Phase) -> Finding:
     """The update of a phase, and what lies beside it."""
-    settings = here.settings
+    settings, rows, limit = here.settings, here.learnt(phase), limit_of(here.settings, "train")
     made = programs.learner(
         here.config,
         phase.loss,
         settings.learn,
         here.optimizer,
         here.mesh,
-        rows=rows_of(here, phase) // (1 + phase.collect.extra_draws),
+        rows=rows,
         prompt=settings.prompt_tokens,
-        limit=limit_of(settings, "train"),
+        limit=limit,
     )
-    beside = here.held.get("reference", 0) + _second_bytes(here)
+    second = _second_bytes(here)
     counted = here.held | {"batch": on_a_device(made.program.arguments["batch"])}
-    counted |= {"gradients": counted["weights"]}
-    if second := _second_bytes(here):
-        counted["expander"] = second
+    counted |= {"gradients": counted["weights"]} | ({"expander": second} if second else {})
     sizes = {
         "row_tokens": made.tokens,
         "micro_rows": made.rows,
@@ -200,66 +205,91 @@ def learning(here: Slice, phase: Phase) -> Finding:
         "micro_batches": made.micro_batches,
         "updates": made.updates,
     }
+    row = roofline.learn_flops(here.config, settings.prompt_tokens, limit)
+    flops = row * rows * phase.loss.epochs / made.updates / here.mesh.size
+    found = Finding(counted, here.held.get("reference", 0) + second, sizes, {}, flops)
     if settings.dry_run:
-        return Finding(counted, beside, sizes, {})
+        return found
     compiled = compile_program(made.program)
-    passing = {} if compiled.refusal else traffic.of_learner(compiled.text)
-    return Finding(counted, beside, sizes, {"update": compiled}, passing)
+    rounds = {"micro-batch": made.micro_batches, "layer": here.config.layers, "chunk": made.chunks}
+    passing = {} if compiled.refusal else traffic.of_learner(compiled.text, rounds)
+    return dataclasses.replace(found, compiled={"update": compiled}, traffic=passing)
 
 
 def sampling(here: Slice, name: str) -> Finding:
-    """The sampler of a set of problems, and what lies beside it."""
-    settings = here.settings
-    made = programs.sampler(
-        here.config,
-        _picking(settings, name),
+    """A model that writes (`Slice.writings`), and what lies beside it."""
+    settings, memory = here.settings, here.chip.memory
+    writing = here.writings.get(name) or next(iter(here.writings.values()))  # a teacher, of train
+    config, rows = here.config_of(writing), writing.rows
+    group = shared_by(here, writing)
+    make = functools.partial(
+        programs.sampler,
+        config,
+        dataclasses.replace(settings.sample, **writing.sampling),
         here.mesh,
-        count=_count(here, name),
         prompt=settings.prompt_tokens,
-        limit=limit_of(settings, name),
-        end_ids=_end_ids(here.config),
+        limit=writing.limit,
+        end_ids=_end_ids(config),
+        samples=writing.samples,
     )
-    engine = here.engine(here.config)
+    made, engine = make(count=rows, group=group), here.engine(config)
     learner = here.held if name != "test" else {"weights": here.held["weights"]}
     held = sum(learner.values()) + _second_bytes(here)
     counted = {
         "held": held,
         "weights": sampler_bytes(engine, here.mesh),
-        "cache": engine.cache_bytes(limit_of(settings, name), settings.prompt_tokens, made.rows),
+        "cache": engine.cache_bytes(writing.limit, settings.prompt_tokens, made.rows),
     }
     sizes = {"rows": made.rows, "slots": made.slots}
-    if settings.dry_run or sum(counted.values()) > here.chip.memory:
-        return Finding(counted, held, sizes, {})
-    compiled = {"decode": compile_program(made.decode), "prefill": compile_program(made.prefill)}
+    sizes |= {"share_a_prompt": group} if group > 1 else {}
+    given, tensor = made.decode.arguments, here.mesh.shape["tensor"]
+    flops = roofline.decode_flops(config, made.rows, made.slots) / tensor
+    least = traffic.least(given["weights"], given["cache"])
+    found = Finding(counted, held, sizes, {}, flops, least)
+    if settings.dry_run or sum(counted.values()) > memory:
+        return found
+    # Samples share their prompt until half of the rows have ended.
+    later = make(count=row_shards(here.mesh) * made.fewer) if group > 1 else None
+    compiled = _compiled(made, later)
+    if not writing.teacher:
+        compiled["hand_over"] = _handed_over(here, counted["weights"])
     passing = {}
     if not compiled["decode"].refusal:
-        given = made.decode.arguments
         passing = traffic.of_decode(compiled["decode"].text, given["weights"], given["cache"])
+    return dataclasses.replace(found, compiled=compiled, traffic=passing)
+
+
+def _compiled(made: programs.Sampler, later: programs.Sampler | None) -> dict[str, Compiled]:
+    """The programs of a sampler, and the decode block of what becomes of it ``later``."""
+    compiled = {"decode": compile_program(made.decode), "prefill": compile_program(made.prefill)}
+    if later is not None:
+        compiled["decode_later"] = compile_program(later.decode)
     # The cache is there while prompts are read, though their program does not see it.
     if not compiled["prefill"].refusal:
-        cache = on_a_device(made.decode.arguments["cache"])
-        compiled["prefill"] = dataclasses.replace(
-            compiled["prefill"], arguments=compiled["prefill"].arguments + cache
-        )
-    return Finding(counted, held, sizes, compiled, passing)
+        arguments = compiled["prefill"].arguments + on_a_device(made.decode.arguments["cache"])
+        compiled["prefill"] = dataclasses.replace(compiled["prefill"], arguments=arguments)
+    return compiled
 
 
-def _picking(settings: PlanConfig, name: str) -> SampleOptions:
-    if name == "train":
-        return settings.sample
-    given = getattr(settings, name)
-    return dataclasses.replace(
-        settings.sample, temperature=given.temperature, top_p=given.top_p, top_k=given.top_k
-    )
+def _handed_over(here: Slice, weights: int) -> Compiled:
+    """Of the programs that give the sampler its weights, so many bytes in all, the one beside which
+    the most lies: that of a layer beside all of them, that of the rest, which comes first, beside
+    nothing. (The learner's weights, which they take, are counted with it.)"""
+    dtype = here.settings.sample.dtype
+    made = programs.hand_over(here.config, here.state.params, dtype, here.mesh)
+    layer, rest = (dataclasses.replace(compile_program(one), arguments=0) for one in made)
+    layer = dataclasses.replace(layer, results=weights)
+    return max(layer, rest, key=lambda one: (one.refusal is not None, one.bytes))
 
 
-def _count(here: Slice, name: str) -> int:
-    """Rows that are to be written; of a whole set nobody knows, so that every seat is taken."""
-    if name == "train":
-        return max(rows_of(here, phase) for phase in here.method.phases)
-    given = getattr(here.settings, name)
-    seats = here.settings.sample.rows * row_shards(here.mesh)
-    return seats if given.problems is None else given.problems * given.samples
+def shared_by(here: Slice, writing: Writing) -> int:
+    """How many samples of a prompt share its slots, as they do where all rows come in at once."""
+    options, prompt = here.settings.sample, here.settings.prompt_tokens
+    shapes = shapes_of(options, here.mesh, writing.rows)
+    group = math.gcd(shapes.full, writing.samples)
+    at_once = options.share_prompts and writing.rows <= shapes.full * shapes.shards
+    may = at_once and shapes.may_share(group, prompt, writing.limit, options.block)
+    return group if may else 1
 
 
 def _second_bytes(here: Slice) -> int:

@@ -18,12 +18,15 @@ import jax.numpy as jnp
 
 from pruner_jax.measure.options import EvaluateOptions
 from pruner_jax.mesh import DECODE_RULES
+from pruner_jax.objective.method import Method
 from pruner_jax.policy import hf, weights
-from pruner_jax.run.checks import collection_limit, problems_of
+from pruner_jax.run.ahead import own_sampling
+from pruner_jax.run.checks import cap, collection_limit, problems_of
 from pruner_jax.run.measuring import measured
 from pruner_jax.types import Problem, Purpose
 
 if TYPE_CHECKING:
+    from pruner_jax.config import PruneConfig
     from pruner_jax.run.engine import Engine
     from pruner_jax.run.session import Session
 
@@ -44,6 +47,44 @@ class Stage:
         return self.weights + self.cache
 
 
+@dataclasses.dataclass(frozen=True)
+class Writing:
+    """What a model writes at a time of a run, all of it together."""
+
+    rows: int
+    samples: int  # of a prompt
+    limit: int  # most tokens of a row
+    setting: str  # that says so
+    sampling: Mapping[str, float]  # in place of the run's settings of sampling
+    teacher: bool = False  # a second model writes, and not the policy
+
+
+def writings(
+    settings: PruneConfig, method: Method, problems: Mapping[str, int]
+) -> dict[str, Writing]:
+    """What the policy and a teacher write in a run, by name: of the collections that are sampled
+    alike the largest, and the measured sets. ``problems``: how many each set has."""
+    found: dict[str, Writing] = {}
+    for phase in method.phases:
+        collect, taught = phase.collect, phase.collect.policy == "teacher"
+        if taught and settings.teacher.model is None:
+            continue  # its responses come from a file
+        rows = problems_of(phase, settings, problems["train"]) * collect.samples
+        limit, own = collection_limit(settings), own_sampling(phase)
+        one = Writing(rows, collect.samples, limit, "rounds.limits", own, taught)
+        alike = (n for n, w in found.items() if (w.sampling, w.teacher) == (own, taught))
+        name = "teacher" if taught else "train"
+        name = next(alike, f"{name} {phase.name}" if name in found else name)
+        found[name] = max(found.get(name, one), one, key=lambda writing: writing.rows)
+    for name in ("monitor", "test"):
+        given = getattr(settings, name)
+        setting = "rounds.limits" if given.limit is None else f"{name}.limit"
+        own = {key: getattr(given, key) for key in ("temperature", "top_p", "top_k")}
+        rows = problems[name] * given.samples
+        found[name] = Writing(rows, given.samples, cap(settings, name), setting, own)
+    return found
+
+
 def stages_of(run: Session, longest: Mapping[str, int]) -> dict[str, Stage]:
     """The stages of a run; ``longest``: tokens of the longest prompt of each set."""
     settings, engine = run.settings, run.engine
@@ -51,41 +92,18 @@ def stages_of(run: Session, longest: Mapping[str, int]) -> dict[str, Stage]:
     second = sampler_bytes(run.expander.engine, run.mesh) if run.expander else 0
     precision = settings.learn.resolve(jax.default_backend()).dtype
     state += second + (params if run.needs_reference else 0)
-
-    def sampling(name: str, held: int, writer: Engine, count: int) -> Stage:
-        limit = collection_limit(settings) if name == "train" else run.cap(name)
-        own = name != "train" and getattr(settings, name).limit is not None
-        setting = f"{name}.limit" if own else "rounds.limits"
-        return _writing(writer, run.mesh, held, limit, longest[name], count, setting)
-
-    def measured(name: str) -> int:
-        return len(run.set(name)) * getattr(settings, name).samples
-
-    def collected(taught: bool) -> int:
-        """Rows of the largest collection, all that a step draws of it together."""
-        return max(
-            (
-                problems_of(phase, settings, len(run.problems["train"]))
-                * phase.collect.samples
-                * (1 + phase.collect.extra_draws)
-                for phase in run.method.phases
-                if (phase.collect.policy == "teacher") == taught
-            ),
-            default=0,
-        )
-
-    stages = {
-        "learn": Stage(state + update_bytes(params // 4, precision)),  # gradients lie like them
-        "train": sampling("train", state, engine, collected(False)),
-        "monitor": sampling("monitor", state, engine, measured("monitor")),
-        # The learner is gone.
-        "test": sampling("test", second + params, engine, measured("test")),
-    }
-    teacher = run.names.get("teacher")
-    if teacher and (taught := collected(True)):
-        config = hf.read_config(hf.find_folder(teacher))
-        writer = dataclasses.replace(engine, config=config)
-        stages["teacher"] = sampling("train", state, writer, taught)
+    sets = {name: len(run.set(name)) for name in ("monitor", "test")}
+    # Gradients lie like the parameters.
+    stages = {"learn": Stage(state + update_bytes(params // 4, precision))}
+    for name, one in writings(
+        settings, run.method, {"train": len(run.problems["train"]), **sets}
+    ).items():
+        held = second + params if name == "test" else state  # then the learner is gone
+        writer, prompt = engine, longest[name if name in sets else "train"]
+        if one.teacher:
+            config = hf.read_config(hf.find_folder(run.names["teacher"]))
+            writer = dataclasses.replace(engine, config=config)
+        stages[name] = _writing(writer, run.mesh, held, one.limit, prompt, one.rows, one.setting)
     return stages
 
 

@@ -1,8 +1,8 @@
 """The runs of a comparison: every entry at every strength, on its sets, with every seed.
 
-``plan`` turns a ``CompareConfig`` into plain prune runs and refuses what cannot be compared, before
-anything is played: names that are unknown or taken, an entry whose settings are invalid, runs of
-one set that are not measured on the same problems.
+``runs_of`` turns a ``CompareConfig`` into plain prune runs and refuses what cannot be compared,
+before anything is played: names that are unknown or taken, an entry whose settings are invalid,
+runs of one set that are not measured on the same problems.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class Run:
         return pathlib.Path(self.settings.out)
 
 
-def plan(settings: CompareConfig) -> list[Run]:
+def runs_of(settings: CompareConfig) -> list[Run]:
     """All runs in the order in which they are played: the first seed of everything comes first, so
     that the whole table is there early.
 

@@ -5,11 +5,14 @@ Takes HLO text, or None where the compiler cannot print it, which is then what i
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
 
 from pruner_jax.pod import accessed, hlo
+from pruner_jax.report.words import brief
 from pruner_jax.run.memory import on_a_device, said_size
 
 UNKNOWN = "not available"
@@ -17,11 +20,24 @@ _STEP = ("step_bytes", "step_bytes_least", "step_bytes_ratio")
 _TYPES = {"bfloat16": "bf16", "float32": "f32"}
 
 
-def of_learner(text: str | None) -> dict[str, Any]:
-    """Collectives of an update: once, for each micro-batch, for each layer."""
+def of_learner(text: str | None, rounds: Mapping[str, int]) -> dict[str, Any]:
+    """Collectives of an update: once, for each micro-batch, for each layer; and the bytes that a
+    device passes in an update, where ``rounds`` says how often its loops go round (micro-batch,
+    layer, chunk); the others, which stand inside these, count once."""
     if text is None:
-        return {"collectives": UNKNOWN}
-    return {"collectives": _collectives(hlo.parse(text), "each update", "each micro-batch")}
+        return {"collectives": UNKNOWN, "collective_bytes": UNKNOWN}
+    found = _collectives(hlo.parse(text), "each update", "each micro-batch")
+    return {"collectives": found, "collective_bytes": _passed(found, rounds)}
+
+
+def _passed(found: Sequence[Mapping[str, Any]], rounds: Mapping[str, int]) -> int:
+    """Bytes over the links of all rounds; an all-reduce passes its result twice."""
+    times = (
+        math.prod(n for loop, n in rounds.items() if f"each {loop}" in one["where"])
+        * (2 if one["kind"] == "all-reduce" else 1)
+        for one in found
+    )
+    return sum(n * one["bytes"] for n, one in zip(times, found))
 
 
 def of_decode(text: str | None, weights: Any, cache: Any) -> dict[str, Any]:
@@ -31,47 +47,58 @@ def of_decode(text: str | None, weights: Any, cache: Any) -> dict[str, Any]:
     ``weights``, ``cache``: shapes and places.
     """
     if text is None:
-        return dict.fromkeys(("collectives", "cache_copies", *_STEP), UNKNOWN)
+        return dict.fromkeys(("collectives", "collective_bytes", "cache_copies", *_STEP), UNKNOWN)
     module, leaves = hlo.parse(text), jax.tree.leaves(cache)
     shapes = [x.sharding.shard_shape(x.shape) for x in leaves]
     copied = hlo.copies(module, shapes, _TYPES[leaves[0].dtype.name])
     moved = accessed.heaviest_round(module)
     step = (UNKNOWN,) * 3
     if moved is not None:
-        total, least = sum(size for _, size in moved), _least(weights, cache)
-        step = total, least, total / least
+        total, needed = sum(size for _, size in moved), least(weights, cache)
+        step = total, needed, total / needed
+    found = _collectives(module, "each block", "each token")
     return {
-        "collectives": _collectives(module, "each block", "each token"),
+        "collectives": found,
+        "collective_bytes": _passed([one for one in found if "each token" in one["where"]], {}),
         "cache_copies": len(copied),
         **dict(zip(_STEP, step, strict=True)),
     }
 
 
-def _least(weights: Any, cache: Any) -> int:
-    """Bytes: the weights once, of a table that is only looked up nothing, and the cache once."""
+def least(weights: Any, cache: Any) -> int:
+    """Bytes that a decode step has to read: the weights once, of a table that is only looked up
+    nothing, and the cache once."""
     read = {k: v for k, v in weights.items() if k != "embed" or "unembed" not in weights}
     return on_a_device(read) + on_a_device(cache)
 
 
-def said(traffic: dict[str, Any]) -> list[str]:
-    """The same in lines."""
+def said(traffic: dict[str, Any], links: float) -> list[str]:
+    """The same in lines; ``links``: bytes that they carry in a second, one way."""
     lines = []
     for name, value in traffic.items():
         if not isinstance(value, list):
-            lines.append(f"{name.replace('_', ' ')}: {_said(name, value)}")
+            if value or name != "collective_bytes":
+                lines.append(f"{name.replace('_', ' ')}: {_said(name, value, links)}")
             continue
+        shown = [one for one in value if one["bytes"] >= 0.005 * (1 << 20)]
         lines.extend(
             f"{one['count']} {one['kind']} {one['where']}: {one['bytes'] / (1 << 20):.2f} MiB"
-            for one in value
+            f"{' together' if one['count'] > 1 else ''}"
+            for one in shown
         )
-        if not value:
-            lines.append(f"{name}: none")
+        if not shown:
+            lines.append(f"{name}: {'small ones only' if value else 'none'}")
     return lines
 
 
-def _said(name: str, value: Any) -> str:
-    if value == UNKNOWN or name not in _STEP:
+def _said(name: str, value: Any, links: float) -> str:
+    if value == UNKNOWN or name not in ("collective_bytes", *_STEP):
         return str(value)
+    if name == "collective_bytes":
+        return (
+            f"{said_size(value)} in all rounds, {brief(value / links)} over the links (of loops "
+            "inside of these one round)"
+        )
     return f"{value:.3f}" if name.endswith("ratio") else said_size(value)
 
 

@@ -67,6 +67,19 @@ class Shapes:
         held = max(prompt + limit - 2, self.slots(prompt - 1))
         return self.slots(held + min(block, limit))
 
+    def most_prompts(self, count: int, samples: int) -> int:
+        """The most different prompts of the rows that come into a shard together, of ``count`` in
+        groups of ``samples``. Where not all come in at once a run of them begins anywhere."""
+        if count <= self.full * self.shards and self.full % samples == 0:
+            return self.full // samples
+        return min(self.full, 1 + -(-(self.full - 1) // samples))
+
+    def may_share(self, group: int, prompt: int, limit: int, block: int) -> bool:
+        """Whether so many neighbours may have the slots of their prompt in common: no more memory
+        is taken than a cache without such slots may come to take."""
+        shared = self.slots(prompt - 1) / group + self.whole(limit)
+        return group > 1 and shared <= self.most_slots(prompt, limit, block)
+
 
 @dataclasses.dataclass(frozen=True)
 class Layout:
@@ -192,13 +205,13 @@ def rearrange(
 def _share(
     shapes: Shapes, layout: Layout, group_B: np.ndarray, history: int, left: int, block: int
 ) -> Layout:
-    """The layout of rows that all come in, the prompts of neighbours in slots that they share, if
-    no more memory is taken than a cache without such slots may come to take."""
+    """The layout of rows that all come in, the prompts of neighbours in slots that they share where
+    they may."""
     group_X = np.where(layout.row_X >= 0, group_B[layout.row_X], -1)
     group = int(np.gcd.reduce([layout.rows, *np.flatnonzero(np.diff(group_X)) + 1]))
-    prefix, most = int(layout.slot_s[0]), shapes.most_slots(history, left, block)
-    if group == 1 or prefix / group + shapes.whole(left) > most:
+    if not shapes.may_share(group, history, left, block):
         return layout
+    prefix = int(layout.slot_s[0])  # of the longest prompt
     slots = prefix + shapes.own(min(block, left), left)
     return dataclasses.replace(layout, slots=slots, group=group, prefix=prefix)
 

@@ -163,6 +163,12 @@ def shapes_of(options: SampleOptions, mesh: Mesh | None, count: int) -> Shapes:
     )
 
 
+def prefill_rows(width: int, distinct: int) -> int:
+    """Prompts that a shard reads at a time, of so many different ones in slots of that width: few
+    sizes, for each is a program."""
+    return min(_power_of_two(distinct), max(1, _power_of_two(PREFILL_TOKENS // width + 1) // 2))
+
+
 def _report(records: Records, done: np.ndarray, stats: SampleStats, on_row, on_progress) -> None:
     """Tell the callers which rows are done, in row order."""
     if on_row is not None:
@@ -321,7 +327,7 @@ class _Batch:
         longest = max(len(prefix) // 4 for own in distinct for prefix in own)
         width = self.shapes.slots(longest)
         most = max(len(own) for own in distinct)
-        some = min(_power_of_two(most), max(1, _power_of_two(PREFILL_TOKENS // width + 1) // 2))
+        some = prefill_rows(width, most)
         for first in range(0, most, some):
             tokens_BT = np.zeros((len(distinct), some, width), np.int32)
             start_B = np.full((len(distinct), some), width, np.int32)

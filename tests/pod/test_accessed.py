@@ -84,7 +84,7 @@ def test_a_loop_within_counts_as_often_as_it_goes_round_if_that_is_known():
 def test_of_a_program_that_cannot_be_printed_nothing_is_known():
     found = traffic.of_decode(None, {}, [])
     assert found["step_bytes"] == found["step_bytes_ratio"] == "not available"
-    assert "step bytes: not available" in traffic.said(found)
+    assert "step bytes: not available" in traffic.said(found, 1e9)
 
 
 @pytest.fixture(scope="module")

@@ -79,7 +79,7 @@ def compiled(settings):
 @pytest.mark.slow
 def test_the_bytes_that_are_counted_are_those_of_the_compiled_programs(plan):
     found, _ = plan
-    learner, sampler = found["learner"]["prune"], found["sampler"]["train"]
+    learner, sampler = found["learner"]["prune"], found["sampler"]["monitor"]
     counted = learner["counted_bytes"]
     state = counted["weights"] + counted["optimizer"] + counted["batch"]
     assert learner["update"]["arguments"] == pytest.approx(state, rel=0.05)
@@ -87,7 +87,22 @@ def test_the_bytes_that_are_counted_are_those_of_the_compiled_programs(plan):
     counted, layers = sampler["counted_bytes"], MODEL["num_hidden_layers"]
     cache = counted["cache"] * layers / (layers + 1)  # one is there twice while rows move
     assert sampler["decode"]["arguments"] == pytest.approx(counted["weights"] + cache, rel=0.05)
+    assert learner["true_flops"] > learner["update"]["flops"]  # of 2 layers XLA counts one
+    moved = sampler["hand_over"]  # one layer and the table; beside it lies the learner
+    assert moved["results"] == counted["weights"] and moved["temporaries"] < counted["weights"]
     assert found["fits"] and learner["bytes"] > learner["update"]["temporaries"] > 0
+
+
+@needs_libtpu
+@pytest.mark.slow
+def test_samples_that_share_a_prompt_are_compiled_so_and_as_they_go_on(plan):
+    found, said = plan
+    sampler = found["sampler"]["train"]
+    assert sampler["rows"] == sampler["share_a_prompt"] == 2  # 8 rows on 4 chips
+    apart = found["sampler"]["monitor"]
+    assert sampler["decode"]["arguments"] < apart["decode"]["arguments"]
+    assert sampler["decode_later"]["bytes"] > 0 and "decode_later" not in apart
+    assert "compiling sample train ..." in said and "sample test: as monitor" in said
 
 
 @needs_libtpu
@@ -103,6 +118,8 @@ def test_chips_talk_while_they_learn_and_not_while_they_sample(plan):
         assert found["sampler"][name]["step_bytes_ratio"] > 0
     assert "collectives: none" in said and "step bytes least: " in said
     assert "assumed: the learner reaches 40%" in said
+    assert found["learner"]["prune"]["collective_bytes"] > 0 and ": 0.00 MiB" not in said
+    assert "cache copies: 0" in said and "; a step takes " in said
 
 
 @needs_libtpu
@@ -172,7 +189,7 @@ def test_a_wrong_slice_or_model_is_refused(settings, tmp_path, capsys, monkeypat
     said = refused(capsys, settings, f"--model={tmp_path}")
     assert "config.json: missing" in said
     said = refused(capsys, settings, "--rounds.limits=[2000]")
-    assert "prompt_tokens is 64 and the train limit 2000, more than the model's context" in said
+    assert "prompt_tokens is 64 (512 if it is not said) and the train limit 2000, more " in said
 
 
 @needs_libtpu

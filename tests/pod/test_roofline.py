@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from pruner_jax.pod import roofline
+from pruner_jax.pod import chips, roofline
 from pruner_jax.policy import hf, weights
 from pruner_jax.policy.config import from_hf
 from pruner_jax.policy.forward import forward, unembed
@@ -62,3 +62,20 @@ def test_flops_are_what_xla_counts():
 def test_the_descriptions_of_the_models_are_of_their_published_sizes(name, parameters):
     shapes = weights.abstract(hf.read_config(MODELS / name), jnp.bfloat16)
     assert sum(math.prod(x.shape) for x in jax.tree.leaves(shapes)) == parameters
+
+
+def test_traffic_is_of_the_part_that_a_device_has():
+    chip = chips.find("v5e:4x4")  # 2e11 bytes a second one way
+    alone = {"data": 1, "fsdp": 4, "tensor": 1}
+    # 1e9 parameters, three times, two bytes each, of which each device has a quarter.
+    assert roofline.gather_seconds(chip, 10**9, alone) == pytest.approx(4.5e9 / 2e11)
+    shared = {**alone, "tensor": 4}
+    assert roofline.gather_seconds(chip, 10**9, shared) == pytest.approx(4.5e9 / 4 / 2e11)
+    assert roofline.sum_seconds(chip, 10**9, alone) == 0
+    # Two replicas: half of a quarter, four bytes each, there and back.
+    two = {**alone, "data": 2}
+    assert roofline.sum_seconds(chip, 10**9, two) == pytest.approx(1e9 / 2e11)
+    once = roofline.update_seconds(chip, 10**9, two, 3, together=False)
+    assert once == pytest.approx((3 * 4.5e9 + 1e9) / 2e11)
+    often = roofline.update_seconds(chip, 10**9, two, 3, together=True)
+    assert often == pytest.approx(3 * (4.5e9 + 1e9) / 2e11)

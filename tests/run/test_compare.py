@@ -15,7 +15,7 @@ from pruner_jax.methods import MethodOptions, build
 from pruner_jax.run import compare as compare_module
 from pruner_jax.run.compare import compare
 from pruner_jax.run.interrupts import Interrupted
-from pruner_jax.run.planned import plan
+from pruner_jax.run.planned import runs_of
 from pruner_jax.run.played import generated_tokens, read
 
 ENTRIES = [
@@ -113,7 +113,7 @@ def test_the_numbers_are_those_of_the_runs(whole, comparison):
 
 
 def test_what_a_source_counts_as_redundant_is_counted(whole, comparison, monkeypatch):
-    run = plan(comparison(whole))[0]
+    run = runs_of(comparison(whole))[0]
     assert read(run).quantities[5:] == ("checks", "second_passes")
     monkeypatch.delattr("pruner_jax.problems.last_digit.redundancy")
     assert read(run).quantities[5:] == ()
@@ -131,7 +131,7 @@ def test_generated_tokens_are_those_of_all_phases_or_rows_times_their_mean():
     ("method", "follows"), [("harmonic", True), ("laser_d", True), ("tlmre", False)]
 )
 def test_evaluations_cost_the_methods_that_follow_them(whole, comparison, method, follows):
-    run = plan(comparison(whole))[0]
+    run = runs_of(comparison(whole))[0]
     last = dataclasses.replace(run.settings.pick, rule="last")
     other = dataclasses.replace(run.settings, method={"name": method}, pick=last)
     lines = (run.folder / "metrics.jsonl").read_text().splitlines()
@@ -228,7 +228,7 @@ def test_a_run_of_other_settings_is_named(whole, comparison):
 def test_the_first_seed_of_everything_comes_first(comparison):
     entries = [{"label": "a", "strengths": {"x": {}, "y": {}}}, {"label": "b", "sets": ["clean"]}]
     sets = {"noisy": {"problems.options.noise": 0.1}, "clean": None}
-    runs = plan(comparison("o", entries=entries, sets=sets, effects=[]))
+    runs = runs_of(comparison("o", entries=entries, sets=sets, effects=[]))
     assert [run.name for run in runs[:6]] == [
         "noisy/a-x-seed0",
         "noisy/a-y-seed0",
@@ -247,7 +247,7 @@ def test_runs_of_a_set_and_a_seed_can_share_a_table(comparison):
 
     def tables(name):
         shared = o1["settings"] | {"reference_table": name}
-        runs = plan(comparison("o", entries=[o1 | own | {"settings": shared}], effects=[]))
+        runs = runs_of(comparison("o", entries=[o1 | own | {"settings": shared}], effects=[]))
         return [run.settings.reference_table for run in runs]
 
     assert tables("t/{set}-{seed}") == ["t/all-0", "t/all-0", "t/all-1", "t/all-1"]
@@ -264,13 +264,13 @@ def test_the_example_of_the_guide_can_be_planned(tmp_path, monkeypatch):
     blocks = (ROOT / "docs" / "guide.md").read_text().split("```yaml\n")[1:]
     (example,) = [block.split("```")[0] for block in blocks if "entries:" in block]
     (tmp_path / "guide.yaml").write_text(example)
-    runs = plan(load(CompareConfig, str(tmp_path / "guide.yaml")))
+    runs = runs_of(load(CompareConfig, str(tmp_path / "guide.yaml")))
     assert len(runs) == 3 * (2 + 3) and {run.set for run in runs} == {"clean", "noisy"}
 
 
 def test_the_comparison_that_ships_is_as_large_as_it_says(monkeypatch):
     monkeypatch.chdir(ROOT)
-    runs = plan(load(CompareConfig, "configs/compare_tiny.yaml"))
+    runs = runs_of(load(CompareConfig, "configs/compare_tiny.yaml"))
     assert len(runs) == 102
     noisy = {run.settings.method["name"] for run in runs if run.set == "noisy"}
     clean = {run.settings.method["name"] for run in runs if run.set == "clean"}
@@ -317,7 +317,7 @@ A = {"label": "a"}
 )
 def test_a_comparison_that_makes_no_sense_is_refused(comparison, sections, said):
     with pytest.raises(ConfigError, match=said):
-        plan(comparison("o", effects=[], **sections))
+        runs_of(comparison("o", effects=[], **sections))
 
 
 @pytest.mark.parametrize(
@@ -334,4 +334,4 @@ def test_a_claim_is_about_points_that_meet(comparison, effect, said):
     effects = [EFFECT | {"expect": "less"} | effect]
     sets = {"clean": {}, "dirty": {}}
     with pytest.raises(ConfigError, match=said):
-        plan(comparison("o", entries=entries, sets=sets, effects=effects))
+        runs_of(comparison("o", entries=entries, sets=sets, effects=effects))

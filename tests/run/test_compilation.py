@@ -13,8 +13,8 @@ import pytest
 
 from pruner_jax import text
 from pruner_jax.learn import step as learning
-from pruner_jax.policy import export
-from pruner_jax.run import engine, session
+from pruner_jax.policy import export, handover
+from pruner_jax.run import session
 from pruner_jax.run.compilation import COMPILED
 from pruner_jax.run.prune import prune
 from pruner_jax.sample import decode, sampler
@@ -24,11 +24,11 @@ STAGES = {
     decode: ("empty", "prefill", "relay_layer", "put_layer", "decode"),
     sampler: ("_stream",),
     learning: ("_copied", "_score"),
-    engine: ("_decode_params",),
+    handover: ("hand_over_layer", "hand_over_rest"),
     export: ("_one",),
 }
 # Of these, the argument that is a number of any value: learning rate, purpose, layer.
-NUMBERS = {"update": 2, "stream": 1, "one": 1}
+NUMBERS = {"update": 2, "stream": 1, "one": 1, "hand_over_layer": 1}
 # JAX's and optax's own, when a run begins.
 FIXED = collections.Counter({"init_fn": 1, "convert_element_type": 1})
 

@@ -123,6 +123,19 @@ def test_nobody_is_lost_whatever_happens(data):
     assert (made == total).all() and not len(waiting)
 
 
+def test_slots_are_shared_where_that_takes_no_more_memory():
+    how = shapes(32, multiple=128)
+    assert how.may_share(16, 512, 4096, 32) and not how.may_share(1, 512, 4096, 32)
+    tight = shapes(32, multiple=128, growth=1.0)  # 64 and 4224 slots against 4224
+    assert tight.may_share(4, 512, 4096, 32) and not tight.may_share(2, 8, 4100, 32)
+
+
+def test_the_most_prompts_that_come_in_together_are_known():
+    assert shapes(32, shards=4).most_prompts(128, 16) == 2  # all at once
+    assert shapes(32, shards=4).most_prompts(2048, 16) == 3  # others come in later, anywhere
+    assert shapes(6).most_prompts(6, 4) == 3 and shapes(6).most_prompts(6, 1) == 6
+
+
 def test_neighbours_that_begin_alike_share_slots_until_rows_move():
     how, left, history = shapes(16), np.full(16, 100), np.repeat([5, 40, 1, 9], 4)
     begin = np.repeat(np.arange(4), 4)

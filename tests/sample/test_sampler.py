@@ -12,6 +12,8 @@ import pytest
 import small
 from small import END, LIMIT, run, same
 
+from pruner_jax.mesh import make_mesh
+from pruner_jax.pod import programs
 from pruner_jax.run.compilation import Compiled
 from pruner_jax.sample import decode as device
 from pruner_jax.sample.layout import Shapes
@@ -94,6 +96,31 @@ def test_what_the_samples_of_a_prompt_begin_with_is_read_once(samples, places):
     assert stats.steps == 16
     per_step = 16 * (stats.rows + places) if places else 32 * stats.rows
     assert stats.slot_steps == 16 * per_step
+
+
+@pytest.mark.parametrize(
+    "changes, most",
+    [
+        ({}, 8),
+        ({"rows": 8, "refill": 1.0, "slot_multiple": 4, "slot_growth": 1.0}, 4),
+        ({"rows": 1}, 1),
+    ],
+)
+def test_the_largest_prefill_is_known_beforehand(monkeypatch, changes, most):
+    """Prompts that one program reads, as a plan has them."""
+    sizes = {"count": 15, "samples": 3, "prompt": 11, "limit": LIMIT, "end_ids": END}
+    options = dataclasses.replace(small.OPTIONS, **changes, dtype="float32")
+    mesh = make_mesh(1, 1, 1, jax.devices()[:1])
+    planned = programs.sampler(small.CONFIG, options, mesh, **sizes)
+    seen, read = [], device.prefill
+
+    def prefill(params, tokens, *rest, **named):
+        seen.append(tokens.shape)
+        return read(params, tokens, *rest, **named)
+
+    monkeypatch.setattr(device, "prefill", prefill)
+    run(**changes)
+    assert max(seen) == planned.prefill.arguments["tokens"].shape and max(seen)[0] == most
 
 
 def test_rows_that_go_on_share_nothing():
