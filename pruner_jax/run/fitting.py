@@ -2,12 +2,14 @@
 smallest slice that fits.
 
 Every answer was compiled. Memory grows almost along a line, so the line through what is known says
-where to look next, and few compilations do.
+where to look next, and few compilations do: through what is counted without any rows, what was
+compiled, and what the compiler says of a program that it refuses.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -20,6 +22,10 @@ from pruner_jax.sample.layout import FEWEST
 
 TRIES = 6  # compilations for one answer
 
+# How XLA:TPU says what a program that it refuses would take, arguments and all, in either way.
+_USED = re.compile(r"(?:Used|HLO temporaries) \(?(\d+(?:\.\d+)?)([KMGT]?)\b")
+_UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
+
 
 @dataclasses.dataclass(frozen=True)
 class Answer:
@@ -28,6 +34,43 @@ class Answer:
 
     fits: int
     too_many: int | None
+    untried: int  # sizes between the two that nobody knows about, for the tries were used up
+
+
+@dataclasses.dataclass(frozen=True)
+class Wanted:
+    """A setting whose largest value is looked for, counted in units: of ``n`` of them."""
+
+    name: str
+    unit: int
+    most: int  # largest n of any use
+    find: Callable[[int], list[Finding]]
+    known: Mapping[int, int | None]  # bytes of some n
+
+    def answer(self, memory: int, progress: Progress) -> Answer:
+        """Found by compiling; each try is told of."""
+
+        def total(n: int) -> int | None:
+            progress.log(f"search: trying {self.name} {n * self.unit}")
+            size = _most(self.find(n), memory)
+            takes = "more than the compiler could say" if size is None else said_size(size)
+            fits = "fits" if size is not None and size <= memory else "does not fit"
+            progress.log(f"search: {self.name} {n * self.unit} takes {takes}: {fits}")
+            return size
+
+        fits, too_many = largest(total, memory, self.most, self.known)
+        answer = Answer(
+            fits * self.unit,
+            None if too_many > self.most else too_many * self.unit,
+            too_many - fits - 1,
+        )
+        progress.log(f"search: {self._said(answer)}")
+        return answer
+
+    def _said(self, answer: Answer) -> str:
+        more = "more is of no use" if answer.too_many is None else f"{answer.too_many} does not"
+        rest = f"; not narrowed further after {TRIES} tries" if answer.untried else ""
+        return f"{self.name} {answer.fits} fits, {more}{rest}"
 
 
 def search(
@@ -39,9 +82,9 @@ def search(
     """What of ``learn.micro_tokens`` and ``sample.rows`` fits, and on how small a slice the least
     of both does. 0, or None: nothing fits. ``learners`` and ``samplers`` were found under the
     settings as they are."""
-    micro, rows = _micro_tokens(settings, learners), _rows(settings, samplers)
-    progress.log(_said("learn.micro_tokens", micro))
-    progress.log(_said("sample.rows", rows))
+    memory = chips.find(settings.topology).memory
+    micro = _micro_tokens(settings, learners, memory).answer(memory, progress)
+    rows = _rows(settings, samplers, memory).answer(memory, progress)
     smallest, smaller = _smallest_slice(settings)
     for topology, why in smaller.items():
         progress.log(f"search: {topology} does not fit: {why}")
@@ -57,40 +100,38 @@ def search(
     }
 
 
-def _said(name: str, answer: Answer) -> str:
-    more = "more is of no use" if answer.too_many is None else f"{answer.too_many} does not"
-    return f"search: {name} {answer.fits} fits, {more}"
-
-
-def _micro_tokens(settings: PlanConfig, found: Sequence[Finding]) -> Answer:
+def _micro_tokens(settings: PlanConfig, found: Sequence[Finding], memory: int) -> Wanted:
     """By whole packed rows on a device."""
     widest = _learn(dataclasses.replace(settings, dry_run=True), 1 << 40)
     tokens = max(finding.sizes["row_tokens"] for finding in widest)
-    most = max(finding.sizes["micro_rows"] for finding in widest)
-    known = {max(finding.sizes["micro_rows"] for finding in found): _most(found)}
-    memory = chips.find(settings.topology).memory
-    answer = largest(lambda n: _most(_learn(settings, n * tokens)), memory, most, known)
-    return _times(answer, tokens, most)
+    none = max(_counted(finding, but="batch") for finding in found)
+    now = max(finding.sizes["micro_rows"] for finding in found)
+    return Wanted(
+        name="learn.micro_tokens",
+        unit=tokens,
+        most=max(finding.sizes["micro_rows"] for finding in widest),
+        find=lambda n: _learn(settings, n * tokens),
+        known={0: none, now: _most(found, memory)},
+    )
 
 
-def _rows(settings: PlanConfig, found: Sequence[Finding]) -> Answer:
+def _rows(settings: PlanConfig, found: Sequence[Finding], memory: int) -> Wanted:
     """By the least number of seats."""
     wanted = sampling(prepare(_with_rows(settings, 1 << 20, dry_run=True)), "train").sizes["rows"]
-    most = -(-wanted // FEWEST)
 
-    def total(n: int) -> int | None:
+    def find(n: int) -> list[Finding]:
         here = prepare(_with_rows(settings, n * FEWEST))
-        return _most([sampling(here, name) for name in SETS])
+        return [sampling(here, name) for name in SETS]
 
+    none = max(_counted(finding, but="cache") for finding in found)
     now = max(finding.sizes["rows"] for finding in found)
-    known = {now // FEWEST: _most(found)} if now % FEWEST == 0 else {}
-    answer = largest(total, chips.find(settings.topology).memory, most, known)
-    return _times(answer, FEWEST, most)
+    known = {now // FEWEST: _most(found, memory)} if now % FEWEST == 0 else {}
+    return Wanted("sample.rows", FEWEST, -(-wanted // FEWEST), find, {0: none, **known})
 
 
-def _times(found: tuple[int, int], unit: int, most: int) -> Answer:
-    fits, too_many = found
-    return Answer(fits * unit, None if too_many > most else too_many * unit)
+def _counted(finding: Finding, but: str) -> int:
+    """Bytes that lie there whatever the number of rows."""
+    return sum(size for name, size in finding.counted.items() if name != but)
 
 
 def _learn(settings: PlanConfig, micro_tokens: int) -> list[Finding]:
@@ -104,10 +145,20 @@ def _with_rows(settings: PlanConfig, rows: int, **changes: Any) -> PlanConfig:
     return dataclasses.replace(settings, sample=sample, **changes)
 
 
-def _most(findings: Sequence[Finding]) -> int | None:
-    """The most bytes of any; None where the compiler refused one."""
-    sizes = [finding.bytes for finding in findings]
+def _most(findings: Sequence[Finding], memory: int) -> int | None:
+    """The most bytes of any; None where the compiler refused one and did not say its size."""
+    sizes = [_size(finding, memory) for finding in findings]
     return None if None in sizes else max(sizes)
+
+
+def _size(finding: Finding, memory: int) -> int | None:
+    if finding.refusal is None:
+        return finding.bytes
+    told = _USED.search(finding.refusal)
+    if told is None:
+        return None
+    # The figure is rounded, and memory may be in pieces: what is refused does not fit.
+    return max(memory + 1, finding.beside + int(float(told[1]) * _UNITS[told[2]]))
 
 
 def largest(
@@ -117,39 +168,41 @@ def largest(
     known: Mapping[int, int | None] | None = None,
 ) -> tuple[int, int]:
     """The largest n seen to fit and the smallest seen not to, of 1 to ``most``; 0 and ``most + 1``
-    where there is none.
+    where there is none. Between them is nothing, unless ``TRIES`` were used up.
 
     Args:
       total: bytes of n, growing with it; None: more than anyone could count.
       room: most bytes.
       most: largest n of interest.
-      known: of some n, bytes as ``total`` gives them.
+      known: of some n, bytes as ``total`` gives them; of 0, what lies there anyway.
     """
-    seen = {n: size for n, size in (known or {}).items() if 1 <= n <= most}
+    seen = {n: size for n, size in (known or {}).items() if 0 <= n <= most}
     for _ in range(TRIES):
         low, high = _bounds(seen, room, most)
         if high - low <= 1:
             break
-        n = min(max(_guess(seen, room, low, high, most), low + 1), high - 1)
+        n = _guess(seen, room, low, high, most)
         seen[n] = total(n)
     return _bounds(seen, room, most)
 
 
 def _bounds(seen: Mapping[int, int | None], room: int, most: int) -> tuple[int, int]:
     fitting = {n for n, size in seen.items() if size is not None and size <= room}
-    return max(fitting, default=0), min(seen.keys() - fitting, default=most + 1)
+    return max(fitting, default=0), max(1, min(seen.keys() - fitting, default=most + 1))
 
 
 def _guess(seen: Mapping[int, int | None], room: int, low: int, high: int, most: int) -> int:
-    """Where the line through the two largest whose bytes are known meets the room; before there
-    are two, the ends."""
-    sized = sorted((n, size) for n, size in seen.items() if size is not None)
-    if len(sized) < 2:
-        return (most if high > most else (low + high) // 2) if low else 1
-    (a, small), (b, large) = sized[-2:]
-    if large <= small:
-        return (low + high) // 2
-    return a + int((room - small) * (b - a) // (large - small))
+    """An n between the bounds: where the line meets the room that goes through the largest that
+    fits and, of the others whose bytes are known, the one that comes nearest to the room."""
+    sized = {n: size for n, size in seen.items() if size is not None}
+    if low not in sized or len(sized) < 2:
+        return low + 1
+    other = min(sized.keys() - {low}, key=lambda n: abs(sized[n] - room))
+    rise = (sized[other] - sized[low]) / (other - low)
+    meets = low + int((room - sized[low]) // rise) if rise > 0 else high
+    if meets < high:
+        return max(meets, low + 1)
+    return most if high > most else (low + high) // 2  # no line leads to what has no size
 
 
 def _smallest_slice(settings: PlanConfig) -> tuple[str | None, dict[str, str]]:

@@ -13,7 +13,7 @@ import tiny
 
 from pruner_jax.policy.attention import attend
 from pruner_jax.policy.forward import forward
-from pruner_jax.policy.splash import blocks_of, splash
+from pruner_jax.policy.splash import BLOCKS, KEYS, blocks_of, splash
 
 T = 200  # filled up to two blocks
 
@@ -31,7 +31,7 @@ def packed(rows=1):
     return (np.tile(x.astype(np.int32), (rows, 1)) for x in (segments, positions))
 
 
-def heads(H, N=4, K=2, rows=1):
+def heads(H, N=4, K=2, rows=1, T=T):
     """Queries, keys, values and a weight for each result, numpy's numbers."""
     draw = np.random.default_rng(H)
     return [jnp.asarray(draw.normal(size=(rows, T, n, H)), jnp.float32) for n in (N, K, K, N)]
@@ -72,6 +72,29 @@ def test_interpreted_it_is_xla(H, N, K, window):
     )
     for a, b in zip(found, wanted, strict=True):
         assert tiny.relative(a, b) < 1e-5
+
+
+@pytest.mark.parametrize(
+    ("window", "dtype", "bound"),
+    [(None, jnp.float32, 1e-5), (300, jnp.float32, 1e-5), (300, jnp.bfloat16, 1.5e-2)],
+)
+def test_so_it_is_with_the_largest_blocks(window, dtype, bound):
+    """As on TPUs: a block of 1024 queries and keys takes its keys in two halves. A segment lies
+    across the halves; so does the window."""
+    lengths = (700, 300, 24)
+    assert blocks_of(sum(lengths)) == (BLOCKS[0], BLOCKS[0]) and BLOCKS[0] > KEYS
+    segments = np.repeat([1, 2, 0], lengths).astype(np.int32)[None]
+    positions = np.concatenate([np.arange(n) for n in lengths]).astype(np.int32)[None]
+    q, k, v, weight = heads(64, 2, 1, T=BLOCKS[0])
+    q, k, v = (x.astype(dtype) for x in (q, k, v))
+    wanted = values_and_gradients(
+        lambda q, k, v: by_xla(q, k, v, segments, positions, window), q, k, v, weight, segments
+    )
+    found = values_and_gradients(
+        lambda q, k, v: by_kernel(q, k, v, segments, window=window), q, k, v, weight, segments
+    )
+    for a, b in zip(found, wanted, strict=True):
+        assert a.dtype == dtype and tiny.relative(a, b) < bound
 
 
 def test_segments_do_not_see_each_other():

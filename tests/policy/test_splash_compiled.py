@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import pytest
@@ -26,7 +28,7 @@ def by_xla(q, k, v, segments):
     )  # fmt: skip
 
 
-def temporary(mix, topology, H) -> int:
+def temporary(mix, topology, H, N=N) -> int:
     """Bytes that one chip takes for the gradient of attention, beside what goes in and out."""
     chips = topologies.get_topology_desc(topology_name=topology, platform="tpu").devices
     there = SingleDeviceSharding(chips[0])
@@ -48,6 +50,11 @@ def temporary(mix, topology, H) -> int:
 def test_there_is_room_for_the_largest_blocks_and_no_scores_are_kept(topology, H):
     assert blocks_of(T) == (T, BLOCKS[0])
     assert temporary(splash, topology, H) < SCORES
+
+
+def test_there_is_room_for_them_with_a_sliding_window():
+    windowed = functools.partial(splash, window=300)
+    assert temporary(windowed, "v5e:2x2", 128, N=K) < SCORES * K / N
 
 
 def test_xla_keeps_them():
