@@ -34,7 +34,6 @@ from pruner_jax.run.found import Finding
 from pruner_jax.run.memory import Writing, on_a_device, sampler_bytes, writings
 from pruner_jax.sample.sampler import shapes_of
 
-SETS = ("train", "monitor", "test")
 UNKNOWN = 1 << 40  # problems of a set that nobody has read: more than there are seats
 
 
@@ -143,7 +142,7 @@ def prepare(settings: PlanConfig) -> Slice:
     check_method(settings, method)
     chip = chips.find(settings.topology)
     config = _describe_model(settings.model)
-    for name in SETS:
+    for name in ("train", "monitor", "test"):
         if settings.prompt_tokens + limit_of(settings, name) > config.context:
             raise ValueError(
                 f"prompt_tokens is {settings.prompt_tokens} (512 if it is not said) and the {name} "
@@ -219,7 +218,7 @@ def learning(here: Slice, phase: Phase) -> Finding:
 def sampling(here: Slice, name: str) -> Finding:
     """A model that writes (`Slice.writings`), and what lies beside it."""
     settings, memory = here.settings, here.chip.memory
-    writing = here.writings.get(name) or next(iter(here.writings.values()))  # a teacher, of train
+    writing = here.writings[name]
     config, rows = here.config_of(writing), writing.rows
     group = shared_by(here, writing)
     make = functools.partial(

@@ -16,7 +16,8 @@ from typing import Any
 from pruner_jax.config import PlanConfig
 from pruner_jax.pod import chips
 from pruner_jax.report.progress import Progress
-from pruner_jax.run.finding import SETS, Finding, learning, prepare, sampling
+from pruner_jax.run.finding import learning, prepare, sampling
+from pruner_jax.run.found import Finding
 from pruner_jax.run.memory import said_size
 from pruner_jax.sample.layout import FEWEST
 
@@ -117,11 +118,12 @@ def _micro_tokens(settings: PlanConfig, found: Sequence[Finding], memory: int) -
 
 def _rows(settings: PlanConfig, found: Sequence[Finding], memory: int) -> Wanted:
     """By the least number of seats."""
-    wanted = sampling(prepare(_with_rows(settings, 1 << 20, dry_run=True)), "train").sizes["rows"]
+    widest = prepare(_with_rows(settings, 1 << 20, dry_run=True))
+    wanted = sampling(widest, next(iter(widest.writings))).sizes["rows"]
 
     def find(n: int) -> list[Finding]:
         here = prepare(_with_rows(settings, n * FEWEST))
-        return [sampling(here, name) for name in SETS]
+        return [sampling(here, name) for name in here.writings]
 
     none = max(_counted(finding, but="cache") for finding in found)
     now = max(finding.sizes["rows"] for finding in found)
@@ -225,7 +227,7 @@ def _why_not(settings: PlanConfig) -> str | None:
     try:
         here = prepare(settings)
         findings = {phase.name: learning(here, phase) for phase in here.training}
-        findings |= {name: sampling(here, name) for name in SETS}
+        findings |= {name: sampling(here, name) for name in here.writings}
     except ValueError as error:  # the mesh does not divide the model
         return str(error)
     for name, finding in findings.items():
