@@ -98,14 +98,19 @@ def line(p: dict) -> str:
         str(copies),
         f"{speed:,.0f}" if sampler["fits"] else "–",
         f"{estimate['write_seconds']:.0f}" if sampler["fits"] else "–",
-        f"{estimate['learn_seconds']:.0f}" if learner["fits"] else "–",
+        *(
+            f"{estimate[part]:.0f}" if learner["fits"] else "–"
+            for part in ("score_seconds", "learn_seconds")
+        ),
     ]
     return "| " + " | ".join(cells) + " |"
 
 
 HEAD = (
     "| model | slice | fsdp × tensor | limit | micro-batch | learner GiB | rows × slots | "
-    "sampler GiB | of GiB | cache copies | tokens/s | write s | learn s |\n" + "|---" * 13 + "|"
+    "sampler GiB | of GiB | cache copies | tokens/s | write s | score s | learn s |\n"
+    + "|---" * 14
+    + "|"
 )
 
 
