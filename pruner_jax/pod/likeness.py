@@ -77,8 +77,13 @@ def likeness(settings: Any) -> dict[str, str]:
     found["program"] = digest(sorted(package.rglob("*.py")), package)
     found["version of Python"] = platform.python_version()
     found |= {f"version of {name}": _version(name) for name in _PACKAGES}
-    found |= {name: os.environ.get(name, "") for name in _ENVIRONMENT}
+    found |= {name: _flags(os.environ.get(name, "")) for name in _ENVIRONMENT}
     return found | _settings_of_jax() | _devices()
+
+
+def _flags(said: str) -> str:
+    """Without those that say where a host keeps things."""
+    return " ".join(flag for flag in said.split() if "dump" not in flag and "cache" not in flag)
 
 
 def _settings_of_jax() -> dict[str, str]:

@@ -17,7 +17,7 @@ from jax._src.distributed import global_state  # there is no public way to it
 
 from pruner_jax.learn.options import PodOptions
 from pruner_jax.pod.together import ALONE, Pod, PodError
-from pruner_jax.pod.watch import AGAIN, Watch, leave
+from pruner_jax.pod.watch import AGAIN, Gone, Watch, leave
 
 # Seconds more than ours until JAX gives up by itself, which aborts the process without our words.
 _GRACE = 60
@@ -36,7 +36,7 @@ def start(options: PodOptions) -> Iterator[Pod]:
     """The pod that this process is part of; left when the run is done or has failed.
 
     Raises:
-      PodError: the others were not found.
+      PodError: the others were not found (Gone: or are gone again).
     """
     if not wanted(options, os.environ):
         if jax.process_count() > 1:  # as on the hosts of a Cloud TPU slice
@@ -58,22 +58,19 @@ def start(options: PodOptions) -> Iterator[Pod]:
     jax.config.update("jax_enable_preemption_service", False)
     said = ", ".join(f"{name} = {value}" for name, value in given.items() if value is not None)
     missing = f"the other processes of the pod were not found ({said or 'looked for by JAX'}): "
-    late = threading.Timer(
-        options.wait, _give_up, [f"{missing}waited for {options.wait} s. {_CURE}"]
-    )
-    late.daemon = True
-    late.start()
-    try:
-        jax.distributed.initialize(
-            **given,
-            initialization_timeout=options.wait + _GRACE,
-            heartbeat_timeout_seconds=options.patience + _GRACE,
-        )
+    with _no_longer_than(options.wait, f"{missing}waited for {options.wait} s. {_CURE}"):
+        try:
+            jax.distributed.initialize(
+                **given,
+                initialization_timeout=options.wait + _GRACE,
+                heartbeat_timeout_seconds=options.patience + _GRACE,
+            )
+        except (ValueError, RuntimeError) as error:
+            said = f"{missing}{str(error).strip().splitlines()[0]}. {_CURE}"
+            # Nobody answers, or not any more; else the settings are wrong.
+            away = isinstance(error, jax.errors.JaxRuntimeError)
+            raise (Gone if away else PodError)(said) from error
         alone = jax.process_count() == 1  # makes the devices of all
-    except (ValueError, RuntimeError) as error:
-        raise PodError(f"{missing}{str(error).strip().splitlines()[0]}. {_CURE}") from error
-    finally:
-        late.cancel()
     if alone:
         yield ALONE
         return
@@ -90,10 +87,22 @@ def start(options: PodOptions) -> Iterator[Pod]:
     jax.distributed.shutdown()
 
 
-def _give_up(words: str) -> None:
-    """End this process, with the code to be started again: JAX itself would abort it."""
-    print(f"error: {words}", file=sys.stderr)
-    leave(AGAIN)
+@contextlib.contextmanager
+def _no_longer_than(seconds: int, words: str) -> Iterator[None]:
+    """End this process where others are waited for longer, with the code to be started again: JAX
+    itself would abort it."""
+
+    def give_up() -> None:
+        print(f"error: {words}", file=sys.stderr)
+        leave(AGAIN)
+
+    late = threading.Timer(seconds, give_up)
+    late.daemon = True
+    late.start()
+    try:
+        yield
+    finally:
+        late.cancel()
 
 
 def leads() -> bool:

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from pruner_jax.pod import wire
-from pruner_jax.pod.watch import Interrupted, PodError, Watch
+from pruner_jax.pod.watch import Interrupted, PodError, Watch, exit_code
 
 __all__ = ["ALONE", "Pod", "PodError", "Unlike"]
 
@@ -110,11 +110,15 @@ class Pod:
             error = failed
         notes = self.gather({"value": value, "failed": _note(error)}, _name(work))
         failed = {i: note["failed"] for i, note in enumerate(notes) if note["failed"] is not None}
-        stops = [note["signal"] for note in failed.values() if note["signal"]]
         if not failed:
             return [note["value"] for note in notes]
-        if stops and not isinstance(error, KeyboardInterrupt):
-            error = Interrupted(stops[0])
+        if stops := [note for note in failed.values() if note["stop"]]:
+            # Who is to stop at once goes before who is to save first; all do the same.
+            first = min(stops, key=lambda note: note["saves"])
+            error = (
+                Interrupted(first["stop"]) if first["saves"] else KeyboardInterrupt(first["said"])
+            )
+            error.exit_code = first["exit_code"]
         if error is None:
             index, note = next(iter(failed.items()))
             error = PodError(f"process {index} failed: {note['said']}")
@@ -245,6 +249,9 @@ def _note(error: BaseException | None) -> dict[str, Any] | None:
     if error is None:
         return None
     stopped = isinstance(error, KeyboardInterrupt)
-    number = getattr(error, "number", signal.SIGINT) if stopped else 0
-    code = getattr(error, "exit_code", PodError.exit_code)
-    return {"said": f"{type(error).__name__}: {error}", "signal": int(number), "exit_code": code}
+    return {
+        "said": str(error) if stopped else f"{type(error).__name__}: {error}",
+        "stop": int(getattr(error, "number", signal.SIGINT)) if stopped else 0,
+        "saves": isinstance(error, Interrupted),
+        "exit_code": exit_code(error),
+    }

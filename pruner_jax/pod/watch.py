@@ -6,8 +6,12 @@ one that is merely slow is not. A second thread asks nothing of anybody, so that
 up: it notices that the first process, which has the board, does not answer; and it ends a process
 that cannot end by itself, because it waits inside a collective for one that is dead.
 
-What is wrong is found once (`_trouble`) and raised where the main thread waits for others
-(`check`); what a process ends with after an error is decided here alone (`ended_by`).
+What is wrong is found once (`_trouble`). The main thread hears of it where it waits for others
+(`check`), and what it ends with then is decided here alone (`ended_by`). The guard ends it
+
+* 10 s after there is trouble, while it has not heard;
+* 60 s after there is, or after it has failed by itself, while it closes what it has open (`tell`);
+* 60 s after the pod was left with an error.
 """
 
 from __future__ import annotations
@@ -77,6 +81,7 @@ class Watch:
         self._index, self._count = jax.process_index(), jax.process_count()
         self._trouble: PodError | None = None  # the first that was found
         self._ending = False  # the main thread has an error, and closes what it has open
+        self._own: BaseException | None = None  # the error, if this process has failed alone
         self._unheard = 0  # looks of the guard since the board last answered
         self._beat: dict[int, tuple[bytes | None, float]] = {}  # of each, and since when
         self._gone: set[int] = set()  # processes that have not been heard of for too long
@@ -90,9 +95,8 @@ class Watch:
         self.noted: int | None = None  # of one that this process was sent; the thread tells of it
 
     def __enter__(self) -> Watch:
-        for thread in self._threads:  # before the first word: the board may not answer
+        for thread in self._threads:
             thread.start()
-        self.put(f"host/{self._index}", socket.gethostname().encode())
         return self
 
     def __exit__(self, kind: Any, error: BaseException | None, _: Any) -> None:
@@ -104,7 +108,7 @@ class Watch:
         self._take_leave(error)
         # In the end JAX waits for all processes, and is aborted because one does not come; and a
         # save that cannot be completed would be waited for.
-        code = _exit_code(error)
+        code = exit_code(error)
         atexit.register(leave, code)
         late = threading.Timer(_END, leave, [code])
         late.daemon = True
@@ -137,8 +141,8 @@ class Watch:
     # -- what is told ------------------------------------------------------------------------------
 
     def check(self, left: Mapping[int, bytes] | None = None) -> None:
-        """Raise what is wrong with the pod, if anything is; ``left``: of those that have ended, if
-        one of them is waited for."""
+        """Raise what is wrong with the pod, if anything is; ``left``: who has ended, where all are
+        waited for."""
         if self._trouble is not None:
             raise self._trouble
         for index, note in (left or {}).items():
@@ -161,6 +165,7 @@ class Watch:
         if isinstance(error, KeyboardInterrupt):
             self.ask_to_stop(signal.SIGINT)
         elif not _of_a_collective(error):
+            self._own = error
             with contextlib.suppress(jax.errors.JaxRuntimeError):
                 self.put(f"failed/{self._index}", _note(error))
 
@@ -188,16 +193,19 @@ class Watch:
 
     def _look(self) -> None:
         """Say that this process is alive, and hear of the others."""
-        beat = 0
-        while not self._done.wait(_LOOK):
+        beat, host = 0, socket.gethostname().encode()
+        while not self._done.wait(_LOOK if beat else 0):
             beat += 1
             # Else the first process does not answer; the guard counts.
             with contextlib.suppress(jax.errors.JaxRuntimeError):
+                if beat == 1:
+                    self.put(f"host/{self._index}", host)
                 self.put(f"alive/{self._index}", b"%d" % beat)
                 if self.noted is not None:
                     self.ask_to_stop(self.noted)
                 left = self._all("left")  # before who failed: that is told first
-                self._trouble = self._trouble or self._failed() or self._dead(left)
+                if (trouble := self._failed() or self._dead(left)) and self._trouble is None:
+                    self._trouble = trouble
                 self.left = left
                 self.stop = next(iter(map(int, self._all("stop").values())), self.stop)
                 self._unheard = 0
@@ -205,18 +213,19 @@ class Watch:
     def _guard(self) -> None:
         """End this process where it cannot go on and does not find out, or does not come to an end.
         Times are counted in looks, for a machine may sleep."""
-        known = 0
+        looks = 0  # since this process could not go on
         while not self._done.wait(_LOOK):
             self._unheard += 1
             silent = self._unheard * _LOOK > self._patience + _LOOK
             if silent and self._trouble is None:
                 self._trouble = Gone(_unheard_of("the first process of the pod", self._patience))
-            known += self._trouble is not None
-            if known * _LOOK > (_END if self._ending else _LEAVE):
-                self.say(f"error: {self._trouble}")
+            error = self._trouble or self._own
+            looks += error is not None
+            if looks * _LOOK > (_END if self._ending else _LEAVE):
+                self.say(f"error: {error}")
                 if not silent:
-                    self._take_leave(self._trouble)
-                leave(self._trouble.exit_code)
+                    self._take_leave(error)
+                leave(exit_code(error))
 
     def _failed(self) -> PodError | None:
         for index, note in self._all("failed").items():
@@ -229,7 +238,10 @@ class Watch:
         gone = self._gone - (left.keys() if self._ending else set())  # the others may be quicker
         if not gone:
             return None
-        return Gone(_unheard_of(self._name(min(gone)), self._patience))
+        index = min(gone)
+        if index in left:
+            return self._theirs(index, "has ended", left[index])
+        return Gone(_unheard_of(self._name(index), self._patience))
 
     def _hear(self) -> None:
         """Note who has not been heard of for too long."""
@@ -291,10 +303,10 @@ def _unheard_of(who: str, patience: float) -> str:
 
 def _note(error: BaseException) -> bytes:
     """What the others are told of an error: the code that it ends with, and what it says."""
-    return f"{_exit_code(error)} {type(error).__name__}: {error}"[:2000].encode()
+    return f"{exit_code(error)} {type(error).__name__}: {error}"[:2000].encode()
 
 
-def _exit_code(error: BaseException) -> int:
+def exit_code(error: BaseException) -> int:
     """What the command line ends with after an error."""
     otherwise = 128 + signal.SIGINT if isinstance(error, KeyboardInterrupt) else 1
     return getattr(error, "exit_code", otherwise)

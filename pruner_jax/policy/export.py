@@ -59,31 +59,36 @@ def write_folder(
     None. ``dtype`` None keeps that of the parameters. Weights of more than ``shard_bytes`` are
     split. A folder that is there already is replaced if it holds nothing but such a model. Where
     there are several processes, all call it, and the first needs the folder; what it fails with all
-    fail with by ``each`` (`Pod.each`), which does the work of each.
+    fail with by ``each`` (`Pod.each`).
     """
     target = Path(folder).expanduser().absolute()
     _check(config, params, dtype)
     kind = jnp.dtype(dtype or params["embed"].dtype)
-    gathered = _gathered(config, params, kind)
+    gathered, failed = _gathered(config, params, kind), None
+    try:
+        if jax.process_index() == 0:
+            check_target(target)
+            _fill(target, config, gathered, kind, shard_bytes, (source, tokenizer, generation))
+    except jax.errors.JaxRuntimeError:  # in the midst of what all do together
+        raise
+    except Exception as error:
+        failed = error
+    if jax.process_count() > 1:
+        for _ in gathered:  # the others come to the end only if the first one does
+            pass
 
-    def write() -> None:
-        try:
-            if jax.process_index() == 0:
-                check_target(target)
-                _fill(target, config, gathered, kind, shard_bytes, (source, tokenizer, generation))
-        finally:
-            if jax.process_count() > 1:
-                for _ in gathered:  # the others come to the end only if the first one does
-                    pass
+    def tell() -> None:
+        if failed is not None:
+            raise failed
 
-    write() if each is None else each(write)
+    tell() if each is None else each(tell)
     return target
 
 
 def _fill(
     target: Path,
     config: ModelConfig,
-    gathered: Iterator[np.ndarray],
+    gathered: Iterator[jax.Array | np.ndarray],
     kind: np.dtype,
     shard_bytes: int,
     small: tuple[Path | None, Any, dict[str, Any] | None],
@@ -203,8 +208,11 @@ class _Shard:
         return sum(math.prod(shape) * dtype.itemsize for shape, dtype in self.tensors.values())
 
 
-def _gathered(config: ModelConfig, params: Tree, kind: np.dtype) -> Iterator[np.ndarray | None]:
-    """Every tensor of the checkpoint in its order, whole on the host; None but on process 0.
+def _gathered(
+    config: ModelConfig, params: Tree, kind: np.dtype
+) -> Iterator[jax.Array | np.ndarray]:
+    """Every tensor of the checkpoint in its order, whole on every device of a mesh. Only what all
+    processes do together is done here, so that none can fail in it alone.
 
     One layer at a time comes from its shards, wherever they lie, and nothing of it is kept: so a
     host and a device have one tensor beside what they hold anyway. What is written in fewer bytes
@@ -219,13 +227,12 @@ def _gathered(config: ModelConfig, params: Tree, kind: np.dtype) -> Iterator[np.
         if not weight.is_fully_addressable:
             place = NamedSharding(weight.sharding.mesh, PartitionSpec())
         narrow = kind if kind.itemsize < weight.dtype.itemsize else weight.dtype
-        one = jax.block_until_ready(_one(weight, layer, narrow, place))
-        if jax.process_index() > 0:
-            yield None
-        elif place is None:
-            yield np.asarray(one)
-        else:
-            yield np.asarray(one.addressable_data(0))
+        yield jax.block_until_ready(_one(weight, layer, narrow, place))
+
+
+def _on_host(tensor: jax.Array | np.ndarray) -> np.ndarray:
+    here = isinstance(tensor, np.ndarray) or tensor.is_fully_addressable
+    return np.asarray(tensor if here else tensor.addressable_data(0))
 
 
 @functools.partial(jax.jit, static_argnames=("kind", "place"))
@@ -240,7 +247,7 @@ def _one(
 def _write_weights(
     partial: Path,
     config: ModelConfig,
-    gathered: Iterator[np.ndarray],
+    gathered: Iterator[jax.Array | np.ndarray],
     kind: np.dtype,
     shard_bytes: int,
 ) -> None:
@@ -257,7 +264,7 @@ def _write_weights(
     weight_map = {}
     for number, shard in enumerate(shards, start=1):
         file = SINGLE if total == 1 else f"model-{number:05d}-of-{total:05d}.safetensors"
-        write_tensors(partial / file, shard.tensors, lambda name: next(gathered))
+        write_tensors(partial / file, shard.tensors, lambda name: _on_host(next(gathered)))
         weight_map |= dict.fromkeys(shard.tensors, file)
     if total > 1:
         index = {"metadata": {"total_size": needed}, "weight_map": weight_map}

@@ -220,7 +220,7 @@ def idle_parts(method: Method, settings: PruneConfig) -> Iterator[str]:
 def idle_hosts(settings: PruneConfig, method: Method, hosts: int) -> Iterator[str]:
     """A line for every phase whose steps have fewer prompts than there are hosts to share them."""
     for phase in method.phases:
-        prompts = problems_of(phase, settings, train=hosts)
+        prompts = settings.rounds.prompts
         if phase.collect.every == "step" and prompts < hosts:
             yield (
                 f"phase {phase.name!r} has {prompts} prompts a step (rounds.prompts) for {hosts} "

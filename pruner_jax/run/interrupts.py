@@ -67,7 +67,9 @@ class Interrupts:
     def _note(self, number: int, frame: object) -> None:
         if self._noted is not None:
             then = "continues" if self._kept else "begins again"
-            raise KeyboardInterrupt(f"stopped without saving; the same command {then}")
+            stop = KeyboardInterrupt(f"stopped without saving; the same command {then}")
+            stop.exit_code = Interrupted(number).exit_code
+            raise stop
         self._noted = signal.Signals(number)
         self._pod.note_stop(number)
         # Not through the progress bar: it may be in the middle of a line.

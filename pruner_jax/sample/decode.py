@@ -192,7 +192,8 @@ def decode(
     """
     # Without a hook these have no entries; jaxlib 0.11.2 crashes where such an array goes through a
     # shard_map.
-    void = {name: x for name in ("memory_BM", "recent_BW") if not (x := getattr(rows, name)).size}
+    both = {name: getattr(rows, name) for name in ("memory_BM", "recent_BW")}
+    void = {name: x for name, x in both.items() if not x.size}
 
     def block(params, layers, prefix, rows, slot_s, limits, key):
         own = {name: jnp.zeros((len(rows.token_B), 0), x.dtype) for name, x in void.items()}

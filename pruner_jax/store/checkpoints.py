@@ -223,12 +223,10 @@ class Checkpoints:
             try:
                 self._writer.wait_until_finished()
                 self._states.wait_until_finished()
-            except BaseException:
-                self._uncounted = self._unflushed = None  # whatever is there of them
-                raise
-            if not self._read_only:
-                self._lead(self._make_durable)
-        self._uncounted, self._unflushed, self._saving = None, None, 0
+                if not self._read_only:
+                    self._lead(self._make_durable)
+            finally:  # what has failed does not count, whatever is there of it
+                self._uncounted, self._unflushed, self._saving = None, None, 0
 
     def _make_durable(self) -> None:
         """Count the newest state, now that all have written their part of it."""

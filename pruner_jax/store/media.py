@@ -12,7 +12,6 @@ import pathlib
 import shutil
 from collections.abc import Callable, Iterable
 
-import jax
 from etils import epath
 
 from pruner_jax.store.folder import DURABLE, flush_to_disk
@@ -70,11 +69,9 @@ class Disk:
                 shutil.rmtree(path, ignore_errors=True)
 
     def flush(self, checkpoint: epath.Path) -> None:
-        """Return once a checkpoint, and its name, would survive a power cut. Of many hosts each has
-        seen to the numbers that it wrote."""
-        alone = jax.process_count() == 1
+        """Return once a checkpoint, and its name, would survive a power cut."""
         folder = pathlib.Path(checkpoint)
-        for path in (*(folder.rglob("*") if alone else ()), folder, folder.parent):
+        for path in (*folder.rglob("*"), folder, folder.parent):
             flush_to_disk(path)
 
     def count(self, state: epath.Path) -> None:

@@ -47,7 +47,7 @@ def meet(*works):
     def play(index):
         try:
             found[index] = works[index](Pod(index, len(works), board))
-        except Exception as error:
+        except (Exception, KeyboardInterrupt) as error:
             found[index] = error
 
     threads = [

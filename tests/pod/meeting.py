@@ -63,6 +63,8 @@ with start(options) as pod:
         checkpoints = Checkpoints(folder / "checkpoints", lead=pod.lead)
         with _closing(checkpoints, pod):
             checkpoints.save(tree, {"parameters": []})
+            checkpoints.wait()
+            checkpoints.save(tree, {"parameters": []})
             if pod.index == int(sys.argv[3]):
                 raise ValueError("failed where nobody waits for it")
             for _ in range(3):

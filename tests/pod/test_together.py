@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 import threading
@@ -10,6 +11,7 @@ import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+import board
 import processes
 import pytest
 
@@ -18,8 +20,9 @@ from pruner_jax.pod import wire
 from pruner_jax.pod.notice import Notices
 from pruner_jax.pod.start import wanted
 from pruner_jax.pod.together import ALONE, Pod, PodError, _note
-from pruner_jax.pod.watch import AGAIN, Watch
+from pruner_jax.pod.watch import AGAIN
 from pruner_jax.run.interrupts import Interrupted, Interrupts
+from pruner_jax.store.folder import DURABLE
 from pruner_jax.store.service import Away
 
 MEETING = Path(__file__).parent / "meeting.py"
@@ -94,6 +97,9 @@ def test_all_end_and_say_why(tmp_path, how, who, codes, words):
     for pattern, err in zip(words, said):
         assert re.search(pattern, err), said
     assert found == codes, said
+    if how == "saving":  # what nobody could complete does not count, what came before stands
+        marks = (tmp_path / "checkpoints" / "states").glob(f"*/{DURABLE}")
+        assert [mark.parent.name for mark in marks] == ["0"]
 
 
 def test_a_first_one_that_hangs_is_noticed_by_the_others(tmp_path):
@@ -129,13 +135,31 @@ def test_all_are_started_again_where_one_has_to_be():
     assert caught.value.exit_code == AGAIN
 
 
-def test_all_are_started_again_where_one_fails_with_that_by_itself():
-    board, watch = {}, object.__new__(Watch)
-    watch.put, watch._index = board.__setitem__, 0
-    watch.tell(Away("a checkpoint was not written in time"))
-    watch._index, watch._all = 1, lambda room: {0: board[f"{room}/0"]} if room == "failed" else {}
-    trouble = watch._failed()
-    assert trouble.exit_code == AGAIN and "failed: Away: a checkpoint was not" in str(trouble)
+def test_who_is_to_stop_at_once_takes_all_along():
+    """A second signal on one host, while the others are asked to save first."""
+
+    def at_once():
+        stop = KeyboardInterrupt("stopped without saving")
+        stop.exit_code = AGAIN
+        raise stop
+
+    def with_a_save():
+        raise Interrupted(signal.SIGTERM)
+
+    def together(*works):
+        def each(pod):
+            pod.each(lambda: works[pod.index]())
+
+        return board.meet(*[each] * len(works))
+
+    for works in ((at_once, with_a_save, int), (int, at_once, with_a_save)):
+        found = together(*works)
+        assert [type(error) for error in found] == [KeyboardInterrupt] * 3
+        assert {(str(error), error.exit_code, error.shared) for error in found} == {
+            ("stopped without saving", AGAIN, True)
+        }
+    found = together(int, with_a_save)
+    assert [(type(error), error.exit_code) for error in found] == [(Interrupted, AGAIN)] * 2
 
 
 def test_a_process_alone_is_a_pod():

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from pruner_jax.run.clock import Clock
+from pruner_jax.store import media
 from pruner_jax.store.checkpoints import LONGEST, Checkpoints
 from pruner_jax.store.folder import DURABLE
 from pruner_jax.store.service import Away
@@ -210,6 +211,23 @@ def test_where_parameters_fail_no_state_that_speaks_of_them_counts(tmp_path, mon
         store.wait()
     store.close()
     assert store.latest() == 0 and store.names() == set()
+
+
+def test_a_state_whose_files_could_not_be_flushed_never_counts(tmp_path, monkeypatch):
+    """The system tells of it once: the next flush succeeds, and the numbers are lost."""
+    store = Checkpoints(tmp_path)
+    store.save(tree(0), {"parameters": []})
+    store.save(tree(1), {"parameters": []})
+
+    def fail_once(path):
+        monkeypatch.undo()
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(media, "flush_to_disk", fail_once)
+    with pytest.raises(OSError, match="Input/output"):
+        store.wait()
+    store.close()
+    assert store.latest() == 0
 
 
 def test_what_an_update_donates_is_waited_for(tmp_path, held):
