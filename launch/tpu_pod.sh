@@ -300,7 +300,10 @@ finish() { # finish CODE WORDS: results here, the pod given back or kept, the en
 # -- the run ---------------------------------------------------------------------------------------
 
 run mkdir -p "$logs"
-run bash -o pipefail -c "git ls-files -z --cached --others --exclude-standard | tar -czf $(printf %q "$archive") --null -T -"
+# Without what was fetched before, should git not ignore it; a file that was deleted is no failure.
+others='.'
+if [[ "$fetch_to" != /* && "$fetch_to" != ..* ]]; then others=". $(printf %q ":(exclude)$fetch_to")"; fi
+run bash -o pipefail -c "git ls-files -z --cached --others --exclude-standard -- $others | tar --ignore-failed-read -czf $(printf %q "$archive") --null -T -"
 start="${ATTEMPT:-$(date +%Y%m%d-%H%M%S)}" number=1 used=0 pause="$backoff_s" ssh='' watch='' failure='' same=0
 trap stopped INT TERM
 while true; do

@@ -88,7 +88,7 @@ class Collective:
     kind: str
     loops: tuple[str, ...]
     count: int
-    bytes: int  # of their results on a device, each time the loop goes round
+    bytes: int  # of their results on a device (of what a reduce-scatter takes), each round
 
 
 def parse(text: str) -> Module:
@@ -143,18 +143,23 @@ def collectives(module: Module) -> list[Collective]:
     """The collectives by kind and loop. One that is spread over several steps of the schedule, as
     its channel tells, counts once."""
     found: dict[tuple[str, str], tuple[tuple[str, ...], int]] = {}
-    for around, one in module.instructions():
-        kind = one.opcode.removesuffix("-start")
-        if kind in COLLECTIVES:
-            channel = re.search(r"channel_id=(\d+)", one.text)
-            found[kind, channel[1] if channel else one.name] = around, _bytes(one)
+    for computation, around in module.loops.items():
+        for one in module.computations[computation]:
+            kind, size = one.opcode.removesuffix("-start"), _bytes
+            if kind == "reduce-scatter":
+                size = functools.partial(_taken, module.named(computation))
+            elif kind == "all-reduce" and computation.startswith("all-reduce-scatter"):
+                kind = "reduce-scatter"  # as XLA:TPU writes it: of the sum each keeps its part
+            if kind in COLLECTIVES:
+                channel = re.search(r"channel_id=(\d+)", one.text)
+                found[kind, channel[1] if channel else one.name] = around, size(one)
     count: collections.Counter = collections.Counter()
-    size: collections.Counter = collections.Counter()
+    total: collections.Counter = collections.Counter()
     for (kind, _), (around, bytes_) in found.items():
         count[around, kind] += 1
-        size[around, kind] += bytes_
+        total[around, kind] += bytes_
     return [
-        Collective(kind, around, n, size[around, kind])
+        Collective(kind, around, n, total[around, kind])
         for (around, kind), n in sorted(count.items(), key=lambda x: (len(x[0][0]), x[0]))
     ]
 
@@ -167,6 +172,10 @@ def _bytes(one: Instruction) -> int:
     ]
     # The start of one that runs beside others gives its operands back as well.
     return sum(sizes[len(sizes) // 2 :] if one.opcode.endswith("-start") else sizes)
+
+
+def _taken(named: dict[str, Instruction], one: Instruction) -> int:
+    return sum(_bytes(named[name]) for name in one.operands if name in named)
 
 
 def copies(module: Module, shapes: Iterable[tuple[int, ...]], kind: str) -> list[Instruction]:

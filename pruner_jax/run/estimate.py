@@ -39,6 +39,7 @@ def estimate(
     ]
     shares = {name: getattr(settings, name) for name in roofline.SHARES}
     return {
+        "writes": first,
         "decode_step_seconds": decode_seconds(here, samplers[first]),
         "decode_tokens_per_second": tokens_per_second(here, samplers[first]),
         "collections": collections,
@@ -75,21 +76,27 @@ def collection(
     problems, settings = here.problems(phase), here.settings
     draws = 1 + phase.collect.extra_draws
     if problems is None:
-        return {"rows": None, "kept": None, "draws": draws} | dict.fromkeys(
-            (*PARTS, "link_seconds")
-        )
+        return {
+            "rows": None,
+            "kept": None,
+            "draws": draws,
+            "every": phase.collect.every,
+        } | dict.fromkeys((*PARTS, "link_seconds"))
     rows = problems * phase.collect.samples
     rate = here.mesh.size * here.chip.flops * settings.learn_flops
     found = {
         "rows": rows,
         "kept": 0,
         "draws": draws,
+        "every": phase.collect.every,
         **dict.fromkeys((*PARTS, "link_seconds"), 0.0),
     }
     if name := _writer(here, phase):
         config = here.config_of(here.writings[name])
         prefill = problems * roofline.prefill_flops(config, settings.prompt_tokens) / rate
-        found["write_seconds"] = prefill + rows * tokens / tokens_per_second(here, samplers[name])
+        # A row takes a step for each token, however few others there are.
+        step, speed = decode_seconds(here, samplers[name]), tokens_per_second(here, samplers[name])
+        found["write_seconds"] = prefill + tokens * max(step, rows / speed)
     if learner is None:
         return found
     kept = problems * most_kept(phase)

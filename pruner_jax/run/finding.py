@@ -234,11 +234,14 @@ def sampling(here: Slice, name: str) -> Finding:
     made, engine = make(count=rows, group=group), here.engine(config)
     learner = here.held if name != "test" else {"weights": here.held["weights"]}
     held = sum(learner.values()) + _second_bytes(here)
-    counted = {
-        "held": held,
-        "weights": sampler_bytes(engine, here.mesh),
-        "cache": engine.cache_bytes(writing.limit, settings.prompt_tokens, made.rows),
-    }
+    # Samples share their prompt until half of the rows have ended.
+    later = make(count=row_shards(here.mesh) * made.fewer) if group > 1 else None
+    if later is None:
+        cache = engine.cache_bytes(writing.limit, settings.prompt_tokens, made.rows)
+    else:
+        cache = max(on_a_device(one.decode.arguments["cache"]) for one in (made, later))
+        cache += cache // config.layers  # one is there twice while rows move
+    counted = {"held": held, "weights": sampler_bytes(engine, here.mesh), "cache": cache}
     sizes = {"rows": made.rows, "slots": made.slots}
     sizes |= {"share_a_prompt": group} if group > 1 else {}
     given, tensor = made.decode.arguments, here.mesh.shape["tensor"]
@@ -247,8 +250,6 @@ def sampling(here: Slice, name: str) -> Finding:
     found = Finding(counted, held, sizes, {}, flops, least)
     if settings.dry_run or sum(counted.values()) > memory:
         return found
-    # Samples share their prompt until half of the rows have ended.
-    later = make(count=row_shards(here.mesh) * made.fewer) if group > 1 else None
     compiled = _compiled(made, later)
     if not writing.teacher:
         compiled["hand_over"] = _handed_over(here, counted["weights"])

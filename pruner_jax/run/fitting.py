@@ -69,6 +69,8 @@ class Wanted:
         return answer
 
     def _said(self, answer: Answer) -> str:
+        if not answer.fits:
+            return f"not even {answer.too_many} of {self.name} fit"
         more = "more is of no use" if answer.too_many is None else f"{answer.too_many} does not"
         rest = f"; not narrowed further after {TRIES} tries" if answer.untried else ""
         return f"{self.name} {answer.fits} fits, {more}{rest}"
@@ -119,7 +121,7 @@ def _micro_tokens(settings: PlanConfig, found: Sequence[Finding], memory: int) -
 def _rows(settings: PlanConfig, found: Sequence[Finding], memory: int) -> Wanted:
     """By the least number of seats."""
     widest = prepare(_with_rows(settings, 1 << 20, dry_run=True))
-    wanted = sampling(widest, next(iter(widest.writings))).sizes["rows"]
+    wanted = max(sampling(widest, name).sizes["rows"] for name in widest.writings)
 
     def find(n: int) -> list[Finding]:
         here = prepare(_with_rows(settings, n * FEWEST))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from pruner_jax.pod.compiled import Compiled
@@ -75,8 +75,8 @@ def _compiled(name: str, one: Compiled) -> str:
 def estimated(found: Mapping[str, Any]) -> Iterator[str]:
     """Times, and what they assume."""
     yield (
-        f"estimate: {found['decode_tokens_per_second']:,.0f} tokens/s on the slice, "
-        f"{brief(found['decode_step_seconds'])} for a token of every row"
+        f"estimate: sample {found['writes']}: {found['decode_tokens_per_second']:,.0f} tokens/s on "
+        f"the slice, {brief(found['decode_step_seconds'])} for a token of every row"
     )
     for name, one in found["collections"].items():
         if one["rows"] is None:
@@ -85,13 +85,10 @@ def estimated(found: Mapping[str, Any]) -> Iterator[str]:
                 "with it no times"
             )
             continue
-        draws = f" (in one draw, of up to {one['draws']})" if one["draws"] > 1 else ""
         kept = f", at most {one['kept']} kept" if one["kept"] not in (0, one["rows"]) else ""
-        links = f"; beside it {brief(one['link_seconds'])} over the links" if one["kept"] else ""
-        parts = ", ".join(
-            f"{brief(one[part])} to {verb}" for part, verb in DOING.items() if one[part]
-        )
-        yield f"estimate: {one['rows']} rows of {name}{kept}: {parts or 'no time'}{draws}{links}"
+        links = one["link_seconds"]
+        beside = f"; beside it {brief(links)} over the links" if links else ""
+        yield f"estimate: {one['rows']} rows of {name}{kept}: {_times([one]) or 'no time'}{beside}"
     yield f"assumed: {found['assumed']}"
 
 
@@ -116,9 +113,31 @@ def _step(found: Mapping[str, Any]) -> str:
     collections = found["estimate"]["collections"]
     if any(one["rows"] is None for one in collections.values()):
         return "how long it takes depends on the number of problems"
-    times = {verb: sum(one[part] for one in collections.values()) for part, verb in DOING.items()}
-    parts = " + ".join(f"{brief(seconds)} to {verb}" for verb, seconds in times.items() if seconds)
-    each = "a step takes"
-    if found["estimate"]["step_seconds"] is None:
-        each = "to collect and learn from it takes"
-    return f"{each} {brief(sum(times.values()))} ({parts})"
+    by_step = [one for one in collections.values() if one["every"] == "step"]
+    said = [f"a step takes {_all(by_step)}"] if by_step else []
+    for name, one in collections.items():
+        if one["every"] != "step":
+            when = "once" if one["every"] == "once" else f"every {one['every']}"
+            said.append(f"{name} takes {_all([one])} {when}")
+    return ", ".join(said)
+
+
+def _all(collections: Sequence[Mapping[str, Any]]) -> str:
+    total, parts = (
+        sum(one[part] for one in collections for part in PARTS),
+        _times(collections, " + "),
+    )
+    if " + " not in parts:
+        parts = parts.removeprefix(brief(total) + " ")
+    return f"{brief(total)} ({parts})" if total else "no time"
+
+
+def _times(collections: Sequence[Mapping[str, Any]], between: str = ", ") -> str:
+    """Times by what is done; of what may be drawn several times, those of one draw."""
+    parts = []
+    for part, verb in DOING.items():
+        draws = max(one["draws"] for one in collections)
+        seconds = sum(one[part] for one in collections)
+        more = f" one draw of up to {draws}" if verb == "write" and draws > 1 else ""
+        parts += [f"{brief(seconds)} to {verb}{more}"] if seconds else []
+    return between.join(parts)

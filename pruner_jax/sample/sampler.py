@@ -350,6 +350,7 @@ class _Batch:
                 cache[i] = device.put_layer(
                     cache[i], pair, source_Y, layout.slot_s, mesh=self.program.mesh
                 )
+            del fresh, pair  # before the next ones are made
 
     # -- a block -----------------------------------------------------------------------------------
 
