@@ -292,7 +292,7 @@ finish() { # finish CODE WORDS: results here, the pod given back or kept, the en
   elif remove; then
     say "$2; $name is deleted; logs and results: $fetch_to"
   else
-    die "$2; logs and results: $fetch_to"
+    die "$2; logs and results: $fetch_to" $(($1 ? $1 : 1))
   fi
   exit "$1"
 }

@@ -101,7 +101,7 @@ def delete():
         now.update(queue="ABSENT", node="ABSENT")
     for worker in range(WORKERS):
         for pid in home(worker).glob("pruner_jax/runs/.launch/*.pid"):
-            with contextlib.suppress(ProcessLookupError):
+            with contextlib.suppress(OSError, IndexError):  # it may just be ending
                 os.killpg(int(pid.read_text().split()[0]), signal.SIGKILL)
         shutil.rmtree(home(worker), ignore_errors=True)
     return 0
