@@ -127,7 +127,8 @@ def test_chips_talk_while_they_learn_and_not_while_they_sample(plan):
 def test_the_search_names_what_fits(plan):
     search = plan[0]["search"]
     assert search["smallest_slice"] == "v5e:1x1" and search["smaller_slices"] == {}
-    assert search["rows"] == {"fits": 8, "too_many": None, "untried": 0}  # there are no more
+    rows = search["rows"]  # nobody knows how many problems the measured sets have
+    assert rows["fits"] > 8 and rows["too_many"] == rows["fits"] + 8 and rows["untried"] == 0
     assert search["micro_tokens"]["fits"] >= 256
 
 
