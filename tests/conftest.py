@@ -34,9 +34,9 @@ def benchmark():
 
 @pytest.fixture(scope="module", autouse=True)
 def few_programs():
-    """Compiled programs stay in memory, each in mappings of its own, of which Linux allows a process
-    65,530: a worker that has half of all tests comes near (tests/sample/test_sampler.py alone makes
-    13,000), and is aborted there."""
+    """Compiled programs stay in memory, each in mappings of its own, of which Linux allows a
+    process 65,530: a worker that has half of all tests comes near (tests/sample/test_sampler.py
+    alone makes 13,000), and is aborted there."""
     yield
     mappings = pathlib.Path("/proc/self/maps")
     if mappings.exists() and mappings.read_bytes().count(b"\n") > 20_000:
