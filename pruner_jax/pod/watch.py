@@ -145,8 +145,9 @@ class Watch:
         waited for."""
         if self._trouble is not None:
             raise self._trouble
-        for index, note in (left or {}).items():
-            raise self._theirs(index, "has ended", note)
+        if left:
+            index = min(left)
+            raise self._theirs(index, "has ended", left[index])
 
     def wait_for_trouble(self) -> None:
         """Raise what is wrong with the pod as soon as it is known; return if nothing is found in

@@ -18,7 +18,8 @@ from pruner_jax.run.ahead import own_sampling
 from pruner_jax.run.finding import Slice, limit_of
 from pruner_jax.run.found import Finding
 
-PARTS = ("write_seconds", "learn_seconds", "score_seconds")
+PARTS = {"write_seconds": "write", "learn_seconds": "learn", "score_seconds": "score"}
+"""The times of a collection, and what is done in each."""
 
 
 def estimate(
@@ -74,23 +75,13 @@ def collection(
     to learn from them, in as many passes as the method makes. ``rows`` is None, and with it the
     times, where nobody knows how many problems there are."""
     problems, settings = here.problems(phase), here.settings
-    draws = 1 + phase.collect.extra_draws
+    found = {"draws": 1 + phase.collect.extra_draws, "every": phase.collect.every}
+    times = (*PARTS, "link_seconds")
     if problems is None:
-        return {
-            "rows": None,
-            "kept": None,
-            "draws": draws,
-            "every": phase.collect.every,
-        } | dict.fromkeys((*PARTS, "link_seconds"))
+        return found | dict.fromkeys(("rows", "kept", *times))
     rows = problems * phase.collect.samples
     rate = here.mesh.size * here.chip.flops * settings.learn_flops
-    found = {
-        "rows": rows,
-        "kept": 0,
-        "draws": draws,
-        "every": phase.collect.every,
-        **dict.fromkeys((*PARTS, "link_seconds"), 0.0),
-    }
+    found |= {"rows": rows, "kept": 0, **dict.fromkeys(times, 0.0)}
     if name := _writer(here, phase):
         config = here.config_of(here.writings[name])
         prefill = problems * roofline.prefill_flops(config, settings.prompt_tokens) / rate

@@ -13,8 +13,6 @@ from pruner_jax.run.finding import Slice
 from pruner_jax.run.found import Finding
 from pruner_jax.run.memory import said_size
 
-DOING = dict(zip(PARTS, ("write", "learn", "score"), strict=True))
-
 
 def described(found: Mapping[str, Any]) -> Iterator[str]:
     """What the plan is of, a line for each thing."""
@@ -123,10 +121,8 @@ def _step(found: Mapping[str, Any]) -> str:
 
 
 def _all(collections: Sequence[Mapping[str, Any]]) -> str:
-    total, parts = (
-        sum(one[part] for one in collections for part in PARTS),
-        _times(collections, " + "),
-    )
+    total = sum(one[part] for one in collections for part in PARTS)
+    parts = _times(collections, " + ")
     if " + " not in parts:
         parts = parts.removeprefix(brief(total) + " ")
     return f"{brief(total)} ({parts})" if total else "no time"
@@ -135,7 +131,7 @@ def _all(collections: Sequence[Mapping[str, Any]]) -> str:
 def _times(collections: Sequence[Mapping[str, Any]], between: str = ", ") -> str:
     """Times by what is done; of what may be drawn several times, those of one draw."""
     parts = []
-    for part, verb in DOING.items():
+    for part, verb in PARTS.items():
         draws = max(one["draws"] for one in collections)
         seconds = sum(one[part] for one in collections)
         more = f" one draw of up to {draws}" if verb == "write" and draws > 1 else ""
