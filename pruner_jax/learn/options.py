@@ -185,6 +185,10 @@ class LearnOptions:
                     f"learn.{name} is {getattr(self, name)!r}; allowed: {', '.join(allowed)}"
                 )
 
+    def chunk(self, rows: int) -> int:
+        """Tokens of each of the ``rows`` of a device whose logits it holds at once."""
+        return max(1, self.logp_chunk // rows)
+
     def resolve(self, backend: str) -> LearnOptions:
         """The same with the automatic choices made for that JAX backend, ``row_tokens`` apart."""
         cpu = backend == "cpu"

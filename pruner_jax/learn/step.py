@@ -268,7 +268,7 @@ def _logp(
         micro.place_RN,
         micro.target_RN,
         temperature=temperature,
-        chunk=max(1, options.logp_chunk // rows_of_a_device),
+        chunk=options.chunk(rows_of_a_device),
         differentiate_entropy=differentiate_entropy,
     )
 

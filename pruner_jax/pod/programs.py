@@ -114,8 +114,7 @@ def learner(
         micro_rows,
         int(batch.steps),
         len(each),
-        # As learn.step cuts them.
-        -(-batch.micro.place_RN.shape[-1] // max(1, options.logp_chunk // micro_rows)),
+        -(-batch.micro.place_RN.shape[-1] // options.chunk(micro_rows)),
     )
 
 
