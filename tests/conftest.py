@@ -45,9 +45,11 @@ def few_programs():
 
 @pytest.fixture(scope="module")
 def quick_to_compile():
-    """For programs that run for milliseconds: what counts is how long they compile."""
+    """For programs that run for milliseconds: what counts is how long they compile. They are
+    dropped afterwards: JAX would take them for the same programs, which round otherwise."""
     name = "jax_disable_most_optimizations"
     before = jax.config.values[name]
     jax.config.update(name, True)
     yield
     jax.config.update(name, before)
+    jax.clear_caches()
