@@ -25,28 +25,30 @@ PARTS = {"write_seconds": "write", "learn_seconds": "learn", "score_seconds": "s
 def estimate(
     here: Slice, learners: Mapping[str, Finding], samplers: Mapping[str, Finding]
 ) -> dict[str, Any]:
-    """Of a decode step (of the first model that writes), of every phase's collection, and of a step
-    of the run, null where a part of it is not known."""
+    """Of a decode step (of the first model that writes), of every phase's collection, and of what
+    comes at every step of the run, null where a part of that is not known or nothing does."""
     settings, first = here.settings, next(iter(here.writings))
     tokens = settings.mean_tokens or limit_of(settings, "train")
     collections = {
         phase.name: collection(here, phase, learners.get(phase.name), samplers, tokens)
         for phase in here.method.phases
     }
-    times = [
-        sum(collections[phase.name][part] for part in PARTS)
-        for phase in here.method.phases
-        if phase.collect.every == "step"
-    ]
+    by_step = [one for one in collections.values() if one["every"] == "step"]
+    known = by_step and all(one["rows"] is not None for one in by_step)
     shares = {name: getattr(settings, name) for name in roofline.SHARES}
     return {
         "writes": first,
         "decode_step_seconds": decode_seconds(here, samplers[first]),
         "decode_tokens_per_second": tokens_per_second(here, samplers[first]),
         "collections": collections,
-        "step_seconds": sum(times) if len(times) == len(here.method.phases) else None,
+        "step_seconds": sum(map(seconds, by_step)) if known else None,
         "assumed": roofline.ASSUMED.format(**shares, tokens=tokens, prompt=settings.prompt_tokens),
     }
+
+
+def seconds(collection: Mapping[str, Any]) -> float:
+    """All that one collection takes, one draw of its rows."""
+    return sum(collection[part] for part in PARTS)
 
 
 def decode_seconds(here: Slice, sampler: Finding) -> float:

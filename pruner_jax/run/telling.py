@@ -8,7 +8,7 @@ from typing import Any
 from pruner_jax.pod.compiled import Compiled
 from pruner_jax.report.words import brief
 from pruner_jax.run import traffic
-from pruner_jax.run.estimate import PARTS
+from pruner_jax.run.estimate import PARTS, seconds
 from pruner_jax.run.finding import Slice
 from pruner_jax.run.found import Finding
 from pruner_jax.run.memory import said_size
@@ -121,7 +121,7 @@ def _step(found: Mapping[str, Any]) -> str:
 
 
 def _all(collections: Sequence[Mapping[str, Any]]) -> str:
-    total = sum(one[part] for one in collections for part in PARTS)
+    total = sum(map(seconds, collections))
     parts = _times(collections, " + ")
     if " + " not in parts:
         parts = parts.removeprefix(brief(total) + " ")
@@ -133,7 +133,7 @@ def _times(collections: Sequence[Mapping[str, Any]], between: str = ", ") -> str
     parts = []
     for part, verb in PARTS.items():
         draws = max(one["draws"] for one in collections)
-        seconds = sum(one[part] for one in collections)
+        taken = sum(one[part] for one in collections)
         more = f" one draw of up to {draws}" if verb == "write" and draws > 1 else ""
-        parts += [f"{brief(seconds)} to {verb}{more}"] if seconds else []
+        parts += [f"{brief(taken)} to {verb}{more}"] if taken else []
     return between.join(parts)

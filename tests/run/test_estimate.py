@@ -208,10 +208,28 @@ def test_a_program_that_was_there_before_is_named_only():
     assert "cache 2.0 GiB" in telling.told("sample teacher", teacher, here, {"train": first})
 
 
+def test_a_step_takes_what_comes_at_every_step():
+    """A table that is made once, of problems that nobody has counted, is no part of it."""
+
+    def of(*words):
+        here = slice_of(*words)
+        learners = {phase.name: LEARNER for phase in here.training}
+        found = estimate.estimate(here, learners, dict.fromkeys(here.writings, SAMPLER))
+        return found["step_seconds"], found["collections"]
+
+    step, collections = of("--method.name=hawkeye")
+    assert [(one["every"], one["rows"] is None) for one in collections.values()] == [
+        ("once", True),
+        ("step", False),
+    ]
+    assert step == estimate.seconds(collections["prune"]) > 0
+    assert of("--method.name=star")[0] is None
+
+
 def test_the_last_line_says_whether_it_fits_and_what_a_step_takes():
     times = {"write_seconds": 60.0, "learn_seconds": 30.0, "score_seconds": 0.0}
     p = {"rows": 1, "draws": 1, "every": "step", **times}
-    found = {"estimate": {"collections": {"p": p}, "step_seconds": 90.0}}
+    found = {"estimate": {"collections": {"p": p}}}
     done = {"update": Compiled(1.0)}
     findings = {"learn p": Finding({"weights": 3 * GIB}, 0, {}, done)}
     findings["sample train"] = Finding({"cache": 4 * GIB}, 0, {}, done)
@@ -220,7 +238,7 @@ def test_the_last_line_says_whether_it_fits_and_what_a_step_takes():
         "(1 min 00 s to write + 30 s to learn)"
     )
     table = p | {"every": "once", "learn_seconds": 0.0, "draws": 4}
-    more = {"estimate": {"collections": {"p": p, "table": table}, "step_seconds": None}}
+    more = {"estimate": {"collections": {"p": p, "table": table}}}
     assert telling.closing(more, findings, 5 * GIB).endswith(
         "a step takes 1 min 30 s (1 min 00 s to write + 30 s to learn), table takes "
         "1 min 00 s (to write one draw of up to 4) once"
