@@ -183,6 +183,7 @@ def _environment(place: dict[str, str], devices: int) -> dict[str, str]:
     return {
         "JAX_PLATFORMS": "cpu",
         "JAX_CPU_COLLECTIVES_IMPLEMENTATION": "gloo",
+        "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",  # they compile for longer than they run
         "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
         _ADDRESS: place["{address}"],
         _COUNT: place["{count}"],

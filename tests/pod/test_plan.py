@@ -66,7 +66,9 @@ def printed(*words):
 
 @pytest.fixture(scope="module")
 def plan(settings):
-    return printed("-m", "pruner_jax", "plan", settings, "--search", "--json")
+    # Long rows, so that the compiler does not take its time over the thousands that would fit.
+    long = ("--monitor.limit=1900", "--test.limit=1900")
+    return printed("-m", "pruner_jax", "plan", settings, *long, "--search", "--json")
 
 
 @pytest.fixture(scope="module")
