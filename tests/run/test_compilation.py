@@ -123,3 +123,11 @@ def test_nothing_is_compiled_after_the_first_step_in_a_bucket(settings, tmp_path
         assert record.get("completions/clipped_ratio", record.get("truncated")) == 1
         new = record["step"] in (0, *first.values())
         assert new == bool(compiled_in(record)), (record["step"], compiled_in(record))
+
+
+def test_a_further_run_of_a_process_compiles_nothing(settings, tmp_path):
+    prune(settings(f"--out={tmp_path / 'first'}"))
+    before = COMPILED.copy()
+    prune(settings(f"--out={tmp_path / 'second'}"))
+    assert COMPILED - before <= FIXED
+    assert "update" in before
