@@ -9,8 +9,9 @@ import hypothesis
 import jax
 import pytest
 
-hypothesis.settings.register_profile("untimed", deadline=None)  # a busy machine is no failure
-hypothesis.settings.load_profile("untimed")
+# The same examples everywhere, and a busy machine is no failure; others are drawn by
+# --hypothesis-profile=default.
+hypothesis.settings.load_profile("ci")
 # One device, however many processors there are; tests that want more say so.
 os.environ.setdefault("XLA_FLAGS", "--xla_force_host_platform_device_count=1")
 # libtpu, where it is installed, only compiles: several processes may, and no TPU's host is asked.

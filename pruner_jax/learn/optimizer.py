@@ -19,7 +19,7 @@ from pruner_jax.policy.config import ModelConfig
 from pruner_jax.policy.weights import Weight, declare
 
 
-@functools.lru_cache(maxsize=8)  # the same functions for the same options: `step.make_update`
+@functools.lru_cache(maxsize=32)  # the same functions for the same options: `step.make_update`
 def make_optimizer(options: OptimizerOptions, config: ModelConfig) -> optax.GradientTransformation:
     """Clip to a global norm, then AdamW with a learning rate of 1: the update multiplies by it.
 

@@ -114,7 +114,7 @@ def to_devices(batch: pack.Batch, mesh: Mesh) -> pack.Batch:
     )
 
 
-@functools.lru_cache(maxsize=8)  # a further run of the process does not trace and compile again
+@functools.lru_cache(maxsize=32)  # a further run of the process does not trace and compile again
 def make_update(
     config: ModelConfig,
     spec: LossSpec,

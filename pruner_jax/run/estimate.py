@@ -34,7 +34,7 @@ def estimate(
         for phase in here.method.phases
     }
     by_step = [one for one in collections.values() if one["every"] == "step"]
-    known = by_step and all(one["rows"] is not None for one in by_step)
+    known = bool(by_step) and all(one["rows"] is not None for one in by_step)
     shares = {name: getattr(settings, name) for name in roofline.SHARES}
     return {
         "writes": first,

@@ -109,18 +109,18 @@ def closing(found: Mapping[str, Any], findings: Mapping[str, Finding], memory: i
 
 def _step(found: Mapping[str, Any]) -> str:
     collections = found["estimate"]["collections"]
-    if any(one["rows"] is None for one in collections.values()):
-        return "how long it takes depends on the number of problems"
     by_step = [one for one in collections.values() if one["every"] == "step"]
     said = [f"a step takes {_all(by_step)}"] if by_step else []
     for name, one in collections.items():
         if one["every"] != "step":
             when = "once" if one["every"] == "once" else f"every {one['every']}"
-            said.append(f"{name} takes {_all([one])} {when}")
+            said.append(f"{name} ({when}) takes {_all([one])}")
     return ", ".join(said)
 
 
 def _all(collections: Sequence[Mapping[str, Any]]) -> str:
+    if any(one["rows"] is None for one in collections):
+        return "as long as the number of problems makes it"
     total = sum(map(seconds, collections))
     parts = _times(collections, " + ")
     if " + " not in parts:

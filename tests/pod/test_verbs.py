@@ -16,6 +16,7 @@ from pruner_jax.policy.tensorfile import read_tensors
 from pruner_jax.run.compare import compare
 from pruner_jax.run.generate import sample_verb
 
+pytestmark = pytest.mark.usefixtures("quick_to_compile")  # as the processes are, to the last bit
 SCRIPT = pathlib.Path(__file__).with_name("verbs.py")
 ENV = {"PYTHONPATH": str(ROOT)}
 FEW = ["--problems.options.test=8", "--test.problems=5", "--test.resamples=100"]

@@ -240,8 +240,12 @@ def test_the_last_line_says_whether_it_fits_and_what_a_step_takes():
     table = p | {"every": "once", "learn_seconds": 0.0, "draws": 4}
     more = {"estimate": {"collections": {"p": p, "table": table}}}
     assert telling.closing(more, findings, 5 * GIB).endswith(
-        "a step takes 1 min 30 s (1 min 00 s to write + 30 s to learn), table takes "
-        "1 min 00 s (to write one draw of up to 4) once"
+        "a step takes 1 min 30 s (1 min 00 s to write + 30 s to learn), table (once) takes "
+        "1 min 00 s (to write one draw of up to 4)"
+    )
+    more["estimate"]["collections"]["table"] = table | dict.fromkeys(("rows", *times))
+    assert telling.closing(more, findings, 5 * GIB).endswith(
+        " to learn), table (once) takes as long as the number of problems makes it"
     )
     said = telling.closing(found, findings, 3 * GIB)
     assert said == "does not fit: sample train takes 4.0 GiB, 1.0 GiB more than there are"
