@@ -129,4 +129,4 @@ def test_a_further_run_of_a_process_compiles_nothing(settings, tmp_path):
     prune(settings(f"--out={tmp_path / 'first'}"))
     before = COMPILED.copy()
     prune(settings(f"--out={tmp_path / 'second'}"))
-    assert COMPILED == before
+    assert before == COMPILED
