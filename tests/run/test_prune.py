@@ -167,14 +167,13 @@ def test_a_test_goes_on_with_the_part_that_it_was_at(
     prune(given)
     assert sampled == wanted  # the one that was interrupted twice
     again = left_behind(tmp_path / "run")
-    assert again["rollouts"].keys() == whole["rollouts"].keys()
-    for name, before in whole["rollouts"].items():
-        found = again["rollouts"][name]
-        for logp, wanted_logp in zip(found["logp"], before["logp"], strict=True):
-            # In other batches log-probabilities are rounded otherwise.
-            assert logp == pytest.approx(wanted_logp, rel=1e-5, abs=1e-5)
-        assert found == {**before, "logp": found["logp"]}, name
-    assert again == {**whole, "rollouts": again["rollouts"]}
+    if then != 8:  # in other batches log-probabilities are rounded otherwise
+        for name, found in again["rollouts"].items():
+            before = whole["rollouts"][name]["logp"]
+            for one, other in zip(found["logp"], before, strict=True):
+                assert one == pytest.approx(other, rel=1e-5, abs=1e-5)
+            found["logp"] = before
+    assert again == whole
 
 
 @pytest.mark.parametrize(
