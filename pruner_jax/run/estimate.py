@@ -6,7 +6,7 @@ what is not known before (how many problems there are, what verdicts leave over)
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -34,21 +34,23 @@ def estimate(
         for phase in here.method.phases
     }
     by_step = [one for one in collections.values() if one["every"] == "step"]
-    known = bool(by_step) and all(one["rows"] is not None for one in by_step)
     shares = {name: getattr(settings, name) for name in roofline.SHARES}
     return {
         "writes": first,
         "decode_step_seconds": decode_seconds(here, samplers[first]),
         "decode_tokens_per_second": tokens_per_second(here, samplers[first]),
         "collections": collections,
-        "step_seconds": sum(map(seconds, by_step)) if known else None,
+        "step_seconds": seconds(by_step) if by_step else None,
         "assumed": roofline.ASSUMED.format(**shares, tokens=tokens, prompt=settings.prompt_tokens),
     }
 
 
-def seconds(collection: Mapping[str, Any]) -> float:
-    """All that one collection takes, one draw of its rows."""
-    return sum(collection[part] for part in PARTS)
+def seconds(collections: Sequence[Mapping[str, Any]]) -> float | None:
+    """All that collections take together, one draw of their rows each; None where the number of
+    problems of one is not known."""
+    if any(one["rows"] is None for one in collections):
+        return None
+    return sum(one[part] for one in collections for part in PARTS)
 
 
 def decode_seconds(here: Slice, sampler: Finding) -> float:

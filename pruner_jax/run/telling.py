@@ -119,9 +119,9 @@ def _step(found: Mapping[str, Any]) -> str:
 
 
 def _all(collections: Sequence[Mapping[str, Any]]) -> str:
-    if any(one["rows"] is None for one in collections):
+    total = seconds(collections)
+    if total is None:
         return "as long as the number of problems makes it"
-    total = sum(map(seconds, collections))
     parts = _times(collections, " + ")
     if " + " not in parts:
         parts = parts.removeprefix(brief(total) + " ")

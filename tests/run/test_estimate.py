@@ -222,7 +222,7 @@ def test_a_step_takes_what_comes_at_every_step():
         ("once", True),
         ("step", False),
     ]
-    assert step == estimate.seconds(collections["prune"]) > 0
+    assert step == estimate.seconds([collections["prune"]]) > 0
     assert of("--method.name=star")[0] is None
 
 
